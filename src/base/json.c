@@ -1,0 +1,169 @@
+#include "base/json.h"
+
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MOST_DEPTH = 64 };
+
+plp_status plp_read_file(const char *path, size_t most, char **text, size_t *bytes)
+{
+    plp_status st = PLP_OK;
+    struct stat info;
+    char *data = NULL;
+    size_t used = 0;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
+    if (fd < 0) return PLP_FAIL_ERRNO("open", path);
+    if (fstat(fd, &info) != 0) {
+        st = PLP_FAIL_ERRNO("read", path);
+        goto done;
+    }
+    if (!S_ISREG(info.st_mode)) {
+        st = PLP_FAIL(PLP_ERR_DATA, "%s: not a regular file", path);
+        goto done;
+    }
+    if ((uint64_t)info.st_size > most) {
+        st = PLP_FAIL(PLP_ERR_DATA, "%s: %lld bytes, at most %zu are read", path, (long long)info.st_size, most);
+        goto done;
+    }
+    PLP_DO(PLP_ALLOCATED(data = malloc((size_t)info.st_size + 1)));
+    while (used < (size_t)info.st_size) {
+        const ssize_t got = read(fd, data + used, (size_t)info.st_size - used);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) {
+            st = PLP_FAIL_ERRNO("read", path);
+            goto done;
+        }
+        if (got == 0) break; /* it shrank under us: what is there is what counts */
+        used += (size_t)got;
+    }
+    data[used] = 0;
+    *text = data, *bytes = used;
+    data = NULL;
+done:
+    free(data);
+    close(fd);
+    return st;
+}
+
+plp_status plp_json_parse(const char *text, size_t bytes, const char *where, json_object **root)
+{
+    plp_status st = PLP_OK;
+    json_tokener *tokener = NULL;
+    json_object *value = NULL;
+    *root = NULL;
+    if (bytes > INT32_MAX) return PLP_FAIL(PLP_ERR_DATA, "%s: %zu bytes of JSON, at most %d are read", where, bytes, INT32_MAX);
+    PLP_TRY(PLP_ALLOCATED(tokener = json_tokener_new_ex(MOST_DEPTH)));
+    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+    value = json_tokener_parse_ex(tokener, text, (int)bytes);
+    enum json_tokener_error error = json_tokener_get_error(tokener);
+    if (error == json_tokener_continue && value == NULL && memchr(text, 0, bytes) == NULL) { /* a bare number ends only at a NUL */
+        value = json_tokener_parse_ex(tokener, "", 1);
+        error = json_tokener_get_error(tokener);
+    }
+    size_t end = json_tokener_get_parse_end(tokener);
+    if (error != json_tokener_success) {
+        st = PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: %s", where, end, json_tokener_error_desc(error));
+        goto done;
+    }
+    while (end < bytes && strchr(" \t\r\n", text[end]) && text[end]) end++;
+    if (end < bytes) st = PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: text behind the end of the JSON value", where, end);
+done:
+    json_tokener_free(tokener);
+    if (st != PLP_OK) json_object_put(value);
+    else *root = value;
+    return st;
+}
+
+plp_status plp_json_read(const char *path, size_t most, json_object **root)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    PLP_TRY(plp_read_file(path, most, &text, &bytes));
+    const plp_status st = plp_json_parse(text, bytes, path, root);
+    free(text);
+    return st;
+}
+
+static json_object *member(json_object *object, const char *key)
+{
+    json_object *value = NULL;
+    return json_object_is_type(object, json_type_object) && json_object_object_get_ex(object, key, &value) ? value : NULL;
+}
+
+static plp_status wrong_type(json_object *value, const char *key, const char *where, const char *wanted)
+{
+    return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %s is not %s", where, key, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN), wanted);
+}
+
+plp_status plp_json_int(json_object *object, const char *key, const char *where, int64_t least, int64_t most, int64_t *value)
+{
+    json_object *v = member(object, key);
+    if (v == NULL) return PLP_OK;
+    if (json_object_is_type(v, json_type_double) && json_object_get_double(v) != trunc(json_object_get_double(v)))
+        return wrong_type(v, key, where, "an integer");
+    if (!json_object_is_type(v, json_type_int) && !json_object_is_type(v, json_type_double)) return wrong_type(v, key, where, "an integer");
+    const double magnitude = json_object_get_double(v); /* json-c clamps integers it cannot hold; the double keeps their size */
+    const int64_t n = json_object_get_int64(v);
+    if (!(magnitude >= -0x1p63 && magnitude <= 0x1p63) || n < least || n > most)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %s is outside %lld to %lld", where, key,
+                        json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN), (long long)least, (long long)most);
+    *value = n;
+    return PLP_OK;
+}
+
+plp_status plp_json_double(json_object *object, const char *key, const char *where, double least, double most, double *value)
+{
+    json_object *v = member(object, key);
+    if (v == NULL) return PLP_OK;
+    if (!json_object_is_type(v, json_type_int) && !json_object_is_type(v, json_type_double)) return wrong_type(v, key, where, "a number");
+    const double d = json_object_get_double(v);
+    if (!(d >= least && d <= most)) return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %g is outside %g to %g", where, key, d, least, most);
+    *value = d;
+    return PLP_OK;
+}
+
+plp_status plp_json_bool(json_object *object, const char *key, const char *where, bool *value)
+{
+    json_object *v = member(object, key);
+    if (v == NULL) return PLP_OK;
+    if (!json_object_is_type(v, json_type_boolean)) return wrong_type(v, key, where, "true or false");
+    *value = json_object_get_boolean(v);
+    return PLP_OK;
+}
+
+plp_status plp_json_string(json_object *object, const char *key, const char *where, const char **value)
+{
+    json_object *v = member(object, key);
+    if (v == NULL) return PLP_OK;
+    if (!json_object_is_type(v, json_type_string)) return wrong_type(v, key, where, "a string");
+    if (strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v)) return wrong_type(v, key, where, "free of NUL");
+    *value = json_object_get_string(v);
+    return PLP_OK;
+}
+
+plp_status plp_json_any_number(json_object *value, const char *key, const char *where, double *number)
+{
+    json_object *inner = member(value, "__float__");
+    if (inner != NULL) value = inner;
+    if (json_object_is_type(value, json_type_int) || json_object_is_type(value, json_type_double)) {
+        *number = json_object_get_double(value);
+        return PLP_OK;
+    }
+    if (json_object_is_type(value, json_type_string)) {
+        const char *text = json_object_get_string(value);
+        const bool negative = *text == '-';
+        if (strcasecmp(text + negative, "Infinity") == 0 || strcasecmp(text + negative, "inf") == 0) {
+            *number = negative ? -INFINITY : INFINITY;
+            return PLP_OK;
+        }
+    }
+    return wrong_type(value, key, where, "a number");
+}

@@ -1,0 +1,262 @@
+/* src/kernels/kernels.h -- the table of operations that a backend fills: the math of Mamba on raw pointers.
+ *
+ * Kernels know no ranks: every size below is this rank's share.  All pointers are the backend's memory (host memory on the CPU, device
+ * memory on CUDA) and borrowed for the call, unless a comment says "host".  Arrays are row-major; an `ld...` is the distance between rows
+ * in elements.  "act" is the activations' type: float32 on the CPU, bf16 (or f16, f32) on CUDA, fixed for a context.  Outputs alias no
+ * input unless said.  A count of 0 does nothing.  Calls queue on the context's stream, never wait, and allocate nothing.
+ *
+ * The CPU functions are the definition; CUDA functions answer to them in one test table (tests/kernels/).
+ * Sources: Mamba arXiv:2312.00752, Mamba-2 arXiv:2405.21060. */
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+
+#include "base/dtype.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct CUstream_st *kn_stream; /* what stands behind cudaStream_t; NULL on the CPU */
+typedef struct kn_context kn_context;  /* one per rank: device, stream, work space, library handles, what a heuristic search found */
+
+/* ---------------------------------------------------------------------------------------------------------------- a step's rows
+ * A step computes `tokens` rows for `seqs` sequences, packed without padding: first `decodes` sequences of one row each, then slices of
+ * prefills.  Sequence s has rows start[s] .. start[s+1], all later than the past[s] tokens it already saw.  past[s] = 0: no initial
+ * state, and nothing of its source slot may be read (it is dirty).  States are read from src_slot[s] and written to dst_slot[s]; they may
+ * be equal.  Slots of different sequences of a step never are, but for a src_slot that several share. */
+typedef struct {
+    int tokens, seqs, decodes;
+    const int *start, *src_slot, *dst_slot; /* (seqs + 1), (seqs), (seqs), the backend's memory */
+    const int64_t *past;                    /* (seqs), the backend's memory                     */
+    const int *host_start;                  /* the same start and past in host memory: for launch sizes alone.  A captured graph */
+    const int64_t *host_past;               /* bakes those in, so decode kernels must not look at host_past                       */
+} kn_batch;
+
+/* ------------------------------------------------------------------------------------------------------------------- embedding
+ * out[t] = table[ids[t]] as float32.  An id outside [0, vocab) gives a row of zeros: the caller has checked, and no kernel may stray. */
+typedef struct {
+    int tokens, hidden;
+    int64_t vocab;
+    const int *ids;    /* (tokens)                       */
+    const void *table; /* (vocab, hidden) of table_dtype */
+    plp_dtype table_dtype;
+    float *out; /* (tokens, hidden) */
+} kn_embed_args;
+
+/* ---------------------------------------------------------------------------------- residual add, RMSNorm (arXiv:1910.07467)
+ *     r[t]  +=  s_t delta[t] + bias           s_t = 1, or rsqrt(sumsq[t] / sumsq_width + sumsq_eps): the norm that was folded out
+ *     out[i] =  r[m_i] * rsqrt(mean(r[m_i]^2) + eps) * weight        m_i = map[i], or i
+ * delta NULL: no add.  out NULL: no norm.  weight is (hidden) float32. */
+typedef struct {
+    int tokens, hidden, outs; /* outs: rows of out; = tokens when map is NULL */
+    float *residual;          /* (tokens, hidden), updated in place           */
+    const void *delta;        /* (tokens, ld_delta) of delta_dtype            */
+    plp_dtype delta_dtype;
+    int64_t ld_delta;
+    const float *bias; /* (hidden) or NULL */
+    const float *sumsq; /* (tokens) with a distance of ld_sumsq, or NULL */
+    int64_t ld_sumsq;
+    double sumsq_width, sumsq_eps;
+    const int *map; /* (outs) or NULL */
+    const float *weight;
+    double eps;
+    void *out; /* (outs, hidden) of act */
+} kn_add_norm_args;
+
+/* ------------------------------------------------------------------------------------------------------------- matrix product
+ *     y = x w^T + bias             x (rows, k), w (n, k), y (rows, n)
+ * Products of 16-bit values are summed in float32 or better; x is rounded to w's type first when `round_x` (what a 16-bit GPU does; on
+ * CUDA x is act and this is a no-op).  A row of y depends on its own row of x alone: not on `rows` when the context is deterministic. */
+typedef struct {
+    int rows, n, k;
+    const void *x;
+    plp_dtype x_dtype;
+    int64_t ldx;
+    const void *w; /* (n, k) contiguous */
+    plp_dtype w_dtype;
+    const float *bias; /* (n) or NULL */
+    void *y;
+    plp_dtype y_dtype; /* act or float32 */
+    int64_t ldy;
+    bool round_x;
+} kn_linear_args;
+
+/* --------------------------------------------------------------------------------------- causal depthwise conv1d, then SiLU
+ *     out[t] = silu(bias + sum_{k<width} weight[:,k] * in[t - width + 1 + k])
+ * over the rows of every sequence of the batch, decode and prefill alike.  Columns before the slice come from the state: the last
+ * width - 1 inputs, oldest first, zero where past is 0 (or smaller).  The new state is written after the old one was read. */
+typedef struct {
+    int channels, width; /* 2 <= width <= 8 */
+    const void *in;      /* (tokens, ld_in) of act, `channels` used         */
+    int64_t ld_in;
+    const float *weight, *bias; /* (channels, width); (channels) or NULL           */
+    void *state;                /* (slots, width - 1, channels) of state_dtype     */
+    plp_dtype state_dtype;
+    void *out; /* (tokens, ld_out) of act */
+    int64_t ld_out;
+} kn_conv_args;
+
+/* ------------------------------------------------------------------------------------------- Mamba-2 state space, prefill and step
+ *     dt_t = clamp(softplus(dt_raw_t + dt_bias), dt_min, dt_max)        softplus is linear above 20
+ *     h_t  = exp(dt_t A) h_{t-1} + dt_t x_t (outer) B_t                 per head, (dim, state)
+ *     y_t  = h_t C_t + D x_t
+ * kn->ssd runs the prefill rows (from row decodes on) as a chunked scan whose chunk ends are absolute multiples of `chunk` within the
+ * sequence; kn->ssm_step runs the decode rows.  State arithmetic is float32 whatever the storage.  head -> group is a table: a rank may
+ * start in the middle of a group. */
+typedef struct {
+    int heads, groups, dim, state, chunk;
+    const int *group;      /* (heads): local group of a head          */
+    const int *host_group; /* the same in host memory                 */
+    const void *x, *B, *C; /* (tokens, heads, dim), (tokens, groups, state), act, rows ld_x, ld_bc apart */
+    const void *dt;        /* (tokens, heads) act, raw, rows ld_dt apart */
+    int64_t ld_x, ld_bc, ld_dt;
+    const float *A, *dt_bias, *D; /* (heads); A < 0; D NULL: none */
+    float dt_min, dt_max;
+    void *h; /* (slots, heads, dim, state) of state_dtype */
+    plp_dtype state_dtype;
+    void *y; /* (tokens, ld_y >= heads * dim) of act */
+    int64_t ld_y;
+    /* States inside a slice (prefix cache): after the j-th multiple of `block` that lies in sequence s's slice, its state is copied to
+     * slot snap_slot[snap_start[s] + j], unless that is -1.  block 0: none.  block is a multiple of chunk. */
+    int block;
+    const int *snap_start, *snap_slot; /* (seqs + 1), host; (snap_start[seqs]), host */
+} kn_ssm_args;
+
+/* -------------------------------------------------------------------------------------------------- gated group RMSNorm
+ *     v = y * silu(z);    out = v * rsqrt(sum_group(v^2) / width + eps) * weight
+ * Local group g is channels first[g] .. first[g+1].  `width` is the width of the whole group, also where a rank holds a part of it.
+ *   KN_NORM_LOCAL  groups are whole here: the norm
+ *   KN_NORM_SUMS   sums[t][g] = sum(v^2) over the part that is here, nothing else; a collective adds them up
+ *   KN_NORM_APPLY  the norm, with these sums
+ *   KN_NORM_FOLD   one group: out = v * weight, sums[t][0] = sum(v^2); the scale is applied behind the output projection
+ *   KN_NORM_NONE   out = v */
+typedef enum { KN_NORM_LOCAL, KN_NORM_SUMS, KN_NORM_APPLY, KN_NORM_FOLD, KN_NORM_NONE } kn_norm_mode;
+typedef struct {
+    int tokens, channels, groups;
+    kn_norm_mode mode;
+    const int *first; /* (groups + 1) */
+    double width, eps;
+    const void *y, *z; /* (tokens, ld_y), (tokens, ld_z), act */
+    int64_t ld_y, ld_z;
+    const float *weight; /* (channels) */
+    float *sums;         /* (tokens, ld_sums) */
+    int64_t ld_sums;
+    void *out; /* (tokens, ld_out), act; may be y */
+    int64_t ld_out;
+} kn_gated_norm_args;
+
+/* --------------------------------------------------------------------------------------------------------- one mixer, fused
+ * The whole Mamba-2 mixer for decode rows, where a backend does better than the pieces above; NULL in the table otherwise.
+ * Reads the residual, and either adds the mixer's output to it (delta NULL: one rank) or writes this rank's partial sum to delta
+ * (tokens, ld_delta) float32, with sum(v^2) behind the last column when fold is set.  Weights as the pieces take them.
+ * Returns without doing anything, *done = false, for shapes it does not know. */
+typedef struct {
+    int rows, hidden, heads, groups, dim, state, width;
+    float *residual; /* (rows, hidden) */
+    float *delta;
+    int64_t ld_delta;
+    bool fold;                   /* leave the norm's scale out; see KN_NORM_FOLD */
+    const float *norm_weight;    /* (hidden) */
+    double norm_eps;
+    const void *in_proj;         /* (2 heads dim + 2 groups state + heads, hidden) rows z, x, B, C, dt */
+    const float *in_bias;        /* or NULL */
+    const float *conv_weight, *conv_bias;
+    const float *A, *dt_bias, *D;
+    float dt_min, dt_max;
+    const float *gate_weight;    /* (heads dim); NULL: no norm */
+    const int *gate_first;       /* (norm groups + 1) channels, host */
+    int gate_groups;
+    double gate_width, gate_eps;
+    const void *out_proj;        /* (hidden, heads dim) */
+    const float *out_bias;       /* or NULL */
+    plp_dtype w_dtype;
+    const int *group, *host_group;
+    void *conv_state, *ssm_state;
+    plp_dtype conv_dtype, ssm_dtype;
+    void *work; /* kn->mixer_step_work() bytes */
+} kn_mixer_step_args;
+
+/* ------------------------------------------------------------------------------------------------------------------ sampling
+ * A rank's candidates of one row of logits, enough to pick the token together with the other ranks' without gathering the row:
+ * p = logit after the penalties and temperature.  Noise is counter-based: token v of request `seed` at `position` gets the Gumbel noise
+ * of kn_gumbel(seed, position, v), so every rank draws alike, and results depend neither on batch nor on np. */
+enum { KN_CANDIDATES = 64 };
+typedef struct {
+    float raw_max, raw_sum; /* of the logits as they are: max, sum exp(logit - max) */
+    float max, sum;         /* the same of p                                        */
+    float drawn_score;      /* max over all v of p[v] + noise, and its v            */
+    int drawn_id;
+    float drawn_raw, drawn_p;
+    int count;                /* of the lists: min(KN_CANDIDATES, vocabulary rows here) */
+    int finite;               /* 0: a NaN or infinity among the logits                  */
+    int id[KN_CANDIDATES];    /* global ids, p falling; equal p: lower id first */
+    float p[KN_CANDIDATES];
+    float raw[KN_CANDIDATES];
+} kn_candidates;
+
+typedef struct {
+    float inv_temperature; /* 0: greedy; p is then not scaled, and drawn is the argmax */
+    float repetition, presence, frequency;
+    uint64_t seed;
+    int64_t position;
+    int penalty_first, penalty_count; /* range of the penalty lists; 0: none */
+} kn_sample_row;
+
+typedef struct {
+    int rows, first, valid;  /* ids here are first .. first + valid; columns beyond are padding */
+    const float *logits;     /* (rows, ld) */
+    int64_t ld;
+    const kn_sample_row *row; /* (rows) */
+    const int *penalty_id;    /* ids seen (any rank's), and how often in the output */
+    const int *penalty_hits;
+    kn_candidates *out; /* (rows) */
+} kn_candidates_args;
+
+/* ------------------------------------------------------------------------------------------------------------------ the table */
+typedef struct {
+    int device;            /* CUDA ordinal */
+    int threads;           /* CPU threads of this rank; 0: the backend's choice */
+    plp_dtype act;         /* CUDA activations; the CPU's are float32 */
+    bool deterministic;    /* results of a row must not depend on other rows */
+    int max_tokens;        /* most rows of a step; work space is sized by these at creation */
+    int max_k, max_n;      /* widest matrix product */
+    int max_heads, max_dim, max_state, max_chunk;
+} kn_options;
+
+typedef struct kn_backend {
+    const char *name; /* "cpu", "cuda" */
+    plp_status (*create)(kn_context **c, const kn_options *options);
+    void (*destroy)(kn_context **c);
+    kn_stream (*stream)(kn_context *c);
+    /* Memory of the backend.  alloc does not clear.  Copies of to_device and to_host are complete on return of sync; the host side of an
+     * asynchronous copy must stay valid until then. */
+    plp_status (*alloc)(kn_context *c, void **p, size_t bytes);
+    void (*release)(kn_context *c, void **p);
+    plp_status (*to_device)(kn_context *c, void *dst, const void *src, size_t bytes);
+    plp_status (*to_host)(kn_context *c, void *dst, const void *src, size_t bytes);
+    plp_status (*copy)(kn_context *c, void *dst, const void *src, size_t bytes);
+    plp_status (*fill)(kn_context *c, void *dst, int byte, size_t bytes);
+    plp_status (*sync)(kn_context *c);
+    plp_status (*memory)(kn_context *c, size_t *available, size_t *total);
+
+    plp_status (*embed)(kn_context *c, const kn_embed_args *a);
+    plp_status (*add_norm)(kn_context *c, const kn_add_norm_args *a);
+    plp_status (*linear)(kn_context *c, const kn_linear_args *a);
+    plp_status (*conv)(kn_context *c, const kn_conv_args *a, const kn_batch *b);
+    plp_status (*ssd)(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+    plp_status (*ssm_step)(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+    plp_status (*gated_norm)(kn_context *c, const kn_gated_norm_args *a);
+    plp_status (*candidates)(kn_context *c, const kn_candidates_args *a);
+
+    size_t (*mixer_step_work)(const kn_mixer_step_args *a);
+    plp_status (*mixer_step)(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+} kn_backend;
+
+const kn_backend *kn_cpu(void);
+const kn_backend *kn_cuda(void); /* NULL when built without CUDA */
+int kn_cuda_devices(void);       /* visible devices; 0 without CUDA or a driver */
+
+/* -log(-log(u)), u uniform in (0, 1) from Philox4x32-10 (arXiv: Salmon et al., SC11) with key `seed` and counter (position, token):
+ * the same on the host and on a GPU up to the last bits of logf. */
+float kn_gumbel(uint64_t seed, int64_t position, int token);
+
+#endif
