@@ -1,0 +1,1 @@
+typedef int plp_engine_empty;

@@ -1,0 +1,1 @@
+typedef int plp_io_empty;

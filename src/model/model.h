@@ -1,0 +1,81 @@
+/* src/model/model.h -- a model on its ranks: weights, state slots, and the forward pass of one step.
+ *
+ * One code path for 1 and N ranks and for both backends.  Everything is allocated in model_create; a step allocates nothing. */
+#ifndef MODEL_MODEL_H
+#define MODEL_MODEL_H
+
+#include "kernels/kernels.h"
+#include "model/source.h"
+#include "tp/tp.h"
+
+typedef struct model model;
+
+typedef struct {
+    const kn_backend *backend; /* kn_cpu() or kn_cuda()                                             */
+    int device;                /* CUDA ordinal                                                      */
+    int threads;               /* CPU threads of a rank; 0: its share of the host's                 */
+    tp_comm_kind comm;
+    bool f32;                  /* float32 activations everywhere; else matrix products in the weights' 16 bits */
+    plp_dtype ssm_dtype;       /* of the stored SSM state                                           */
+    bool deterministic;
+    int max_tokens;            /* most rows of a step                                               */
+    int max_seqs;              /* most sequences of a step                                          */
+    int max_outs;              /* most rows whose logits a step gives                               */
+    int slots;                 /* state slots                                                       */
+} model_options;
+
+/* What a model of these options takes on this rank, in bytes.  Needs no weights. */
+typedef struct {
+    uint64_t weights, states, slot, work; /* slot: one state slot; states = slots * slot */
+} model_memory;
+
+/* Collective.  Loads this rank's bands from the source.  PLP_ERR_MEMORY before anything is loaded when the memory does not suffice. */
+plp_status model_create(model **m, const model_source *s, tp_group *g, const model_options *o);
+/* Collective.  Random weights of a shape, for benchmarks: the same on every np for the same seed. */
+plp_status model_create_random(model **m, const model_config *config, uint64_t seed, tp_group *g, const model_options *o);
+void model_destroy(model **m);
+
+const model_config *model_config_of(const model *m);
+model_memory model_memory_of(const model *m);
+const model_options *model_options_of(const model *m);
+tp_group *model_group(model *m);
+tp_slice model_vocab_slice(const model *m, int rank); /* rows of the head on a rank */
+
+/* One step: host arrays, borrowed for the call.  See kn_batch for the meaning. */
+typedef struct {
+    int tokens, seqs, decodes;
+    const int *ids;                         /* (tokens)          */
+    const int *start, *src_slot, *dst_slot; /* (seqs + 1), (seqs), (seqs) */
+    const int64_t *past;                    /* (seqs)            */
+    int outs;
+    const int *out_row; /* (outs) rows whose logits are wanted */
+    int block;          /* prefix cache, see kn_ssm_args: states at multiples of block inside slices go to these slots */
+    const int *snap_start, *snap_slot;
+} model_step;
+
+/* Collective.  Afterwards the logits of out_row are in the backend's memory, split by vocabulary over the ranks.  PLP_ERR_DATA for an id
+ * outside the vocabulary, before anything is queued. */
+plp_status model_forward(model *m, const model_step *s);
+/* Collective.  Candidates of the last step's first `rows` logits rows from every rank: host (tp_size, rows).  Penalty lists in host
+ * memory. */
+plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
+                            kn_candidates *all);
+/* Collective.  Logits row `row` of the last step from all ranks: host (vocab) float32 on every rank.  Padding columns are -INFINITY. */
+plp_status model_gather_logits(model *m, int row, float *logits);
+
+/* Copies a slot's whole state to another on this rank.  Queued like a step. */
+plp_status model_slot_copy(model *m, int from, int to);
+/* Tests: fills a slot with NaN, so that reading a dirty one shows. */
+plp_status model_slot_poison(model *m, int slot);
+/* A slot's state of this rank as host float32: layer by layer, conv (K-1, local channels x B C), then ssm (local heads, dim, state).
+ * model_slot_floats elements. */
+int64_t model_slot_floats(const model *m);
+plp_status model_slot_read(model *m, int slot, float *state);
+plp_status model_slot_write(model *m, int slot, const float *state);
+
+/* A look at what flows through a step, for `verify`: called after every layer with the residual (tokens, hidden) float32 in the backend's
+ * memory, and once more with layer = layers for the logits (outs, local vocabulary).  NULL: off. */
+typedef plp_status (*model_probe)(void *arg, int64_t layer, const char *tensor, const float *data, int64_t rows, int64_t columns);
+void model_set_probe(model *m, model_probe probe, void *arg);
+
+#endif

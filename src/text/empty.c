@@ -1,0 +1,1 @@
+typedef int plp_text_empty;

@@ -1,0 +1,1 @@
+typedef int plp_tp_empty;

@@ -1,0 +1,65 @@
+/* src/tp/tp.h -- ranks, slices and collectives.
+ *
+ * Collective functions say so: every rank of the group calls them, in the same order, with the same counts and types. */
+#ifndef TP_TP_H
+#define TP_TP_H
+
+#include "kernels/kernels.h"
+#include "base/dtype.h"
+
+#include <mpi.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Which of n indivisible units (heads, groups, vocabulary rows) a rank owns.  Slices tile [0, n) in rank order and differ by at most
+ * one unit; with n < size some are empty. */
+typedef struct {
+    int64_t first, count;
+} tp_slice;
+tp_slice tp_shard(int64_t n, int rank, int size);
+
+typedef struct tp_group tp_group;
+
+/* Collective over comm, which is duplicated; errors on it return. */
+plp_status tp_group_create(tp_group **g, MPI_Comm comm);
+void tp_group_destroy(tp_group **g);
+int tp_rank(const tp_group *g);
+int tp_size(const tp_group *g);
+int tp_local_rank(const tp_group *g); /* among the ranks of this host */
+int tp_local_size(const tp_group *g);
+const char *tp_host(const tp_group *g);
+/* A group of this process alone, for the unsharded side of a comparison.  Local. */
+plp_status tp_group_self(tp_group **g);
+
+/* Collective.  Ranks leave together: one that failed with its own code, the others with PLP_ERR_REMOTE, and none waits in the next
+ * collective for a rank that has gone. */
+plp_status tp_agree(const tp_group *g, plp_status mine);
+/* Collective.  PLP_ERR_DISAGREE, naming `what` and the lowest rank that differs from rank 0, unless all ranks pass the same bytes. */
+plp_status tp_same(const tp_group *g, const char *what, const void *data, size_t bytes);
+/* Collective, host memory. */
+plp_status tp_broadcast(const tp_group *g, void *data, size_t bytes, int root);
+plp_status tp_gather_all(const tp_group *g, const void *mine, size_t bytes, void *all);
+/* Different amounts from each rank: bytes[] and their displacements have tp_size entries. */
+plp_status tp_gather_all_v(const tp_group *g, const void *mine, size_t bytes, void *all, const size_t *each, const size_t *at);
+plp_status tp_barrier(const tp_group *g);
+plp_status tp_max(const tp_group *g, double *value);
+
+/* How tensors in the backend's memory are summed over the ranks. */
+typedef enum {
+    TP_COMM_AUTO, /* NCCL for device memory, MPI for host memory                                             */
+    TP_COMM_MPI,  /* host-staged for device memory: slow, but any number of ranks may share one GPU           */
+    TP_COMM_NCCL
+} tp_comm_kind;
+/* Collective.  Once, before the first tp_all_reduce: eager creation, so that nothing is set up in the first step. */
+plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes);
+/* Collective.  Sum in place of `count` elements in the backend's memory, in rank order: the same bits on every rank.  Queued on the
+ * context's stream. */
+plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype);
+const char *tp_comm_name(const tp_group *g); /* "mpi", "nccl", "none" */
+
+/* Foreign calls become statuses. */
+plp_status tp_mpi_status(int code, const char *call, const char *file, int line);
+#define TP_MPI(call) tp_mpi_status((call), #call, __FILE__, __LINE__)
+
+#endif

@@ -1,0 +1,80 @@
+/* dtypes, messages and JSON: the small things everything else leans on. */
+#include "base/dtype.h"
+#include "base/error.h"
+#include "base/json.h"
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <math.h>
+
+static void every_f16_round_trips(void **state)
+{
+    (void)state;
+    for (int v = 0; v < 65536; v++) {
+        const float f = plp_f16_to_f32((uint16_t)v);
+        if (isnan(f)) assert_true(isnan(plp_f16_to_f32(plp_f32_to_f16(f))));
+        else assert_int_equal(plp_f32_to_f16(f), v);
+    }
+}
+
+static void narrowing_rounds_to_nearest_even(void **state)
+{
+    (void)state;
+    assert_int_equal(plp_f32_to_bf16(1.00390625f), 0x3f80);  /* half-way, even below */
+    assert_int_equal(plp_f32_to_bf16(1.01171875f), 0x3f82);  /* half-way, even above */
+    assert_int_equal(plp_f32_to_f16(65519.f), 0x7bff);
+    assert_int_equal(plp_f32_to_f16(65520.f), 0x7c00);
+    assert_int_equal(plp_f32_to_f16(0x1p-25f), 0);           /* half of the smallest: even is zero */
+    assert_int_equal(plp_f32_to_f16(0x1.8p-25f), 1);
+    assert_true(isnan(plp_bf16_to_f32(plp_f32_to_bf16(NAN))));
+}
+
+static void messages_are_one_line(void **state)
+{
+    (void)state;
+    assert_int_equal(PLP_FAIL(PLP_ERR_DATA, "tensor %s", "a\nb\033[31m"), PLP_ERR_DATA);
+    assert_string_equal(plp_last_error(), "tensor a?b?[31m");
+    assert_int_equal(plp_status_exit(PLP_ERR_DATA), 65);
+    assert_int_equal(plp_status_exit((plp_status)999), 70);
+}
+
+static void json_numbers_have_ranges(void **state)
+{
+    (void)state;
+    json_object *o = NULL;
+    const char text[] = "{\"a\": 3, \"b\": 1e2, \"c\": 1.5, \"d\": 99999999999999999999, \"e\": [0.0, Infinity], \"f\": \"x\"} \n";
+    assert_int_equal(plp_json_parse(text, sizeof text - 1, "text", &o), PLP_OK);
+    int64_t n = 7;
+    assert_int_equal(plp_json_int(o, "missing", "text", 0, 10, &n), PLP_OK);
+    assert_int_equal(n, 7);
+    assert_int_equal(plp_json_int(o, "a", "text", 0, 10, &n), PLP_OK);
+    assert_int_equal(n, 3);
+    assert_int_equal(plp_json_int(o, "b", "text", 0, 100, &n), PLP_OK);
+    assert_int_equal(n, 100);
+    assert_int_equal(plp_json_int(o, "a", "text", 4, 10, &n), PLP_ERR_DATA);
+    assert_int_equal(plp_json_int(o, "c", "text", 0, 10, &n), PLP_ERR_DATA);
+    assert_int_equal(plp_json_int(o, "d", "text", 0, INT64_MAX, &n), PLP_ERR_DATA);
+    assert_int_equal(plp_json_int(o, "f", "text", 0, 10, &n), PLP_ERR_DATA);
+    json_object *e = json_object_object_get(o, "e");
+    double d = 0;
+    assert_int_equal(plp_json_any_number(json_object_array_get_idx(e, 1), "e", "text", &d), PLP_OK);
+    assert_true(isinf(d));
+    json_object_put(o);
+    assert_int_equal(plp_json_parse("{} x", 4, "text", &o), PLP_ERR_DATA);
+    assert_int_equal(plp_json_parse("{\"a\":", 5, "text", &o), PLP_ERR_DATA);
+    assert_int_equal(plp_json_parse("", 0, "text", &o), PLP_ERR_DATA);
+    assert_null(o);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_f16_round_trips),
+        cmocka_unit_test(narrowing_rounds_to_nearest_even),
+        cmocka_unit_test(messages_are_one_line),
+        cmocka_unit_test(json_numbers_have_ranges),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
