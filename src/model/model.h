@@ -15,13 +15,13 @@ typedef struct {
     int device;                /* CUDA ordinal                                                      */
     int threads;               /* CPU threads of a rank; 0: its share of the host's                 */
     tp_comm_kind comm;
-    bool f32;                  /* float32 activations everywhere; else matrix products in the weights' 16 bits */
-    plp_dtype ssm_dtype;       /* of the stored SSM state                                           */
+    bool f32;            /* float32 activations everywhere; else matrix products in the weights' 16 bits */
+    plp_dtype ssm_dtype; /* of the stored SSM state                                           */
     bool deterministic;
-    int max_tokens;            /* most rows of a step                                               */
-    int max_seqs;              /* most sequences of a step                                          */
-    int max_outs;              /* most rows whose logits a step gives                               */
-    int slots;                 /* state slots                                                       */
+    int max_tokens; /* most rows of a step                                               */
+    int max_seqs;   /* most sequences of a step                                          */
+    int max_outs;   /* most rows whose logits a step gives                               */
+    int slots;      /* state slots                                                       */
 } model_options;
 
 /* What a model of these options takes on this rank, in bytes.  Needs no weights. */
