@@ -77,6 +77,7 @@ static plp_status load_band(loader *l, model_band band, int64_t layer, plp_dtype
     const bool by_columns = model_band_of(band)->by_columns;
     const tp_slice own = model_plan_band(l->p, l->c, band);
     const int64_t across = by_columns ? rows : columns;
+    if (own.count == 0) return PLP_OK; /* this model has no such band, or this rank no part of it */
     int64_t most = by_columns ? own.count : PIECE / (across * (int64_t)plp_dtype_size(dtype));
     if (most < 1) most = 1;
     for (int64_t at = 0; at < own.count; at += most) {
