@@ -89,8 +89,14 @@ static plp_status gate(const kn_backend *kn, kn_context *c, tp_group *g, const l
     return kn->gated_norm(c, &a);
 }
 
+static plp_status show(const layer_probe *p, const char *tensor, const void *data, plp_dtype dtype, int64_t rows, int64_t columns)
+{
+    return p->see ? p->see(p->arg, p->layer, tensor, data, dtype, rows, columns, columns) : PLP_OK;
+}
+
 plp_status layer_mamba2(const kn_backend *kn, kn_context *c, tp_group *g, const layer_mamba2_dims *d, const layer_mamba2_weights *w,
-                        const layer_mamba2_scratch *s, const kn_batch *b, const kn_ssm_args *snap, float *residual, layer_pending *pending)
+                        const layer_mamba2_scratch *s, const kn_batch *b, const kn_ssm_args *snap, const layer_probe *probe,
+                        float *residual, layer_pending *pending)
 {
     const int inner = d->heads * d->dim, bc = d->groups * d->state, channels = inner + 2 * bc, rows = 2 * inner + 2 * bc + d->heads;
     const int64_t ld_delta = layer_mamba2_ld_delta(d);
@@ -113,6 +119,7 @@ plp_status layer_mamba2(const kn_backend *kn, kn_context *c, tp_group *g, const 
                                                  .y_dtype = d->act,
                                                  .ldy = rows,
                                                  .round_x = d->round }));
+        PLP_TRY(show(probe, "in_proj", s->in, d->act, b->tokens, rows));
         PLP_TRY(kn->conv(c,
                          &(kn_conv_args){ .channels = channels,
                                           .width = d->conv,
@@ -125,6 +132,7 @@ plp_status layer_mamba2(const kn_backend *kn, kn_context *c, tp_group *g, const 
                                           .out = s->conv,
                                           .ld_out = channels },
                          b));
+        PLP_TRY(show(probe, "conv", s->conv, d->act, b->tokens, channels));
         const kn_ssm_args ssm = { .heads = d->heads,
                                   .groups = d->groups,
                                   .dim = d->dim,
@@ -153,6 +161,7 @@ plp_status layer_mamba2(const kn_backend *kn, kn_context *c, tp_group *g, const 
                                   .snap_slot = snap->snap_slot };
         if (b->decodes > 0) PLP_TRY(kn->ssm_step(c, &ssm, b));
         if (b->seqs > b->decodes) PLP_TRY(kn->ssd(c, &ssm, b));
+        PLP_TRY(show(probe, "scan", s->y, d->act, b->tokens, inner));
         PLP_TRY(gate(kn, c, g, d, w, s, b->tokens, rows));
         PLP_TRY(kn->linear(c, &(kn_linear_args){ .rows = b->tokens,
                                                  .n = d->hidden,

@@ -62,9 +62,19 @@ typedef struct {
 /* Columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes. */
 static inline int64_t layer_mamba2_ld_delta(const layer_mamba2_dims *d) { return d->hidden + (d->norm == LAYER_NORM_FOLDED ? 4 : 0); }
 
+/* A look at what flows through a layer, for `verify`: called with tensors (rows, columns, ld) in the backend's memory, queued but perhaps
+ * not yet computed.  A step that runs fused shows the residual alone. */
+typedef struct layer_probe {
+    plp_status (*see)(void *arg, int64_t layer, const char *tensor, const void *data, plp_dtype dtype, int64_t rows, int64_t columns,
+                      int64_t ld);
+    void *arg;
+    int64_t layer;
+} layer_probe;
+
 /* Collective.  Adds `pending` to the residual (tokens, hidden), runs the layer, and leaves its own output in `pending`. */
 plp_status layer_mamba2(const kn_backend *kn, kn_context *c, tp_group *g, const layer_mamba2_dims *d, const layer_mamba2_weights *w,
-                        const layer_mamba2_scratch *s, const kn_batch *b, const kn_ssm_args *snap, float *residual, layer_pending *pending);
+                        const layer_mamba2_scratch *s, const kn_batch *b, const kn_ssm_args *snap, const layer_probe *probe,
+                        float *residual, layer_pending *pending);
 
 /* residual += pending, out = norm(rows of residual); see kn_add_norm_args for map.  Clears pending. */
 plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int hidden, float *residual, layer_pending *pending,

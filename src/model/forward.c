@@ -35,11 +35,12 @@ static plp_status upload(model *m, const model_step *s)
 }
 
 /* Brings the residual up to date and shows it. */
-static plp_status show(model *m, const model_step *s, int64_t layer, layer_pending *pending)
+static plp_status show_residual(model *m, const model_step *s, layer_pending *pending)
 {
-    if (m->probe == NULL) return PLP_OK;
+    const layer_probe *p = &m->probe;
+    if (p->see == NULL) return PLP_OK;
     if (pending->delta) PLP_TRY(layer_add_norm(m->kn, m->context, s->tokens, m->dims.hidden, m->residual, pending, NULL, 0, NULL, 0, NULL));
-    return m->probe(m->probe_arg, layer, "residual", m->residual, s->tokens, m->dims.hidden);
+    return p->see(p->arg, p->layer, "residual", m->residual, PLP_F32, s->tokens, m->dims.hidden, m->dims.hidden);
 }
 
 plp_status model_forward(model *m, const model_step *s)
@@ -70,8 +71,10 @@ plp_status model_forward(model *m, const model_step *s)
                                                     .table_dtype = m->weights.dtype,
                                                     .out = m->residual }));
     for (int64_t i = 0; i < m->config.layers; i++) {
-        PLP_TRY(layer_mamba2(kn, m->context, m->group, &m->dims, m->weights.layers + i, &m->scratch, &batch, &snap, m->residual, &pending));
-        PLP_TRY(show(m, s, i, &pending));
+        m->probe.layer = i;
+        PLP_TRY(layer_mamba2(kn, m->context, m->group, &m->dims, m->weights.layers + i, &m->scratch, &batch, &snap, &m->probe, m->residual,
+                             &pending));
+        PLP_TRY(show_residual(m, s, &pending));
     }
     if (s->outs == 0) return PLP_OK;
     PLP_TRY(layer_add_norm(kn, m->context, s->tokens, hidden, m->residual, &pending, in->out_row, s->outs, m->weights.final_norm,
@@ -88,7 +91,7 @@ plp_status model_forward(model *m, const model_step *s)
                                                       .y_dtype = PLP_F32,
                                                       .ldy = vocab,
                                                       .round_x = m->dims.round }));
-    return m->probe ? m->probe(m->probe_arg, m->config.layers, "logits", m->logits, s->outs, vocab) : PLP_OK;
+    return m->probe.see ? m->probe.see(m->probe.arg, m->config.layers, "logits", m->logits, PLP_F32, s->outs, vocab, vocab) : PLP_OK;
 }
 
 /* How many of this rank's rows of the head are real: the rest pads the vocabulary. */

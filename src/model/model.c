@@ -262,6 +262,19 @@ const model_config *model_config_of(const model *m) { return &m->config; }
 model_memory model_memory_of(const model *m) { return m->memory; }
 const model_options *model_options_of(const model *m) { return &m->options; }
 tp_group *model_group(model *m) { return m->group; }
+kn_context *model_context(model *m) { return m->context; }
 tp_slice model_vocab_slice(const model *m, int rank) { return tp_shard(m->config.vocab, rank, m->plan.size); }
 
-void model_set_probe(model *m, model_probe probe, void *arg) { m->probe = probe, m->probe_arg = arg; }
+const model_plan *model_plan_of(const model *m) { return &m->plan; }
+void model_set_probe(model *m, layer_probe probe) { m->probe = probe; }
+
+plp_status model_plant_difference(model *m, int64_t layer)
+{
+    const float *at = m->weights.layers[layer].D;
+    float value;
+    PLP_TRY(m->kn->to_host(m->context, &value, at, sizeof value));
+    PLP_TRY(m->kn->sync(m->context));
+    value += 1;
+    PLP_TRY(m->kn->to_device(m->context, (void *)at, &value, sizeof value));
+    return m->kn->sync(m->context);
+}

@@ -41,8 +41,7 @@ struct model {
 
     kn_candidates *candidates_host;
     float *logits_host;
-    model_probe probe;
-    void *probe_arg;
+    layer_probe probe;
 };
 
 enum { MODEL_PENALTIES = 1 << 20 }; /* entries of a step's penalty lists */
