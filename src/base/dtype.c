@@ -68,7 +68,9 @@ void plp_convert(void *dst, plp_dtype to, const void *src, plp_dtype from, size_
     }
     for (size_t i = 0; i < n; i++) {
         const float f = load(src, from, i);
-        if (to == PLP_F32) ((float *)dst)[i] = f;
-        else ((uint16_t *)dst)[i] = to == PLP_BF16 ? plp_f32_to_bf16(f) : plp_f32_to_f16(f);
+        if (to == PLP_F32)
+            ((float *)dst)[i] = f;
+        else
+            ((uint16_t *)dst)[i] = to == PLP_BF16 ? plp_f32_to_bf16(f) : plp_f32_to_f16(f);
     }
 }

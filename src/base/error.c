@@ -12,11 +12,21 @@ static const struct {
     const char *name;
     int exit;
 } statuses[] = {
-    [PLP_OK] = { "OK", 0 },           [PLP_ERR_USAGE] = { "USAGE", 64 },    [PLP_ERR_DATA] = { "DATA", 65 },
-    [PLP_ERR_SHAPE] = { "SHAPE", 65 }, [PLP_ERR_INPUT] = { "INPUT", 66 },    [PLP_ERR_DEVICE] = { "DEVICE", 69 },
-    [PLP_ERR_INTERNAL] = { "INTERNAL", 70 }, [PLP_ERR_MEMORY] = { "MEMORY", 71 }, [PLP_ERR_CREATE] = { "CREATE", 73 },
-    [PLP_ERR_IO] = { "IO", 74 },       [PLP_ERR_REMOTE] = { "REMOTE", 75 },  [PLP_ERR_STOPPED] = { "STOPPED", 75 },
-    [PLP_ERR_DISAGREE] = { "DISAGREE", 76 }, [PLP_ERR_PERM] = { "PERMISSION", 77 }, [PLP_ERR_CONFIG] = { "CONFIG", 78 },
+    [PLP_OK] = { "OK", 0 },
+    [PLP_ERR_USAGE] = { "USAGE", 64 },
+    [PLP_ERR_DATA] = { "DATA", 65 },
+    [PLP_ERR_SHAPE] = { "SHAPE", 65 },
+    [PLP_ERR_INPUT] = { "INPUT", 66 },
+    [PLP_ERR_DEVICE] = { "DEVICE", 69 },
+    [PLP_ERR_INTERNAL] = { "INTERNAL", 70 },
+    [PLP_ERR_MEMORY] = { "MEMORY", 71 },
+    [PLP_ERR_CREATE] = { "CREATE", 73 },
+    [PLP_ERR_IO] = { "IO", 74 },
+    [PLP_ERR_REMOTE] = { "REMOTE", 75 },
+    [PLP_ERR_STOPPED] = { "STOPPED", 75 },
+    [PLP_ERR_DISAGREE] = { "DISAGREE", 76 },
+    [PLP_ERR_PERM] = { "PERMISSION", 77 },
+    [PLP_ERR_CONFIG] = { "CONFIG", 78 },
 };
 
 const char *plp_status_name(plp_status status)

@@ -77,8 +77,10 @@ plp_status plp_json_parse(const char *text, size_t bytes, const char *where, jso
     if (end < bytes) st = PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: text behind the end of the JSON value", where, end);
 done:
     json_tokener_free(tokener);
-    if (st != PLP_OK) json_object_put(value);
-    else *root = value;
+    if (st != PLP_OK)
+        json_object_put(value);
+    else
+        *root = value;
     return st;
 }
 
@@ -100,7 +102,8 @@ static json_object *member(json_object *object, const char *key)
 
 static plp_status wrong_type(json_object *value, const char *key, const char *where, const char *wanted)
 {
-    return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %s is not %s", where, key, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN), wanted);
+    return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %s is not %s", where, key, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN),
+                    wanted);
 }
 
 plp_status plp_json_int(json_object *object, const char *key, const char *where, int64_t least, int64_t most, int64_t *value)

@@ -52,7 +52,7 @@ typedef struct {
     const void *delta;        /* (tokens, ld_delta) of delta_dtype            */
     plp_dtype delta_dtype;
     int64_t ld_delta;
-    const float *bias; /* (hidden) or NULL */
+    const float *bias;  /* (hidden) or NULL */
     const float *sumsq; /* (tokens) with a distance of ld_sumsq, or NULL */
     int64_t ld_sumsq;
     double sumsq_width, sumsq_eps;
@@ -154,20 +154,20 @@ typedef struct {
     float *residual; /* (rows, hidden) */
     float *delta;
     int64_t ld_delta;
-    bool fold;                   /* leave the norm's scale out; see KN_NORM_FOLD */
-    const float *norm_weight;    /* (hidden) */
+    bool fold;                /* leave the norm's scale out; see KN_NORM_FOLD */
+    const float *norm_weight; /* (hidden) */
     double norm_eps;
-    const void *in_proj;         /* (2 heads dim + 2 groups state + heads, hidden) rows z, x, B, C, dt */
-    const float *in_bias;        /* or NULL */
+    const void *in_proj;  /* (2 heads dim + 2 groups state + heads, hidden) rows z, x, B, C, dt */
+    const float *in_bias; /* or NULL */
     const float *conv_weight, *conv_bias;
     const float *A, *dt_bias, *D;
     float dt_min, dt_max;
-    const float *gate_weight;    /* (heads dim); NULL: no norm */
-    const int *gate_first;       /* (norm groups + 1) channels, host */
+    const float *gate_weight; /* (heads dim); NULL: no norm */
+    const int *gate_first;    /* (norm groups + 1) channels, host */
     int gate_groups;
     double gate_width, gate_eps;
-    const void *out_proj;        /* (hidden, heads dim) */
-    const float *out_bias;       /* or NULL */
+    const void *out_proj;  /* (hidden, heads dim) */
+    const float *out_bias; /* or NULL */
     plp_dtype w_dtype;
     const int *group, *host_group;
     void *conv_state, *ssm_state;
@@ -186,9 +186,9 @@ typedef struct {
     float drawn_score;      /* max over all v of p[v] + noise, and its v            */
     int drawn_id;
     float drawn_raw, drawn_p;
-    int count;                /* of the lists: min(KN_CANDIDATES, vocabulary rows here) */
-    int finite;               /* 0: a NaN or infinity among the logits                  */
-    int id[KN_CANDIDATES];    /* global ids, p falling; equal p: lower id first */
+    int count;             /* of the lists: min(KN_CANDIDATES, vocabulary rows here) */
+    int finite;            /* 0: a NaN or infinity among the logits                  */
+    int id[KN_CANDIDATES]; /* global ids, p falling; equal p: lower id first */
     float p[KN_CANDIDATES];
     float raw[KN_CANDIDATES];
 } kn_candidates;
@@ -202,8 +202,8 @@ typedef struct {
 } kn_sample_row;
 
 typedef struct {
-    int rows, first, valid;  /* ids here are first .. first + valid; columns beyond are padding */
-    const float *logits;     /* (rows, ld) */
+    int rows, first, valid; /* ids here are first .. first + valid; columns beyond are padding */
+    const float *logits;    /* (rows, ld) */
     int64_t ld;
     const kn_sample_row *row; /* (rows) */
     const int *penalty_id;    /* ids seen (any rank's), and how often in the output */
@@ -213,12 +213,12 @@ typedef struct {
 
 /* ------------------------------------------------------------------------------------------------------------------ the table */
 typedef struct {
-    int device;            /* CUDA ordinal */
-    int threads;           /* CPU threads of this rank; 0: the backend's choice */
-    plp_dtype act;         /* CUDA activations; the CPU's are float32 */
-    bool deterministic;    /* results of a row must not depend on other rows */
-    int max_tokens;        /* most rows of a step; work space is sized by these at creation */
-    int max_k, max_n;      /* widest matrix product */
+    int device;         /* CUDA ordinal */
+    int threads;        /* CPU threads of this rank; 0: the backend's choice */
+    plp_dtype act;      /* CUDA activations; the CPU's are float32 */
+    bool deterministic; /* results of a row must not depend on other rows */
+    int max_tokens;     /* most rows of a step; work space is sized by these at creation */
+    int max_k, max_n;   /* widest matrix product */
     int max_heads, max_dim, max_state, max_chunk;
 } kn_options;
 

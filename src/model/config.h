@@ -30,8 +30,8 @@ typedef struct {
     int64_t norm_groups;             /* of the gated norm: groups, or 1 on request; 0: no norm */
     bool tied;                       /* the head is the embedding                             */
     bool proj_bias, conv_bias;
-    plp_dtype dtype;                 /* of the matrices as they are stored                    */
-    int64_t bos, pad;                /* -1: none                                              */
+    plp_dtype dtype;  /* of the matrices as they are stored                    */
+    int64_t bos, pad; /* -1: none                                              */
     int64_t stop[MODEL_STOPS];
     int stops;
 } model_config;

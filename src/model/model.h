@@ -5,6 +5,8 @@
 #define MODEL_MODEL_H
 
 #include "kernels/kernels.h"
+#include "layers/mamba2.h"
+#include "model/plan.h"
 #include "model/source.h"
 #include "tp/tp.h"
 
@@ -15,13 +17,13 @@ typedef struct {
     int device;                /* CUDA ordinal                                                      */
     int threads;               /* CPU threads of a rank; 0: its share of the host's                 */
     tp_comm_kind comm;
-    bool f32;                  /* float32 activations everywhere; else matrix products in the weights' 16 bits */
-    plp_dtype ssm_dtype;       /* of the stored SSM state                                           */
+    bool f32;            /* float32 activations everywhere; else matrix products in the weights' 16 bits */
+    plp_dtype ssm_dtype; /* of the stored SSM state                                           */
     bool deterministic;
-    int max_tokens;            /* most rows of a step                                               */
-    int max_seqs;              /* most sequences of a step                                          */
-    int max_outs;              /* most rows whose logits a step gives                               */
-    int slots;                 /* state slots                                                       */
+    int max_tokens; /* most rows of a step                                               */
+    int max_seqs;   /* most sequences of a step                                          */
+    int max_outs;   /* most rows whose logits a step gives                               */
+    int slots;      /* state slots                                                       */
 } model_options;
 
 /* What a model of these options takes on this rank, in bytes.  Needs no weights. */
@@ -39,6 +41,7 @@ const model_config *model_config_of(const model *m);
 model_memory model_memory_of(const model *m);
 const model_options *model_options_of(const model *m);
 tp_group *model_group(model *m);
+kn_context *model_context(model *m);
 tp_slice model_vocab_slice(const model *m, int rank); /* rows of the head on a rank */
 
 /* One step: host arrays, borrowed for the call.  See kn_batch for the meaning. */
@@ -73,9 +76,13 @@ int64_t model_slot_floats(const model *m);
 plp_status model_slot_read(model *m, int slot, float *state);
 plp_status model_slot_write(model *m, int slot, const float *state);
 
-/* A look at what flows through a step, for `verify`: called after every layer with the residual (tokens, hidden) float32 in the backend's
- * memory, and once more with layer = layers for the logits (outs, local vocabulary).  NULL: off. */
-typedef plp_status (*model_probe)(void *arg, int64_t layer, const char *tensor, const float *data, int64_t rows, int64_t columns);
-void model_set_probe(model *m, model_probe probe, void *arg);
+/* A look at what flows through a step, for `verify`: in_proj, conv and scan of every layer, the residual behind it, and last, as layer
+ * `layers`, the logits (outs, local vocabulary).  see NULL: off. */
+void model_set_probe(model *m, layer_probe probe);
+
+/* Changes one value of a layer's D on this rank: `verify` and its tests plant a difference to show that it is found. */
+plp_status model_plant_difference(model *m, int64_t layer);
+/* This rank's plan. */
+const model_plan *model_plan_of(const model *m);
 
 #endif

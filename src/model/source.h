@@ -11,42 +11,42 @@
 
 /* In the order in which a file stores them.  Shapes: E hidden, I inner, H heads, G groups, N state, K conv, R dt_rank, V vocab. */
 typedef enum {
-    MODEL_EMBED,      /* (V, E)      */
-    MODEL_NORM,       /* (E)         the layer's RMSNorm                                      */
-    MODEL_IN_Z,       /* (I, E)      */
-    MODEL_IN_X,       /* (I, E)      */
-    MODEL_IN_B,       /* (G N, E)    Mamba-2                                                  */
-    MODEL_IN_C,       /* (G N, E)    Mamba-2                                                  */
-    MODEL_IN_DT,      /* (H, E)      Mamba-2                                                  */
-    MODEL_IN_Z_BIAS,  /* (I)         the five biases of in_proj                               */
-    MODEL_IN_X_BIAS,  /* (I)         */
-    MODEL_IN_B_BIAS,  /* (G N)       */
-    MODEL_IN_C_BIAS,  /* (G N)       */
-    MODEL_IN_DT_BIAS, /* (H)         */
-    MODEL_CONV_X,     /* (I, K)      */
-    MODEL_CONV_B,     /* (G N, K)    Mamba-2                                                  */
-    MODEL_CONV_C,     /* (G N, K)    Mamba-2                                                  */
-    MODEL_CONV_X_BIAS,/* (I)         */
-    MODEL_CONV_B_BIAS,/* (G N)       */
-    MODEL_CONV_C_BIAS,/* (G N)       */
-    MODEL_X_PROJ,     /* (R + 2 N, I), cut by columns.  Mamba-1                               */
-    MODEL_DT_PROJ,    /* (I, R)      Mamba-1                                                  */
-    MODEL_DT_BIAS,    /* (H)         Mamba-1: dt_proj's bias, (I)                             */
-    MODEL_A_LOG,      /* (H)         Mamba-1: (I, N)                                          */
-    MODEL_D,          /* (H)         Mamba-1: (I)                                             */
-    MODEL_GATE_NORM,  /* (I)         Mamba-2                                                  */
-    MODEL_OUT_PROJ,   /* (E, I), cut by columns                                               */
-    MODEL_OUT_BIAS,   /* (E)         */
-    MODEL_FINAL_NORM, /* (E)         */
-    MODEL_HEAD,       /* (V, E)      absent when tied                                         */
+    MODEL_EMBED,       /* (V, E)      */
+    MODEL_NORM,        /* (E)         the layer's RMSNorm                                      */
+    MODEL_IN_Z,        /* (I, E)      */
+    MODEL_IN_X,        /* (I, E)      */
+    MODEL_IN_B,        /* (G N, E)    Mamba-2                                                  */
+    MODEL_IN_C,        /* (G N, E)    Mamba-2                                                  */
+    MODEL_IN_DT,       /* (H, E)      Mamba-2                                                  */
+    MODEL_IN_Z_BIAS,   /* (I)         the five biases of in_proj                               */
+    MODEL_IN_X_BIAS,   /* (I)         */
+    MODEL_IN_B_BIAS,   /* (G N)       */
+    MODEL_IN_C_BIAS,   /* (G N)       */
+    MODEL_IN_DT_BIAS,  /* (H)         */
+    MODEL_CONV_X,      /* (I, K)      */
+    MODEL_CONV_B,      /* (G N, K)    Mamba-2                                                  */
+    MODEL_CONV_C,      /* (G N, K)    Mamba-2                                                  */
+    MODEL_CONV_X_BIAS, /* (I)         */
+    MODEL_CONV_B_BIAS, /* (G N)       */
+    MODEL_CONV_C_BIAS, /* (G N)       */
+    MODEL_X_PROJ,      /* (R + 2 N, I), cut by columns.  Mamba-1                               */
+    MODEL_DT_PROJ,     /* (I, R)      Mamba-1                                                  */
+    MODEL_DT_BIAS,     /* (H)         Mamba-1: dt_proj's bias, (I)                             */
+    MODEL_A_LOG,       /* (H)         Mamba-1: (I, N)                                          */
+    MODEL_D,           /* (H)         Mamba-1: (I)                                             */
+    MODEL_GATE_NORM,   /* (I)         Mamba-2                                                  */
+    MODEL_OUT_PROJ,    /* (E, I), cut by columns                                               */
+    MODEL_OUT_BIAS,    /* (E)         */
+    MODEL_FINAL_NORM,  /* (E)         */
+    MODEL_HEAD,        /* (V, E)      absent when tied                                         */
     MODEL_BANDS
 } model_band;
 
 typedef struct {
-    const char *name;  /* path in a model file below its layer, "in_proj/z/weight"        */
+    const char *name; /* path in a model file below its layer, "in_proj/z/weight"        */
     bool per_layer;
-    bool matrix;       /* stored in the checkpoint's dtype; all others as float32         */
-    bool by_columns;   /* the plan cuts dimension 1                                       */
+    bool matrix;     /* stored in the checkpoint's dtype; all others as float32         */
+    bool by_columns; /* the plan cuts dimension 1                                       */
 } model_band_info;
 const model_band_info *model_band_of(model_band band);
 
@@ -71,7 +71,8 @@ plp_status model_source_tokenizer(const model_source *s, const char **text, size
 
 /* Rows first .. first + count of a band (columns, where it is cut by columns), as `dtype`, contiguous: (count, columns), or (rows, count).
  * layer is ignored for bands that are not per layer. */
-plp_status model_source_read(const model_source *s, model_band band, int64_t layer, int64_t first, int64_t count, void *dst, plp_dtype dtype);
+plp_status model_source_read(const model_source *s, model_band band, int64_t layer, int64_t first, int64_t count, void *dst,
+                             plp_dtype dtype);
 
 uint64_t model_source_bytes_read(const model_source *s);
 /* Bytes that reading this range takes from the files: what `inspect --plan` reports. */

@@ -14,19 +14,21 @@ static void every_f16_round_trips(void **state)
     (void)state;
     for (int v = 0; v < 65536; v++) {
         const float f = plp_f16_to_f32((uint16_t)v);
-        if (isnan(f)) assert_true(isnan(plp_f16_to_f32(plp_f32_to_f16(f))));
-        else assert_int_equal(plp_f32_to_f16(f), v);
+        if (isnan(f))
+            assert_true(isnan(plp_f16_to_f32(plp_f32_to_f16(f))));
+        else
+            assert_int_equal(plp_f32_to_f16(f), v);
     }
 }
 
 static void narrowing_rounds_to_nearest_even(void **state)
 {
     (void)state;
-    assert_int_equal(plp_f32_to_bf16(1.00390625f), 0x3f80);  /* half-way, even below */
-    assert_int_equal(plp_f32_to_bf16(1.01171875f), 0x3f82);  /* half-way, even above */
+    assert_int_equal(plp_f32_to_bf16(1.00390625f), 0x3f80); /* half-way, even below */
+    assert_int_equal(plp_f32_to_bf16(1.01171875f), 0x3f82); /* half-way, even above */
     assert_int_equal(plp_f32_to_f16(65519.f), 0x7bff);
     assert_int_equal(plp_f32_to_f16(65520.f), 0x7c00);
-    assert_int_equal(plp_f32_to_f16(0x1p-25f), 0);           /* half of the smallest: even is zero */
+    assert_int_equal(plp_f32_to_f16(0x1p-25f), 0); /* half of the smallest: even is zero */
     assert_int_equal(plp_f32_to_f16(0x1.8p-25f), 1);
     assert_true(isnan(plp_bf16_to_f32(plp_f32_to_bf16(NAN))));
 }

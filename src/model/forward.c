@@ -1,0 +1,149 @@
+#include "model/state.h"
+
+#include "base/error.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static plp_status check_step(const model *m, const model_step *s)
+{
+    const model_options *o = &m->options;
+    if (s->tokens > o->max_tokens || s->seqs > o->max_seqs || s->outs > o->max_outs)
+        return PLP_FAIL(PLP_ERR_INTERNAL, "step of %d rows, %d sequences, %d outputs; the model was made for %d, %d, %d", s->tokens,
+                        s->seqs, s->outs, o->max_tokens, o->max_seqs, o->max_outs);
+    for (int t = 0; t < s->tokens; t++)
+        if (s->ids[t] < 0 || s->ids[t] >= m->config.vocab_used)
+            return PLP_FAIL(PLP_ERR_DATA, "token id %d, the vocabulary has 0 to %lld; fix: use the model's own tokenizer", s->ids[t],
+                            (long long)m->config.vocab_used - 1);
+    for (int i = 0; i < s->seqs; i++)
+        if (s->src_slot[i] < 0 || s->src_slot[i] >= o->slots || s->dst_slot[i] < 0 || s->dst_slot[i] >= o->slots)
+            return PLP_FAIL(PLP_ERR_INTERNAL, "slot %d or %d of %d", s->src_slot[i], s->dst_slot[i], o->slots);
+    return PLP_OK;
+}
+
+static plp_status upload(model *m, const model_step *s)
+{
+    const model_inputs *h = &m->host;
+    memcpy(h->past, s->past, (size_t)s->seqs * sizeof *h->past);
+    memcpy(h->start, s->start, (size_t)(s->seqs + 1) * sizeof(int));
+    memcpy(h->src_slot, s->src_slot, (size_t)s->seqs * sizeof(int));
+    memcpy(h->dst_slot, s->dst_slot, (size_t)s->seqs * sizeof(int));
+    if (s->outs) memcpy(h->out_row, s->out_row, (size_t)s->outs * sizeof(int));
+    memcpy(h->ids, s->ids, (size_t)s->tokens * sizeof(int));
+    return m->kn->to_device(m->context, m->there.past, m->inputs_host, h->fixed + (size_t)s->tokens * sizeof(int));
+}
+
+/* Brings the residual up to date and shows it. */
+static plp_status show_residual(model *m, const model_step *s, layer_pending *pending)
+{
+    const layer_probe *p = &m->probe;
+    if (p->see == NULL) return PLP_OK;
+    if (pending->delta) PLP_TRY(layer_add_norm(m->kn, m->context, s->tokens, m->dims.hidden, m->residual, pending, NULL, 0, NULL, 0, NULL));
+    return p->see(p->arg, p->layer, "residual", m->residual, PLP_F32, s->tokens, m->dims.hidden, m->dims.hidden);
+}
+
+plp_status model_forward(model *m, const model_step *s)
+{
+    const kn_backend *kn = m->kn;
+    const model_inputs *in = &m->there;
+    const int hidden = m->dims.hidden, vocab = (int)m->plan.vocab.count;
+    const kn_batch batch = { .tokens = s->tokens,
+                             .seqs = s->seqs,
+                             .decodes = s->decodes,
+                             .start = in->start,
+                             .src_slot = in->src_slot,
+                             .dst_slot = in->dst_slot,
+                             .past = in->past,
+                             .host_start = m->host.start,
+                             .host_past = m->host.past };
+    const kn_ssm_args snap = { .block = s->block, .snap_start = s->snap_start, .snap_slot = s->snap_slot };
+    layer_pending pending = { 0 };
+    PLP_TRY(check_step(m, s));
+    m->outs = s->outs;
+    if (s->tokens == 0) return PLP_OK;
+    PLP_TRY(upload(m, s));
+    PLP_TRY(kn->embed(m->context, &(kn_embed_args){ .tokens = s->tokens,
+                                                    .hidden = hidden,
+                                                    .vocab = m->config.vocab,
+                                                    .ids = in->ids,
+                                                    .table = m->weights.embed,
+                                                    .table_dtype = m->weights.dtype,
+                                                    .out = m->residual }));
+    for (int64_t i = 0; i < m->config.layers; i++) {
+        m->probe.layer = i;
+        PLP_TRY(layer_mamba2(kn, m->context, m->group, &m->dims, m->weights.layers + i, &m->scratch, &batch, &snap, &m->probe, m->residual,
+                             &pending));
+        PLP_TRY(show_residual(m, s, &pending));
+    }
+    if (s->outs == 0) return PLP_OK;
+    PLP_TRY(layer_add_norm(kn, m->context, s->tokens, hidden, m->residual, &pending, in->out_row, s->outs, m->weights.final_norm,
+                           m->config.norm_eps, m->normed_out));
+    PLP_TRY(kn->linear(m->context, &(kn_linear_args){ .rows = s->outs,
+                                                      .n = vocab,
+                                                      .k = hidden,
+                                                      .x = m->normed_out,
+                                                      .x_dtype = m->act,
+                                                      .ldx = hidden,
+                                                      .w = m->weights.head,
+                                                      .w_dtype = m->weights.dtype,
+                                                      .y = m->logits,
+                                                      .y_dtype = PLP_F32,
+                                                      .ldy = vocab,
+                                                      .round_x = m->dims.round }));
+    return m->probe.see ? m->probe.see(m->probe.arg, m->config.layers, "logits", m->logits, PLP_F32, s->outs, vocab, vocab) : PLP_OK;
+}
+
+/* How many of this rank's rows of the head are real: the rest pads the vocabulary. */
+static int valid_ids(const model *m)
+{
+    const int64_t valid = m->config.vocab_used - m->plan.vocab.first;
+    return (int)(valid < 0 ? 0 : valid < m->plan.vocab.count ? valid : m->plan.vocab.count);
+}
+
+plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
+                            kn_candidates *all)
+{
+    const kn_backend *kn = m->kn;
+    if (rows > m->outs) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates of %d rows, the step gave %d", rows, m->outs);
+    if (penalties > MODEL_PENALTIES) return PLP_FAIL(PLP_ERR_INTERNAL, "%d penalties, at most %d", penalties, MODEL_PENALTIES);
+    if (rows == 0) return PLP_OK;
+    PLP_TRY(kn->to_device(m->context, m->sample_rows, row, (size_t)rows * sizeof *row));
+    if (penalties) {
+        PLP_TRY(kn->to_device(m->context, m->penalties, penalty_id, (size_t)penalties * sizeof(int)));
+        PLP_TRY(kn->to_device(m->context, m->penalties + MODEL_PENALTIES, penalty_hits, (size_t)penalties * sizeof(int)));
+    }
+    PLP_TRY(kn->candidates(m->context, &(kn_candidates_args){ .rows = rows,
+                                                              .first = (int)m->plan.vocab.first,
+                                                              .valid = valid_ids(m),
+                                                              .logits = m->logits,
+                                                              .ld = m->plan.vocab.count,
+                                                              .row = m->sample_rows,
+                                                              .penalty_id = m->penalties,
+                                                              .penalty_hits = m->penalties + MODEL_PENALTIES,
+                                                              .out = m->candidates }));
+    PLP_TRY(kn->to_host(m->context, m->candidates_host, m->candidates, (size_t)rows * sizeof *all));
+    PLP_TRY(kn->sync(m->context));
+    return tp_gather_all(m->group, m->candidates_host, (size_t)rows * sizeof *all, all);
+}
+
+plp_status model_gather_logits(model *m, int row, float *logits)
+{
+    plp_status st = PLP_OK;
+    const int64_t own = m->plan.vocab.count;
+    const int size = m->plan.size;
+    size_t *each = NULL; /* and, behind them, where they go */
+    if (row >= m->outs) return PLP_FAIL(PLP_ERR_INTERNAL, "logits row %d, the step gave %d", row, m->outs);
+    PLP_TRY(PLP_ALLOCATED(each = malloc(2 * (size_t)size * sizeof *each)));
+    for (int r = 0; r < size; r++) {
+        const tp_slice slice = model_vocab_slice(m, r);
+        each[r] = (size_t)slice.count * sizeof(float), each[size + r] = (size_t)slice.first * sizeof(float);
+    }
+    PLP_DO(m->kn->to_host(m->context, m->logits_host, m->logits + row * own, (size_t)own * sizeof(float)));
+    PLP_DO(m->kn->sync(m->context));
+    PLP_DO(tp_gather_all_v(m->group, m->logits_host, (size_t)own * sizeof(float), logits, each, each + size));
+    for (int64_t v = m->config.vocab_used; v < m->config.vocab; v++) logits[v] = -INFINITY;
+done:
+    free(each);
+    return st;
+}

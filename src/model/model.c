@@ -1,0 +1,280 @@
+#include "model/state.h"
+
+#include "base/error.h"
+#include "base/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static plp_dtype matrix_dtype(const model_config *c, const model_options *o)
+{
+    if (!o->f32) return c->dtype == PLP_F32 ? PLP_BF16 : c->dtype;
+    return o->backend == kn_cpu() ? c->dtype : PLP_F32; /* the CPU widens 16-bit weights exactly, as it reads them */
+}
+
+static plp_dtype act_dtype(const model_config *c, const model_options *o)
+{
+    return o->f32 || o->backend == kn_cpu() ? PLP_F32 : matrix_dtype(c, o);
+}
+
+static void lay_out_states(model *m, plp_arena *a)
+{
+    const model_plan *p = &m->plan;
+    const int64_t slots = m->options.slots, conv = (m->config.conv - 1) * p->conv_channels, ssm = p->channels.count * m->config.state;
+    for (int64_t i = 0; i < m->config.layers; i++) {
+        m->weights.layers[i].conv_state = plp_arena_take(a, slots * conv, plp_dtype_size(m->dims.conv_dtype));
+        m->weights.layers[i].ssm_state = plp_arena_take(a, slots * ssm, plp_dtype_size(m->dims.ssm_dtype));
+    }
+}
+
+static void lay_out_inputs(const model *m, model_inputs *in, plp_arena *a)
+{
+    const model_options *o = &m->options;
+    in->past = plp_arena_take(a, o->max_seqs, sizeof *in->past);
+    in->start = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
+    in->src_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
+    in->dst_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
+    in->out_row = plp_arena_take(a, o->max_outs, sizeof(int));
+    in->fixed = a->used;
+    in->ids = plp_arena_take(a, o->max_tokens, sizeof(int));
+}
+
+static void lay_out_work(model *m, plp_arena *a)
+{
+    const model_plan *p = &m->plan;
+    const int64_t tokens = m->options.max_tokens, outs = m->options.max_outs;
+    const size_t act = plp_dtype_size(m->act);
+    lay_out_inputs(m, &m->there, a);
+    m->maps = plp_arena_take(a, p->heads.count + p->norm_groups.count + 1, sizeof(int));
+    m->residual = plp_arena_take(a, tokens * m->config.hidden, sizeof(float));
+    m->scratch.normed = plp_arena_take(a, tokens * m->config.hidden, act);
+    m->scratch.in = plp_arena_take(a, tokens * p->in_rows, act);
+    m->scratch.conv = plp_arena_take(a, tokens * p->conv_channels, act);
+    m->scratch.y = plp_arena_take(a, tokens * p->channels.count, act);
+    m->scratch.sums = plp_arena_take(a, p->norm == MODEL_NORM_SUMMED ? tokens * m->config.norm_groups : 0, sizeof(float));
+    m->scratch.delta = plp_arena_take(a, tokens * layer_mamba2_ld_delta(&m->dims), sizeof(float));
+    m->normed_out = plp_arena_take(a, outs * m->config.hidden, act);
+    m->logits = plp_arena_take(a, outs * p->vocab.count, sizeof(float));
+    m->candidates = plp_arena_take(a, outs, sizeof *m->candidates);
+    m->sample_rows = plp_arena_take(a, outs, sizeof *m->sample_rows);
+    m->penalties = plp_arena_take(a, 2 * MODEL_PENALTIES, sizeof *m->penalties);
+    if (m->kn->mixer_step_work) {
+        const kn_mixer_step_args shape = { .rows = m->options.max_seqs,
+                                           .hidden = m->dims.hidden,
+                                           .heads = m->dims.heads,
+                                           .groups = m->dims.groups,
+                                           .dim = m->dims.dim,
+                                           .state = m->dims.state,
+                                           .width = m->dims.conv };
+        m->scratch.step = plp_arena_take(a, (int64_t)m->kn->mixer_step_work(&shape), 1);
+    }
+}
+
+static void set_dims(model *m)
+{
+    static const layer_norm norms[] = { [MODEL_NORM_NONE] = LAYER_NORM_NONE,
+                                        [MODEL_NORM_LOCAL] = LAYER_NORM_LOCAL,
+                                        [MODEL_NORM_FOLDED] = LAYER_NORM_FOLDED,
+                                        [MODEL_NORM_SUMMED] = LAYER_NORM_SUMMED };
+    const model_config *c = &m->config;
+    const model_plan *p = &m->plan;
+    m->act = act_dtype(c, &m->options);
+    m->weights.dtype = matrix_dtype(c, &m->options);
+    m->dims = (layer_mamba2_dims){
+        .hidden = (int)c->hidden,
+        .heads = (int)p->heads.count,
+        .groups = (int)p->groups.count,
+        .dim = (int)c->head_dim,
+        .state = (int)c->state,
+        .conv = (int)c->conv,
+        .chunk = (int)c->chunk,
+        .eps = c->norm_eps,
+        .dt_min = (float)c->dt_min,
+        .dt_max = (float)c->dt_max,
+        .norm = norms[p->norm],
+        .norm_groups = (int)p->norm_groups.count,
+        .norm_width = c->norm_groups ? (double)(c->inner / c->norm_groups) : 0,
+        .all_norm_groups = (int)c->norm_groups,
+        .norm_group_first = (int)p->norm_groups.first,
+        .act = m->act,
+        .weights = m->weights.dtype,
+        .conv_dtype = m->act,
+        .ssm_dtype = m->options.ssm_dtype,
+        .round = !m->options.f32,
+    };
+}
+
+static plp_status measure(model *m)
+{
+    plp_arena weights = { 0 }, states = { 0 }, work = { 0 };
+    model_weights_lay_out(&m->weights, &weights, &m->plan, &m->config);
+    lay_out_states(m, &states);
+    lay_out_work(m, &work);
+    m->memory = (model_memory){ .weights = weights.used,
+                                .states = states.used,
+                                .work = work.used,
+                                .slot = model_plan_conv_state(&m->plan, &m->config, m->dims.conv_dtype) +
+                                        model_plan_ssm_state(&m->plan, &m->config, m->dims.ssm_dtype) };
+    return PLP_OK;
+}
+
+/* Before anything is loaded: what it takes, what there is, and from how many ranks on it would fit. */
+static plp_status check_capacity(model *m)
+{
+    size_t available, total;
+    const model_memory *need = &m->memory;
+    const uint64_t sum = need->weights + need->states + need->work;
+    PLP_TRY(m->kn->memory(m->context, &available, &total));
+    if (m->kn == kn_cpu()) available /= (size_t)tp_local_size(m->group); /* the host's memory is shared by its ranks */
+    plp_log(PLP_LOG_INFO, "memory per rank: weights %.1f MB, %d state slots of %.2f MB, work space %.1f MB; %.1f MB available",
+            (double)need->weights * 1e-6, m->options.slots, (double)need->slot * 1e-6, (double)need->work * 1e-6, (double)available * 1e-6);
+    if (sum <= available) return PLP_OK;
+    int ranks = m->plan.size;
+    for (model_plan p; ranks <= m->config.heads; ranks++) {
+        PLP_TRY(model_plan_make(&p, &m->config, 0, ranks));
+        const uint64_t states = (uint64_t)m->options.slots * (model_plan_conv_state(&p, &m->config, m->dims.conv_dtype) +
+                                                              model_plan_ssm_state(&p, &m->config, m->dims.ssm_dtype));
+        if (model_plan_weights(&p, &m->config, m->weights.dtype) + states + need->work <= available) break;
+    }
+    return PLP_FAIL(PLP_ERR_MEMORY,
+                    "%.2f GB needed (weights %.2f, states %.2f, work space %.2f), %.2f GB available on %s, short by %.2f GB; fix: fewer "
+                    "state slots, or %s%d ranks with as much memory each",
+                    (double)sum * 1e-9, (double)need->weights * 1e-9, (double)need->states * 1e-9, (double)need->work * 1e-9,
+                    (double)available * 1e-9, tp_host(m->group), (double)(sum - available) * 1e-9,
+                    ranks > m->config.heads ? "more than " : "", ranks > m->config.heads ? (int)m->config.heads : ranks);
+}
+
+static plp_status create_context(model *m)
+{
+    const model_options *o = &m->options;
+    int threads = o->threads;
+    if (threads == 0) {
+        threads = (int)sysconf(_SC_NPROCESSORS_ONLN) / tp_local_size(m->group);
+        if (threads < 1) threads = 1;
+    }
+    const int64_t widest = m->plan.in_rows > m->config.hidden ? m->plan.in_rows : m->config.hidden;
+    return m->kn->create(
+        &m->context, &(kn_options){ .device = o->device,
+                                    .threads = threads,
+                                    .act = m->act,
+                                    .deterministic = o->deterministic,
+                                    .max_tokens = o->max_tokens,
+                                    .max_k = (int)(m->config.hidden > m->plan.channels.count ? m->config.hidden : m->plan.channels.count),
+                                    .max_n = (int)(widest > m->plan.vocab.count ? widest : m->plan.vocab.count),
+                                    .max_heads = m->dims.heads,
+                                    .max_dim = m->dims.dim,
+                                    .max_state = m->dims.state,
+                                    .max_chunk = m->dims.chunk });
+}
+
+static plp_status allocate(model *m)
+{
+    plp_status st = PLP_OK;
+    const int heads = m->dims.heads, groups = m->dims.norm_groups;
+    plp_arena host = { 0 };
+    lay_out_inputs(m, &m->host, &host);
+    PLP_DO(PLP_ALLOCATED(m->inputs_host = malloc(host.used)));
+    PLP_DO(PLP_ALLOCATED(m->candidates_host = malloc((size_t)m->options.max_outs * sizeof *m->candidates_host)));
+    PLP_DO(PLP_ALLOCATED(m->logits_host = malloc((size_t)(m->plan.vocab.count + 1) * sizeof(float))));
+    PLP_DO(m->kn->alloc(m->context, &m->weights_memory, m->memory.weights));
+    PLP_DO(m->kn->alloc(m->context, &m->states_memory, m->memory.states));
+    PLP_DO(m->kn->alloc(m->context, &m->work_memory, m->memory.work));
+    PLP_DO(m->kn->fill(m->context, m->work_memory, 0, m->memory.work));
+
+    model_weights_lay_out(&m->weights, &(plp_arena){ .base = m->weights_memory }, &m->plan, &m->config);
+    lay_out_states(m, &(plp_arena){ .base = m->states_memory });
+    lay_out_work(m, &(plp_arena){ .base = m->work_memory });
+    lay_out_inputs(m, &m->host, &(plp_arena){ .base = m->inputs_host });
+
+    int *maps;
+    PLP_DO(PLP_ALLOCATED(maps = malloc((size_t)(heads + groups + 1) * sizeof *maps)));
+    m->dims.host_group = maps, m->dims.host_norm_first = maps + heads;
+    model_plan_group_map(&m->plan, &m->config, maps);
+    model_plan_norm_first(&m->plan, &m->config, maps + heads);
+    m->dims.group = m->maps, m->dims.norm_first = m->maps + heads;
+    PLP_DO(m->kn->to_device(m->context, m->maps, maps, (size_t)(heads + groups + 1) * sizeof *maps));
+    PLP_DO(m->kn->sync(m->context));
+done:
+    return st;
+}
+
+static plp_status create_local(model *m, const model_config *c, tp_group *g, const model_options *o)
+{
+    m->config = *c, m->options = *o, m->group = g, m->kn = o->backend;
+    if (c->kind != MODEL_MAMBA2)
+        return PLP_FAIL(PLP_ERR_DATA, "model family %s is recognised but not supported yet; fix: use a Mamba-2 model", c->family);
+    PLP_TRY(model_plan_make(&m->plan, c, tp_rank(g), tp_size(g)));
+    set_dims(m);
+    PLP_TRY(PLP_ALLOCATED(m->weights.layers = calloc((size_t)c->layers, sizeof *m->weights.layers)));
+    PLP_TRY(measure(m));
+    PLP_TRY(create_context(m));
+    PLP_TRY(check_capacity(m));
+    return allocate(m);
+}
+
+static plp_status create(model **out, const model_config *c, tp_group *g, const model_options *o, model_band_reader read, void *arg)
+{
+    plp_status st;
+    model *m;
+    *out = NULL;
+    PLP_TRY(tp_agree(g, PLP_ALLOCATED(m = calloc(1, sizeof *m))));
+    PLP_DO(tp_agree(g, create_local(m, c, g, o)));
+    PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * layer_mamba2_ld_delta(&m->dims)) * sizeof(float)));
+    PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg)));
+done:
+    if (st != PLP_OK) model_destroy(&m);
+    *out = m;
+    return st;
+}
+
+plp_status model_create(model **m, const model_source *s, tp_group *g, const model_options *o)
+{
+    return create(m, model_source_config(s), g, o, model_read_source, (void *)s);
+}
+
+plp_status model_create_random(model **m, const model_config *config, uint64_t seed, tp_group *g, const model_options *o)
+{
+    return create(m, config, g, o, model_read_random, &(model_random){ config, seed });
+}
+
+void model_destroy(model **out)
+{
+    model *m = *out;
+    if (m == NULL) return;
+    if (m->context) {
+        m->kn->release(m->context, &m->weights_memory);
+        m->kn->release(m->context, &m->states_memory);
+        m->kn->release(m->context, &m->work_memory);
+        m->kn->destroy(&m->context);
+    }
+    free((void *)m->dims.host_group);
+    free(m->inputs_host);
+    free(m->candidates_host);
+    free(m->logits_host);
+    free(m->weights.layers);
+    free(m);
+    *out = NULL;
+}
+
+const model_config *model_config_of(const model *m) { return &m->config; }
+model_memory model_memory_of(const model *m) { return m->memory; }
+const model_options *model_options_of(const model *m) { return &m->options; }
+tp_group *model_group(model *m) { return m->group; }
+kn_context *model_context(model *m) { return m->context; }
+tp_slice model_vocab_slice(const model *m, int rank) { return tp_shard(m->config.vocab, rank, m->plan.size); }
+
+const model_plan *model_plan_of(const model *m) { return &m->plan; }
+void model_set_probe(model *m, layer_probe probe) { m->probe = probe; }
+
+plp_status model_plant_difference(model *m, int64_t layer)
+{
+    const float *at = m->weights.layers[layer].D;
+    float value;
+    PLP_TRY(m->kn->to_host(m->context, &value, at, sizeof value));
+    PLP_TRY(m->kn->sync(m->context));
+    value += 1;
+    PLP_TRY(m->kn->to_device(m->context, (void *)at, &value, sizeof value));
+    return m->kn->sync(m->context);
+}

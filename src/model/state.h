@@ -1,0 +1,49 @@
+/* src/model/state.h -- inside a model; for src/model alone. */
+#ifndef MODEL_STATE_H
+#define MODEL_STATE_H
+
+#include "model/model.h"
+#include "model/weights.h"
+
+/* A step's inputs as they lie in the backend's memory, one upload: counts vary, places do not, so that a captured graph finds them. */
+typedef struct {
+    int64_t *past;
+    int *start, *src_slot, *dst_slot, *out_row, *ids; /* ids last: only those used are sent */
+    size_t fixed;                                     /* bytes before ids */
+} model_inputs;
+
+struct model {
+    model_config config;
+    model_options options;
+    model_plan plan;
+    model_memory memory;
+    tp_group *group; /* borrowed */
+    const kn_backend *kn;
+    kn_context *context;
+    plp_dtype act;
+
+    model_weights weights;
+    layer_mamba2_dims dims;
+    void *weights_memory, *states_memory, *work_memory;
+
+    void *inputs_host;
+    model_inputs host, there; /* the same, in host memory and in the backend's */
+
+    /* work space */
+    layer_mamba2_scratch scratch;
+    float *residual, *logits;
+    void *normed_out; /* (max_outs, hidden) act */
+    kn_candidates *candidates;
+    kn_sample_row *sample_rows;
+    int *penalties; /* ids, then hits; (2, MODEL_PENALTIES) */
+    int *maps;      /* group map, then first channels of norm groups */
+    int outs;       /* of the last step */
+
+    kn_candidates *candidates_host;
+    float *logits_host;
+    layer_probe probe;
+};
+
+enum { MODEL_PENALTIES = 1 << 20 }; /* entries of a step's penalty lists */
+
+#endif

@@ -1,0 +1,38 @@
+/* src/model/weights.h -- this rank's weights: laid out by the plan, filled from any reader of bands. */
+#ifndef MODEL_WEIGHTS_H
+#define MODEL_WEIGHTS_H
+
+#include "layers/mamba2.h"
+#include "base/arena.h"
+#include "model/plan.h"
+
+typedef struct {
+    plp_dtype dtype; /* of the matrices in memory */
+    void *embed;     /* (vocab, hidden)           */
+    void *head;      /* (vocab here, hidden); inside embed when tied */
+    float *final_norm;
+    layer_mamba2_weights *layers; /* host array of (layers), the caller's; its pointers are backend memory */
+} model_weights;
+
+/* Rows first .. first + count of a band, or columns, as `dtype`; as model_source_read. */
+typedef plp_status (*model_band_reader)(void *arg, model_band band, int64_t layer, int64_t first, int64_t count, void *dst,
+                                        plp_dtype dtype);
+
+/* Sets every pointer; with an arena that has no base this measures. */
+void model_weights_lay_out(model_weights *w, plp_arena *a, const model_plan *p, const model_config *c);
+
+/* Reads this rank's bands and puts them in place.  Progress on rank 0.  Local: the caller agrees on the status. */
+plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
+                              model_band_reader read, void *arg);
+
+/* A reader whose arg is a model_source. */
+plp_status model_read_source(void *source, model_band band, int64_t layer, int64_t first, int64_t count, void *dst, plp_dtype dtype);
+
+/* A reader of random weights, the same on every np: a value depends on seed, band, layer and its place in the whole band. */
+typedef struct {
+    const model_config *config;
+    uint64_t seed;
+} model_random;
+plp_status model_read_random(void *random, model_band band, int64_t layer, int64_t first, int64_t count, void *dst, plp_dtype dtype);
+
+#endif

@@ -1,0 +1,96 @@
+#include "tp/group.h"
+
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Elements up to which everyone sends everything to everyone: one message instead of two. */
+enum { ONE_SHOT = 8192 };
+
+/* out[i] = sum over r of parts[r][i], in rank order whatever the transport, so that every rank and every run gets the same bits. */
+static void sum_in_rank_order(void *out, const void *parts, int64_t stride, int64_t count, int ranks, plp_dtype dtype)
+{
+    if (dtype == PLP_F32) {
+        const float *p = parts;
+        float *o = out;
+        for (int64_t i = 0; i < count; i++) {
+            float sum = p[i];
+            for (int r = 1; r < ranks; r++) sum += p[r * stride + i];
+            o[i] = sum;
+        }
+        return;
+    }
+    const uint16_t *p = parts;
+    uint16_t *o = out;
+    for (int64_t i = 0; i < count; i++) {
+        float sum = 0, term;
+        for (int r = 0; r < ranks; r++) {
+            plp_convert(&term, PLP_F32, p + r * stride + i, dtype, 1);
+            sum += term;
+        }
+        plp_convert(o + i, dtype, &sum, PLP_F32, 1);
+    }
+}
+
+plp_status tp_sum_host(tp_group *g, void *data, int64_t count, plp_dtype dtype)
+{
+    const size_t size = plp_dtype_size(dtype);
+    const MPI_Datatype element = dtype == PLP_F32 ? MPI_FLOAT : MPI_UINT16_T;
+    if (g->size == 1 || count == 0) return PLP_OK;
+    if (count <= ONE_SHOT) {
+        PLP_TRY(TP_MPI(MPI_Allgather(data, (int)count, element, g->stage, (int)count, element, g->comm)));
+        sum_in_rank_order(data, g->stage, count, count, g->size, dtype);
+        return PLP_OK;
+    }
+    /* Each rank sums one part of the data, in pieces that the staging memory holds for all ranks at once. */
+    const int64_t most = (int64_t)(g->room / size) / g->size * g->size;
+    for (int64_t at = 0; at < count; at += most) {
+        const int64_t n = count - at < most ? count - at : most, part = (n + g->size - 1) / g->size;
+        char *piece = (char *)data + (size_t)at * size;
+        int sent[2][256], received[2][256]; /* counts, displacements */
+        for (int r = 0; r < g->size; r++) {
+            const int64_t first = part * r < n ? part * r : n, mine = part * g->rank < n ? part * g->rank : n;
+            sent[0][r] = (int)(first + part < n ? part : n - first), sent[1][r] = (int)first;
+            received[0][r] = (int)(mine + part < n ? part : n - mine), received[1][r] = (int)(r * part);
+        }
+        PLP_TRY(TP_MPI(MPI_Alltoallv(piece, sent[0], sent[1], element, g->stage, received[0], received[1], element, g->comm)));
+        sum_in_rank_order(piece + (size_t)sent[1][g->rank] * size, g->stage, part, sent[0][g->rank], g->size, dtype);
+        PLP_TRY(TP_MPI(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, piece, sent[0], sent[1], element, g->comm)));
+    }
+    return PLP_OK;
+}
+
+plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes)
+{
+    const bool device = backend == kn_cuda();
+    if (g->size > 256) return PLP_FAIL(PLP_ERR_USAGE, "%d ranks, at most 256; fix: start fewer", g->size);
+    if (kind == TP_COMM_NCCL && !device) return PLP_FAIL(PLP_ERR_USAGE, "--comm nccl needs --device cuda");
+    g->backend = backend, g->context = context;
+    g->kind = kind != TP_COMM_AUTO ? kind : device ? TP_COMM_NCCL : TP_COMM_MPI;
+    if (g->size == 1) return PLP_OK;
+    if (g->kind == TP_COMM_NCCL) return tp_nccl_create(g);
+    const size_t one_shot = (size_t)ONE_SHOT * 4 * (size_t)g->size; /* every rank's copy of a small message */
+    g->room = most_bytes + 64 * (size_t)g->size > one_shot ? most_bytes + 64 * (size_t)g->size : one_shot;
+    PLP_TRY(tp_agree(g, PLP_ALLOCATED(g->stage = malloc(g->room))));
+    return tp_agree(g, device ? PLP_ALLOCATED(g->mirror = malloc(most_bytes)) : PLP_OK);
+}
+
+plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype)
+{
+    if (g->size == 1 || count == 0) return PLP_OK;
+    if (g->kind == TP_COMM_NCCL) return tp_nccl_sum(g, data, count, dtype);
+    if (g->mirror == NULL) return tp_sum_host(g, data, count, dtype);
+    const size_t bytes = (size_t)count * plp_dtype_size(dtype);
+    PLP_TRY(g->backend->to_host(g->context, g->mirror, data, bytes));
+    PLP_TRY(g->backend->sync(g->context));
+    PLP_TRY(tp_sum_host(g, g->mirror, count, dtype));
+    PLP_TRY(g->backend->to_device(g->context, data, g->mirror, bytes));
+    return g->backend->sync(g->context); /* the mirror is free for the next call */
+}
+
+const char *tp_comm_name(const tp_group *g)
+{
+    if (g->size == 1) return "none";
+    return g->kind == TP_COMM_NCCL ? "nccl" : g->mirror ? "mpi, staged through host memory" : "mpi";
+}

@@ -1,0 +1,32 @@
+/* src/tp/group.h -- inside a tp_group; for src/tp alone. */
+#ifndef TP_GROUP_H
+#define TP_GROUP_H
+
+#include "tp/tp.h"
+
+enum { TP_HOST = 64 };
+
+struct tp_group {
+    MPI_Comm comm;
+    int rank, size, local_rank, local_size;
+    char host[TP_HOST];
+
+    /* set by tp_attach */
+    const kn_backend *backend;
+    kn_context *context;
+    tp_comm_kind kind;
+    void *stage;  /* host memory: a rank's pieces of everyone's data */
+    void *mirror; /* host memory: the data itself, where it lives on a device */
+    size_t room;  /* bytes of each */
+    void *nccl;   /* ncclComm_t */
+};
+
+/* Sum over the ranks, in rank order, of host memory. */
+plp_status tp_sum_host(tp_group *g, void *data, int64_t count, plp_dtype dtype);
+
+/* NCCL; PLP_ERR_DEVICE when built without. */
+plp_status tp_nccl_create(tp_group *g);
+void tp_nccl_destroy(tp_group *g);
+plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype);
+
+#endif

@@ -1,0 +1,50 @@
+#include "tp/group.h"
+
+#include "base/error.h"
+
+#ifdef PLP_CUDA
+#    include <nccl.h>
+
+static plp_status nccl_status(ncclResult_t code, const char *call, const char *file, int line)
+{
+    if (code == ncclSuccess) return PLP_OK;
+    return plp_fail(PLP_ERR_DEVICE, file, line, "NCCL failed: %s (%s) in %.60s; fix: see NCCL_DEBUG=WARN, or use --comm mpi",
+                    ncclGetErrorString(code), ncclGetLastError(NULL), call);
+}
+#    define TP_NCCL(call) nccl_status((call), #    call, __FILE__, __LINE__)
+
+plp_status tp_nccl_create(tp_group *g)
+{
+    ncclUniqueId id;
+    ncclComm_t comm = NULL;
+    PLP_TRY(tp_agree(g, g->rank == 0 ? TP_NCCL(ncclGetUniqueId(&id)) : PLP_OK));
+    PLP_TRY(tp_broadcast(g, &id, sizeof id, 0));
+    PLP_TRY(tp_agree(g, TP_NCCL(ncclCommInitRank(&comm, g->size, id, g->rank))));
+    g->nccl = comm;
+    return PLP_OK;
+}
+
+void tp_nccl_destroy(tp_group *g)
+{
+    if (g->nccl) ncclCommDestroy(g->nccl);
+    g->nccl = NULL;
+}
+
+plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
+{
+    static const ncclDataType_t types[] = { [PLP_F32] = ncclFloat32, [PLP_BF16] = ncclBfloat16, [PLP_F16] = ncclFloat16 };
+    return TP_NCCL(ncclAllReduce(data, data, (size_t)count, types[dtype], ncclSum, g->nccl, g->backend->stream(g->context)));
+}
+#else
+plp_status tp_nccl_create(tp_group *g)
+{
+    (void)g;
+    return PLP_FAIL(PLP_ERR_DEVICE, "built without NCCL; fix: configure with -DPLP_CUDA=ON, or use --comm mpi");
+}
+void tp_nccl_destroy(tp_group *g) { (void)g; }
+plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
+{
+    (void)data, (void)count, (void)dtype;
+    return tp_nccl_create(g);
+}
+#endif

@@ -1,0 +1,129 @@
+/* A model on N ranks gives what it gives on one; whole, chunked and token-by-token prefill agree; neighbours and dirty slots do not matter.
+ * Random weights of shapes that split evenly, unevenly, and through the middle of groups. */
+#include "mpi_test.h"
+
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TOKENS = 70, VOCAB = 61 };
+
+static const struct {
+    const char *name;
+    model_config config;
+} shapes[] = {
+#define SHAPE(H, G, NORMS, TIED, BIAS)                                                                                                     \
+    {                                                                                                                                      \
+        "H" #H " G" #G " norms " #NORMS " tied " #TIED " bias " #BIAS,                                                                     \
+        {                                                                                                                                  \
+            .family = "mamba2", .kind = MODEL_MAMBA2, .hidden = 48, .layers = 3, .heads = H, .head_dim = 8, .inner = 8 * (H), .groups = G, \
+            .state = 16, .conv = 4, .chunk = 16, .vocab = VOCAB + 3, .vocab_used = VOCAB, .norm_eps = 1e-5, .dt_max = INFINITY,            \
+            .norm_groups = NORMS, .tied = TIED, .proj_bias = BIAS, .conv_bias = BIAS, .dtype = PLP_BF16                                    \
+        }                                                                                                                                  \
+    }
+    SHAPE(12, 1, 1, true, false),   /* one norm over all ranks: folded into the all-reduce */
+    SHAPE(12, 12, 12, false, true), /* every norm group whole on a rank                    */
+    SHAPE(12, 2, 2, false, true),   /* groups straddle ranks at np 3, 4, 5                  */
+    SHAPE(12, 4, 1, true, true),    /* several groups of B and C, one norm                  */
+    SHAPE(7, 7, 7, true, false),    /* a number of heads that nothing divides               */
+    SHAPE(12, 3, 0, false, false),  /* no gated norm                                        */
+};
+
+static int ids_of(int i) { return (int)((unsigned)i * 2654435761u >> 8) % VOCAB; }
+
+static model *make(tp_group *g, const model_config *c)
+{
+    model *m = NULL;
+    const model_options o = {
+        .backend = kn_cpu(), .threads = 1, .f32 = true, .max_tokens = 2 * TOKENS, .max_seqs = 8, .max_outs = TOKENS, .slots = 6
+    };
+    CHECK(model_create_random(&m, c, 42, g, &o) == PLP_OK);
+    for (int s = 0; m && s < o.slots; s++) CHECK(model_slot_poison(m, s) == PLP_OK);
+    return m;
+}
+
+/* Logits (TOKENS, vocab) of one sequence in slices of `slice`, between two slots; the others of the batch go into further slots. */
+static void run(model *m, int slice, bool crowd, float *logits)
+{
+    int rows[TOKENS], ids[2 * TOKENS], start[4] = { 0 };
+    for (int done = 0; done < TOKENS; done += slice) {
+        const int n = TOKENS - done < slice ? TOKENS - done : slice;
+        const int extra = crowd ? 5 : 0; /* another prompt's rows in front */
+        const bool decode = n == 1 && done > 0;
+        int src[2] = { 0, 0 }, dst[2] = { 0, 0 };
+        int64_t past[2] = { 0, 0 };
+        int seqs = 0, at = 0;
+        if (crowd && !decode) {
+            for (int i = 0; i < extra; i++) ids[at++] = ids_of(i + 1000);
+            src[seqs] = dst[seqs] = 4, past[seqs] = 0, start[++seqs] = at;
+        }
+        const int first = at;
+        for (int i = 0; i < n; i++) ids[at++] = ids_of(done + i), rows[i] = first + i;
+        src[seqs] = done / slice % 2, dst[seqs] = 1 - src[seqs], past[seqs] = done, start[++seqs] = at; /* from slot to slot */
+        const model_step step = { .tokens = at,
+                                  .seqs = seqs,
+                                  .decodes = decode ? 1 : 0,
+                                  .ids = ids,
+                                  .start = start,
+                                  .src_slot = src,
+                                  .dst_slot = dst,
+                                  .past = past,
+                                  .outs = n,
+                                  .out_row = rows };
+        CHECK(model_forward(m, &step) == PLP_OK);
+        for (int i = 0; i < n; i++) CHECK(model_gather_logits(m, i, logits + (done + i) * (VOCAB + 3)) == PLP_OK);
+    }
+}
+
+/* Largest difference relative to the largest magnitude, over real ids; infinite when something is not finite. */
+static double difference(const float *a, const float *b)
+{
+    double most = 0, scale = 0;
+    for (int t = 0; t < TOKENS; t++)
+        for (int v = 0; v < VOCAB; v++) {
+            const double x = a[t * (VOCAB + 3) + v], y = b[t * (VOCAB + 3) + v];
+            if (!isfinite(x) || !isfinite(y)) return INFINITY;
+            most = fmax(most, fabs(x - y)), scale = fmax(scale, fabs(y));
+        }
+    return scale > 0 ? most / scale : INFINITY;
+}
+
+int main(int argc, char **argv)
+{
+    tp_group *g = mpi_test_begin(&argc, &argv), *self = NULL;
+    CHECK(tp_group_self(&self) == PLP_OK);
+    const size_t bytes = sizeof(float) * TOKENS * (VOCAB + 3);
+    float *alone = malloc(bytes), *mine = malloc(bytes);
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        const model_config *c = &shapes[s].config;
+        model *one = NULL, *many = NULL;
+        if (tp_size(g) > c->heads) {
+            const model_options o = {
+                .backend = kn_cpu(), .threads = 1, .f32 = true, .max_tokens = 1, .max_seqs = 1, .max_outs = 1, .slots = 1
+            };
+            CHECK(model_create_random(&many, c, 42, g, &o) == PLP_ERR_USAGE);
+            continue;
+        }
+        one = make(self, c), many = make(g, c);
+        run(one, TOKENS, false, alone);
+        const int slices[] = { TOKENS, 64, 7, 1 };
+        for (size_t i = 0; i < sizeof slices / sizeof *slices; i++)
+            for (int crowd = 0; crowd < 2; crowd++) {
+                memset(mine, 0xff, bytes);
+                run(many, slices[i], crowd, mine);
+                const double d = difference(mine, alone);
+                /* float32 sums of a few hundred terms in another order, three layers deep */
+                if (!CHECK(d < 1e-5)) printf("%s, slices of %d, crowd %d: %g\n", shapes[s].name, slices[i], crowd, d);
+            }
+        CHECK(isinf(mine[VOCAB]) && mine[VOCAB] < 0); /* padding is never a candidate */
+        model_destroy(&one);
+        model_destroy(&many);
+    }
+    free(alone);
+    free(mine);
+    tp_group_destroy(&self);
+    return mpi_test_end(g);
+}
