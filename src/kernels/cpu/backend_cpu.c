@@ -121,6 +121,8 @@ const kn_backend *kn_cpu(void)
         .fill = fill,
         .sync = sync_nothing,
         .memory = memory,
+        .read_time = kn_read_time_cpu,
+        .describe = kn_describe_cpu,
         .embed = kn_embed_cpu,
         .add_norm = kn_add_norm_cpu,
         .linear = kn_linear_cpu,
@@ -129,6 +131,7 @@ const kn_backend *kn_cpu(void)
         .ssm_step = kn_ssm_step_cpu,
         .gated_norm = kn_gated_norm_cpu,
         .candidates = kn_candidates_cpu,
+        .feed = kn_feed_cpu,
     };
     return &cpu;
 }
