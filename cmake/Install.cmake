@@ -1,5 +1,6 @@
 # cmake --install: program (src/cli), public headers, documentation, man page, job scripts, and a module file that names the prefix.
 include(GNUInstallDirs)
+set_target_properties(polylepis PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON) # CUDA and NCCL often live outside the loader's folders
 install(DIRECTORY include/polylepis DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN *.h)
 install(FILES docs/man/polylepis.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 install(FILES README.md CONTRIBUTING.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
