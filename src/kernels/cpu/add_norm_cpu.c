@@ -1,0 +1,48 @@
+#include "kernels/cpu/context_cpu.h"
+#include "kernels/cpu/simd.h"
+
+/* r += scale delta (+ bias) */
+KN_CLONES static void add(float *restrict r, const void *restrict delta, plp_dtype dtype, float scale, const float *restrict bias, int n)
+{
+    enum { STEP = 256 };
+    float d[STEP];
+    for (int i = 0; i < n; i += STEP) {
+        const int m = n - i < STEP ? n - i : STEP;
+        kn_widen(d, (const char *)delta + (size_t)i * plp_dtype_size(dtype), dtype, m);
+        if (bias)
+            for (int j = 0; j < m; j++) r[i + j] += scale * d[j] + bias[i + j];
+        else
+            for (int j = 0; j < m; j++) r[i + j] += scale * d[j];
+    }
+}
+
+/* out = r rsqrt(mean(r^2) + eps) weight */
+KN_CLONES static void norm(float *restrict out, const float *restrict r, const float *restrict weight, double eps, int n)
+{
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < n; i++) sum += (double)r[i] * r[i];
+    const float scale = (float)(1 / sqrt(sum / n + eps));
+    for (int i = 0; i < n; i++) out[i] = r[i] * scale * weight[i];
+}
+
+plp_status kn_add_norm_cpu(kn_context *c, const kn_add_norm_args *a)
+{
+    const size_t hidden = (size_t)a->hidden;
+    const int threads = kn_threads(c, 4.0 * a->tokens * a->hidden);
+    if (a->delta) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+        for (int t = 0; t < a->tokens; t++) {
+            const double scale = a->sumsq ? 1 / sqrt((double)a->sumsq[t * a->ld_sumsq] / a->sumsq_width + a->sumsq_eps) : 1;
+            add(a->residual + (size_t)t * hidden, (const char *)a->delta + (size_t)(t * a->ld_delta) * plp_dtype_size(a->delta_dtype),
+                a->delta_dtype, (float)scale, a->bias, a->hidden);
+        }
+    }
+    if (a->out) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+        for (int i = 0; i < a->outs; i++)
+            norm((float *)a->out + (size_t)i * hidden, a->residual + (size_t)(a->map ? a->map[i] : i) * hidden, a->weight, a->eps,
+                 a->hidden);
+    }
+    return PLP_OK;
+}

@@ -1,0 +1,134 @@
+#include "kernels/cpu/context_cpu.h"
+
+#include "base/error.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { LINE = 64 }; /* bytes of a cache line, and of the widest vector */
+
+static size_t round_up(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static void destroy(kn_context **c)
+{
+    if (!*c) return;
+    free((*c)->rows);
+    free((*c)->scratch);
+    free(*c);
+    *c = NULL;
+}
+
+static plp_status create(kn_context **context, const kn_options *o)
+{
+    plp_status st = PLP_OK;
+    kn_context *c = calloc(1, sizeof *c);
+    PLP_DO(PLP_ALLOCATED(c));
+    c->options = *o;
+    c->threads = o->threads > 0 ? o->threads : omp_get_max_threads();
+    c->rows_bytes = (size_t)o->max_tokens * round_up((size_t)o->max_k * sizeof(float));
+    c->scratch_bytes = round_up(larger(kn_ssd_scratch(o->max_dim, o->max_state), kn_candidates_scratch(o->max_n)));
+    PLP_DO(PLP_ALLOCATED(c->rows = aligned_alloc(LINE, round_up(c->rows_bytes + 1))));
+    PLP_DO(PLP_ALLOCATED(c->scratch = aligned_alloc(LINE, (size_t)c->threads * c->scratch_bytes + LINE)));
+done:
+    if (st != PLP_OK) destroy(&c);
+    *context = c;
+    return st;
+}
+
+char *kn_scratch(const kn_context *c) { return c->scratch + (size_t)omp_get_thread_num() * c->scratch_bytes; }
+
+plp_status kn_scratch_holds(const kn_context *c, const char *who, size_t bytes)
+{
+    if (bytes <= c->scratch_bytes) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_INTERNAL, "%s: scratch of %zu bytes, %zu needed; the context's max_ sizes are too small", who, c->scratch_bytes,
+                    bytes);
+}
+
+static kn_stream stream(kn_context *c)
+{
+    (void)c;
+    return NULL;
+}
+
+static plp_status alloc(kn_context *c, void **p, size_t bytes)
+{
+    (void)c;
+    *p = aligned_alloc(LINE, round_up(bytes + (bytes == 0)));
+    return *p ? PLP_OK
+              : PLP_FAIL(PLP_ERR_MEMORY, "host memory exhausted: %zu bytes; fix: a smaller model, batch or cache, or more ranks", bytes);
+}
+
+static void release(kn_context *c, void **p)
+{
+    (void)c;
+    free(*p);
+    *p = NULL;
+}
+
+static plp_status copy(kn_context *c, void *dst, const void *src, size_t bytes)
+{
+    (void)c;
+    if (bytes) memmove(dst, src, bytes);
+    return PLP_OK;
+}
+
+static plp_status fill(kn_context *c, void *dst, int byte, size_t bytes)
+{
+    (void)c;
+    if (bytes) memset(dst, byte, bytes);
+    return PLP_OK;
+}
+
+static plp_status sync_nothing(kn_context *c)
+{
+    (void)c;
+    return PLP_OK;
+}
+
+/* What the kernel calls available: free memory and what it can drop. */
+static plp_status memory(kn_context *c, size_t *available, size_t *total)
+{
+    (void)c;
+    const long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES), unused = sysconf(_SC_AVPHYS_PAGES);
+    if (page <= 0 || pages <= 0 || unused < 0) return PLP_FAIL(PLP_ERR_INTERNAL, "cannot learn the size of memory from sysconf");
+    *total = (size_t)pages * (size_t)page;
+    *available = (size_t)unused * (size_t)page;
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[128];
+    unsigned long long kilobytes;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu kB", &kilobytes) == 1) *available = (size_t)kilobytes * 1024;
+    if (f) fclose(f);
+    return PLP_OK;
+}
+
+const kn_backend *kn_cpu(void)
+{
+    static const kn_backend cpu = {
+        .name = "cpu",
+        .create = create,
+        .destroy = destroy,
+        .stream = stream,
+        .alloc = alloc,
+        .release = release,
+        .to_device = copy,
+        .to_host = copy,
+        .copy = copy,
+        .fill = fill,
+        .sync = sync_nothing,
+        .memory = memory,
+        .embed = kn_embed_cpu,
+        .add_norm = kn_add_norm_cpu,
+        .linear = kn_linear_cpu,
+        .conv = kn_conv_cpu,
+        .ssd = kn_ssd_cpu,
+        .ssm_step = kn_ssm_step_cpu,
+        .gated_norm = kn_gated_norm_cpu,
+        .candidates = kn_candidates_cpu,
+    };
+    return &cpu;
+}

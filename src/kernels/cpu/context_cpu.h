@@ -1,0 +1,38 @@
+/* src/kernels/cpu/context_cpu.h -- a rank's CPU context, and the operations that fill the table of the backend "cpu".
+ *
+ * Scratch is allocated once, at creation, from the sizes in kn_options; an operation that needs more says so. */
+#ifndef KERNELS_CPU_CONTEXT_CPU_H
+#define KERNELS_CPU_CONTEXT_CPU_H
+
+#include "kernels/kernels.h"
+
+struct kn_context {
+    kn_options options;
+    int threads;
+    char *rows; /* the rounded activations of a matrix product: rows_bytes */
+    size_t rows_bytes;
+    char *scratch; /* threads * scratch_bytes */
+    size_t scratch_bytes;
+};
+
+/* A parallel region costs microseconds: work that is done in less (an operation here is an add or a multiply, or a few bytes moved)
+ * stays on the calling thread. */
+static inline int kn_threads(const kn_context *c, double operations) { return operations < 1e5 ? 1 : c->threads; }
+
+/* The calling thread's scratch; inside a parallel region of at most c->threads threads. */
+char *kn_scratch(const kn_context *c);
+/* PLP_ERR_INTERNAL: the context was created for less. */
+plp_status kn_scratch_holds(const kn_context *c, const char *who, size_t bytes);
+size_t kn_ssd_scratch(int dim, int state);
+size_t kn_candidates_scratch(int valid);
+
+plp_status kn_embed_cpu(kn_context *c, const kn_embed_args *a);
+plp_status kn_add_norm_cpu(kn_context *c, const kn_add_norm_args *a);
+plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a);
+plp_status kn_conv_cpu(kn_context *c, const kn_conv_args *a, const kn_batch *b);
+plp_status kn_ssd_cpu(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+plp_status kn_ssm_step_cpu(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+plp_status kn_gated_norm_cpu(kn_context *c, const kn_gated_norm_args *a);
+plp_status kn_candidates_cpu(kn_context *c, const kn_candidates_args *a);
+
+#endif
