@@ -1,0 +1,146 @@
+/* polylepis/engine.h -- many sequences through one model: submit requests, step, read events.
+ *
+ * Every rank of the communicator makes the same calls in the same order with the same arguments, and every rank gets the same events:
+ * the schedule is a function of the requests, and the noise of sampling of (seed, position, token) alone.  So no rank waits for another
+ * but in the functions marked "Collective.", and a request's tokens depend neither on what else is in the batch nor on its slot.
+ * After a collective function has failed on one rank the others may wait for it: end the job (MPI_Abort).
+ *
+ *     plp_engine_options options = { .model = "model.h5" };      everything else 0: the default
+ *     plp_engine_create(&engine, MPI_COMM_WORLD, &options);
+ *     plp_request request = plp_request_defaults();
+ *     plp_encode(engine, "In the beginning", 16, 1, &request.ids, &request.count);
+ *     plp_engine_submit(engine, &request, &id);
+ *     while (plp_engine_step(engine, &left) == PLP_OK && ...)
+ *         while (plp_engine_next_event(engine, &event)) ...
+ *
+ * One thread at a time per engine. */
+#ifndef POLYLEPIS_ENGINE_H
+#define POLYLEPIS_ENGINE_H
+
+#include "polylepis/status.h"
+
+#include <mpi.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct plp_engine plp_engine;
+
+typedef enum plp_device { PLP_DEVICE_AUTO, PLP_DEVICE_CPU, PLP_DEVICE_CUDA } plp_device;
+typedef enum plp_number { PLP_NUMBER_AUTO, PLP_NUMBER_F32, PLP_NUMBER_BF16, PLP_NUMBER_F16 } plp_number;
+typedef enum plp_link { PLP_LINK_AUTO, PLP_LINK_MPI, PLP_LINK_NCCL } plp_link;
+
+typedef struct plp_engine_options {
+    const char *model;    /* a polylepis model file or a checkpoint directory                              */
+    plp_device device;    /* auto: CUDA where every rank sees a GPU                                        */
+    plp_number compute;   /* auto: as the weights are stored; f32: float32 everywhere                      */
+    plp_number state;     /* of the SSM state between steps; auto: f32, the only one without drift         */
+    plp_link link;        /* of the sums over ranks; auto: NCCL between GPUs, else MPI                     */
+    int threads;          /* CPU threads of a rank; 0: its share of the host's                             */
+    int deterministic;    /* results of a request must not depend on others, to the bit                    */
+    int max_seqs;         /* state slots: most requests that run at a time; 0: 16                          */
+    int max_batch_tokens; /* most tokens of a step; 0: 512.  At least max_seqs                             */
+} plp_engine_options;
+
+/* Collective.  Opens the model on every rank of `comm`, which is duplicated. */
+plp_status plp_engine_create(plp_engine **engine, MPI_Comm comm, const plp_engine_options *options);
+/* Collective.  NULL is accepted; leaves NULL. */
+void plp_engine_destroy(plp_engine **engine);
+
+typedef struct plp_engine_info {
+    int rank, size;
+    int vocabulary;    /* ids that may be given and emitted: 0 .. vocabulary - 1 */
+    int bos;           /* the model's beginning-of-sequence id; -1: none         */
+    int has_tokenizer; /* without one, requests have no text and no stop strings */
+    int max_seqs, max_batch_tokens;
+    uint64_t weight_bytes, state_bytes, work_bytes; /* of this rank */
+    const char *backend, *link;                     /* "cpu", "cuda"; "mpi", "nccl", "none"; static storage */
+} plp_engine_info;
+void plp_engine_describe(const plp_engine *engine, plp_engine_info *info);
+
+/* Ids of a text; add_special: with what the tokenizer's post-processor adds (BOS).  *ids is the caller's: plp_free.  PLP_ERR_USAGE
+ * without a tokenizer. */
+plp_status plp_encode(plp_engine *engine, const char *text, size_t bytes, int add_special, int **ids, size_t *count);
+/* A token as the tokenizer spells it; NULL for one without a spelling.  Borrowed from the engine. */
+const char *plp_token(const plp_engine *engine, int id);
+void plp_free(void *memory);
+
+/* ------------------------------------------------------------------------------------------------------------------- requests */
+enum { PLP_MOST_LOGPROBS = 20 };
+
+/* In the order in which they act: penalties, temperature, min_p, top_k, top_p; each after the first renormalises what is left.  Equal
+ * probabilities: the lower id. */
+typedef struct plp_sampling {
+    double repetition;  /* > 0; 1: off.  Divides positive logits of ids in prompt or output, multiplies negative ones */
+    double presence;    /* subtracted from logits of ids in the output; 0: off                                        */
+    double frequency;   /* subtracted as often as the id is in the output; 0: off                                     */
+    double temperature; /* 0: the most probable token, and the filters below do nothing */
+    double min_p;       /* least probability, as a share of the largest; 0: off         */
+    int64_t top_k;      /* 0: off */
+    double top_p;       /* 1: off */
+    uint64_t seed;      /* equal seeds and prompts give equal outputs */
+} plp_sampling;
+
+/* Borrowed for the call of plp_engine_submit. */
+typedef struct plp_request {
+    const int *ids; /* the prompt, at least one id */
+    size_t count;
+    plp_sampling sampling;
+    int64_t max_tokens; /* ends with PLP_FINISH_LENGTH after so many */
+    int64_t min_tokens; /* no stop, and no stop id, before so many   */
+    int ignore_eos;     /* the model's own stop ids do not stop      */
+    const int *stop_ids;
+    int stop_id_count;
+    const char *const *stops; /* text that ends the request; it is not given out */
+    int stop_count;
+    int logprobs;     /* -1: none; k: of the token and the k most probable, of the logits as they are */
+    int keep_special; /* special tokens are part of the text */
+} plp_request;
+
+/* temperature 1, no filter, no penalty, seed 0, 16 tokens. */
+plp_request plp_request_defaults(void);
+
+/* Puts a request into the queue.  PLP_ERR_DATA for an empty prompt or an id outside the vocabulary, PLP_ERR_USAGE for a parameter out of
+ * its range. */
+plp_status plp_engine_submit(plp_engine *engine, const plp_request *request, uint64_t *id);
+/* Ends a request, waiting or running, with a PLP_FINISH_CANCELLED event after the next step.  Unknown or finished ids do nothing. */
+void plp_engine_cancel(plp_engine *engine, uint64_t id);
+
+/* --------------------------------------------------------------------------------------------------------------------- events */
+typedef enum plp_event_kind { PLP_EVENT_TOKEN, PLP_EVENT_FINISHED, PLP_EVENT_ERROR } plp_event_kind;
+typedef enum plp_finish { PLP_FINISH_STOP, PLP_FINISH_LENGTH, PLP_FINISH_CANCELLED } plp_finish;
+
+/* Pointers are valid until the next step. */
+typedef struct plp_event {
+    plp_event_kind kind;
+    uint64_t request;
+    const char *text; /* text that may now be shown: whole characters, and no part of a stop string.  TOKEN, FINISHED */
+    size_t text_bytes;
+    /* TOKEN */
+    int token;
+    double logprob; /* with logprobs >= 0 */
+    int tops;
+    const int *top_id; /* (tops), most probable first */
+    const double *top_logprob;
+    /* FINISHED */
+    plp_finish finish;
+    int stop_id;           /* the token that stopped it, or -1 */
+    const char *stop_text; /* the stop string that stopped it, or NULL */
+    /* ERROR: this request has failed, the others go on */
+    plp_status status;
+    const char *message;
+} plp_event;
+
+/* Collective.  Computes one step: a token of every running request whose prompt is done, and slices of prompts.  *left: requests that
+ * wait or run afterwards.  With none of them it does nothing. */
+plp_status plp_engine_step(plp_engine *engine, int *left);
+/* The next event of the last step; 0 when there is none. */
+int plp_engine_next_event(plp_engine *engine, plp_event *event);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,446 @@
+#include "engine/engine.h"
+
+#include "engine/request.h"
+#include "engine/schedule.h"
+#include "engine/session.h"
+
+#include "base/error.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHECK_STEPS = 16, MESSAGE = 256 }; /* how often the ranks compare what they did: one small collective */
+
+/* An event that waits to be read: text is an offset into the engine's text until then. */
+typedef struct {
+    plp_event event;
+    size_t text_at, stop_at; /* SIZE_MAX: no stop text */
+    int top_id[PLP_MOST_LOGPROBS];
+    double top_logprob[PLP_MOST_LOGPROBS];
+    char message[MESSAGE];
+} queued;
+
+struct plp_engine {
+    engine_session session; /* what plp_engine_create opened; empty over a borrowed model */
+    model *model;
+    text_tokenizer *tokenizer;
+    const model_config *config;
+    tp_group *group;
+    int ranks, max_seqs, max_tokens;
+
+    request *first, *last; /* the queue              */
+    request **running;     /* (max_seqs) as admitted */
+    int runs, waits;
+    int *free_slot; /* (max_seqs) a stack     */
+    int free_slots;
+    uint64_t next_id;
+
+    int64_t step;
+    uint64_t digest; /* of every schedule and token so far */
+    plp_status broken;
+
+    /* One step. */
+    schedule_seq *seq;
+    schedule_slice *slice;
+    int *ids, *start, *slot, *out_row, *out_seq;
+    int64_t *past;
+    sampling_row *row;
+    kn_sample_row *kernel_row;
+    kn_candidates *candidates; /* (ranks, max_seqs) */
+    sampling_work *work;
+    float *logits; /* (vocab), once asked for */
+    int *penalty_id, *penalty_hits;
+    size_t penalty_room;
+
+    queued *event; /* of the last step */
+    int events, event_room, read;
+    char *text;
+    size_t text_used, text_room;
+};
+
+/* -------------------------------------------------------------------------------------------------------------------- events */
+static plp_status add_text(plp_engine *e, const char *text, size_t bytes, size_t *at)
+{
+    if (e->text_used + bytes + 1 > e->text_room) {
+        const size_t room = 2 * (e->text_used + bytes) + 4096;
+        char *grown = realloc(e->text, room);
+        PLP_TRY(PLP_ALLOCATED(grown));
+        e->text = grown, e->text_room = room;
+    }
+    *at = e->text_used;
+    if (bytes > 0) memcpy(e->text + e->text_used, text, bytes);
+    e->text[e->text_used + bytes] = 0;
+    e->text_used += bytes + 1;
+    return PLP_OK;
+}
+
+static plp_status add_event(plp_engine *e, plp_event_kind kind, const request *r, queued **added)
+{
+    if (e->events == e->event_room) {
+        const int room = 2 * e->event_room + 64;
+        queued *grown = realloc(e->event, (size_t)room * sizeof *grown);
+        PLP_TRY(PLP_ALLOCATED(grown));
+        e->event = grown, e->event_room = room;
+    }
+    queued *q = &e->event[e->events];
+    *q = (queued){ .event = { .kind = kind, .request = r->id, .token = -1, .stop_id = -1 }, .stop_at = SIZE_MAX };
+    PLP_TRY(add_text(e, "", 0, &q->text_at));
+    e->events++;
+    *added = q;
+    return PLP_OK;
+}
+
+int plp_engine_next_event(plp_engine *e, plp_event *event)
+{
+    if (e->read == e->events) return 0;
+    const queued *q = &e->event[e->read++];
+    *event = q->event;
+    event->text = e->text + q->text_at;
+    event->stop_text = q->stop_at == SIZE_MAX ? NULL : e->text + q->stop_at;
+    event->top_id = q->top_id;
+    event->top_logprob = q->top_logprob;
+    event->message = q->message;
+    return 1;
+}
+
+static plp_status add_error(plp_engine *e, const request *r, plp_status status, const char *message)
+{
+    queued *q;
+    PLP_TRY(add_event(e, PLP_EVENT_ERROR, r, &q));
+    q->event.status = status;
+    snprintf(q->message, sizeof q->message, "%s", message);
+    return PLP_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ create, destroy */
+plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t)
+{
+    plp_status st = PLP_OK;
+    plp_engine *e = NULL;
+    *out = NULL;
+    PLP_DO(PLP_ALLOCATED(e = calloc(1, sizeof *e)));
+    const model_options *o = model_options_of(m);
+    e->model = m, e->tokenizer = t, e->config = model_config_of(m), e->group = model_group(m);
+    e->ranks = tp_size(e->group);
+    e->max_seqs = o->slots < o->max_seqs ? o->slots : o->max_seqs;
+    e->max_tokens = o->max_tokens;
+    const size_t seqs = (size_t)e->max_seqs, tokens = (size_t)e->max_tokens;
+    PLP_DO(PLP_ALLOCATED(e->running = calloc(seqs, sizeof *e->running)));
+    PLP_DO(PLP_ALLOCATED(e->free_slot = malloc(seqs * sizeof *e->free_slot)));
+    PLP_DO(PLP_ALLOCATED(e->seq = malloc(seqs * sizeof *e->seq)));
+    PLP_DO(PLP_ALLOCATED(e->slice = malloc(seqs * sizeof *e->slice)));
+    PLP_DO(PLP_ALLOCATED(e->ids = malloc(tokens * sizeof *e->ids)));
+    PLP_DO(PLP_ALLOCATED(e->start = malloc((seqs + 1) * sizeof *e->start)));
+    PLP_DO(PLP_ALLOCATED(e->slot = malloc(seqs * sizeof *e->slot)));
+    PLP_DO(PLP_ALLOCATED(e->out_row = malloc(seqs * sizeof *e->out_row)));
+    PLP_DO(PLP_ALLOCATED(e->out_seq = malloc(seqs * sizeof *e->out_seq)));
+    PLP_DO(PLP_ALLOCATED(e->past = malloc(seqs * sizeof *e->past)));
+    PLP_DO(PLP_ALLOCATED(e->row = malloc(seqs * sizeof *e->row)));
+    PLP_DO(PLP_ALLOCATED(e->kernel_row = malloc(seqs * sizeof *e->kernel_row)));
+    PLP_DO(PLP_ALLOCATED(e->candidates = malloc(seqs * (size_t)e->ranks * sizeof *e->candidates)));
+    PLP_DO(sampling_work_create(&e->work, (int)e->config->vocab, e->ranks));
+    while (e->free_slots < e->max_seqs) e->free_slot[e->free_slots] = e->max_seqs - 1 - e->free_slots, e->free_slots++;
+    *out = e, e = NULL;
+done:
+    plp_engine_destroy(&e);
+    return st;
+}
+
+plp_status plp_engine_create(plp_engine **e, MPI_Comm comm, const plp_engine_options *options)
+{
+    engine_session s;
+    *e = NULL;
+    plp_status st = engine_session_open(&s, comm, options, 0);
+    if (st == PLP_OK) st = tp_agree(s.group, engine_create(e, s.model, s.tokenizer));
+    if (st == PLP_OK) {
+        (*e)->session = s;
+        return PLP_OK;
+    }
+    plp_engine_destroy(e);
+    engine_session_close(&s);
+    return st;
+}
+
+void plp_engine_destroy(plp_engine **out)
+{
+    plp_engine *e = *out;
+    if (e == NULL) return;
+    for (int i = 0; e->running != NULL && i < e->runs; i++) request_destroy(&e->running[i]);
+    for (request *r = e->first, *next; r != NULL; r = next) next = r->next, request_destroy(&r);
+    free(e->running);
+    free(e->free_slot);
+    free(e->seq);
+    free(e->slice);
+    free(e->ids);
+    free(e->start);
+    free(e->slot);
+    free(e->out_row);
+    free(e->out_seq);
+    free(e->past);
+    free(e->row);
+    free(e->kernel_row);
+    free(e->candidates);
+    sampling_work_destroy(&e->work);
+    free(e->logits);
+    free(e->penalty_id);
+    free(e->penalty_hits);
+    free(e->event);
+    free(e->text);
+    engine_session s = e->session;
+    free(e);
+    engine_session_close(&s);
+    *out = NULL;
+}
+
+void plp_engine_describe(const plp_engine *e, plp_engine_info *info)
+{
+    const model_memory memory = model_memory_of(e->model);
+    *info = (plp_engine_info){
+        .rank = tp_rank(e->group),
+        .size = e->ranks,
+        .vocabulary = (int)e->config->vocab_used,
+        .bos = (int)e->config->bos,
+        .has_tokenizer = e->tokenizer != NULL,
+        .max_seqs = e->max_seqs,
+        .max_batch_tokens = e->max_tokens,
+        .weight_bytes = memory.weights,
+        .state_bytes = memory.states,
+        .work_bytes = memory.work,
+        .backend = model_options_of(e->model)->backend->name,
+        .link = tp_comm_name(e->group),
+    };
+}
+
+plp_status plp_encode(plp_engine *e, const char *text, size_t bytes, int add_special, int **ids, size_t *count)
+{
+    if (e->tokenizer == NULL)
+        return PLP_FAIL(PLP_ERR_USAGE,
+                        "the model has no tokenizer; fix: give token ids, or convert it with tokenizer.json in its directory");
+    return text_encode(e->tokenizer, text, bytes, add_special, ids, count);
+}
+
+const char *plp_token(const plp_engine *e, int id) { return e->tokenizer == NULL ? NULL : text_tokenizer_token(e->tokenizer, id); }
+
+void plp_free(void *memory) { free(memory); }
+
+/* -------------------------------------------------------------------------------------------------------- requests come and go */
+plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
+{
+    request *r;
+    PLP_TRY(request_create(&r, given, e->config, e->tokenizer));
+    r->id = *id = ++e->next_id;
+    if (e->first == NULL)
+        e->first = r;
+    else
+        e->last->next = r;
+    e->last = r;
+    e->waits++;
+    return PLP_OK;
+}
+
+void plp_engine_cancel(plp_engine *e, uint64_t id)
+{
+    for (request *r = e->first; r != NULL; r = r->next)
+        if (r->id == id) r->cancelled = true;
+    for (int i = 0; i < e->runs; i++)
+        if (e->running[i]->id == id) e->running[i]->cancelled = true;
+}
+
+static plp_status add_cancelled(plp_engine *e, const request *r)
+{
+    queued *q;
+    PLP_TRY(add_event(e, PLP_EVENT_FINISHED, r, &q));
+    q->event.finish = PLP_FINISH_CANCELLED;
+    q->event.text_bytes = r->held.used;
+    return add_text(e, r->held.text, r->held.used, &q->text_at);
+}
+
+/* Takes the requests that are done out of the running ones, and leaves the others in their order. */
+static void release_done(plp_engine *e)
+{
+    int kept = 0;
+    for (int i = 0; i < e->runs; i++) {
+        request *r = e->running[i];
+        if (r->done) {
+            e->free_slot[e->free_slots++] = r->slot;
+            request_destroy(&r);
+        } else
+            e->running[kept++] = r;
+    }
+    e->runs = kept;
+}
+
+static plp_status drop_cancelled(plp_engine *e)
+{
+    e->last = NULL;
+    for (request **at = &e->first; *at != NULL;) {
+        request *r = *at;
+        if (!r->cancelled) {
+            e->last = r, at = &r->next;
+            continue;
+        }
+        PLP_TRY(add_cancelled(e, r));
+        *at = r->next;
+        e->waits--;
+        request_destroy(&r);
+    }
+    for (int i = 0; i < e->runs; i++)
+        if (e->running[i]->cancelled) {
+            PLP_TRY(add_cancelled(e, e->running[i]));
+            e->running[i]->done = true;
+        }
+    release_done(e);
+    return PLP_OK;
+}
+
+static void admit(plp_engine *e)
+{
+    while (e->first != NULL && e->free_slots > 0) {
+        request *r = e->first;
+        e->first = r->next;
+        if (e->first == NULL) e->last = NULL;
+        e->waits--;
+        r->slot = e->free_slot[--e->free_slots];
+        e->running[e->runs++] = r;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------- step */
+static void note_digest(plp_engine *e, uint64_t value)
+{
+    for (int i = 0; i < 8; i++) e->digest = (e->digest ^ (value >> 8 * i & 0xff)) * 0x100000001b3u; /* FNV-1a */
+}
+
+/* Queues the slices' rows.  *outs: rows that will give a token, e->out_seq whose. */
+static plp_status forward(plp_engine *e, int slices, int decodes, int *outs)
+{
+    int rows = 0;
+    *outs = 0;
+    for (int i = 0; i < slices; i++) {
+        const schedule_slice *s = &e->slice[i];
+        const request *r = e->running[s->seq];
+        e->start[i] = rows, e->slot[i] = r->slot, e->past[i] = r->past;
+        memcpy(e->ids + rows, r->ids + r->past, (size_t)s->rows * sizeof *e->ids);
+        rows += s->rows;
+        if (s->out) e->out_row[*outs] = rows - 1, e->out_seq[(*outs)++] = s->seq;
+        note_digest(e, r->id);
+        note_digest(e, (uint64_t)s->rows);
+    }
+    e->start[slices] = rows;
+    const model_step step = {
+        .tokens = rows,
+        .seqs = slices,
+        .decodes = decodes,
+        .ids = e->ids,
+        .start = e->start,
+        .src_slot = e->slot,
+        .dst_slot = e->slot,
+        .past = e->past,
+        .outs = *outs,
+        .out_row = e->out_row,
+    };
+    PLP_TRY(model_forward(e->model, &step));
+    for (int i = 0; i < slices; i++) e->running[e->slice[i].seq]->past += e->slice[i].rows;
+    return PLP_OK;
+}
+
+/* The candidates of every row, from all ranks. */
+static plp_status gather_candidates(plp_engine *e, int outs)
+{
+    size_t penalties = 0;
+    for (int i = 0; i < outs; i++) {
+        e->row[i] = request_sampling_row(e->running[e->out_seq[i]]);
+        e->kernel_row[i] = sampling_kernel_row(&e->row[i], (int)penalties);
+        penalties += (size_t)e->row[i].penalties;
+    }
+    if (penalties > e->penalty_room) {
+        free(e->penalty_id);
+        free(e->penalty_hits);
+        e->penalty_room = 2 * penalties;
+        e->penalty_id = malloc(e->penalty_room * sizeof *e->penalty_id);
+        e->penalty_hits = malloc(e->penalty_room * sizeof *e->penalty_hits);
+        PLP_TRY(PLP_ALLOCATED(e->penalty_id));
+        PLP_TRY(PLP_ALLOCATED(e->penalty_hits));
+    }
+    for (int i = 0; i < outs; i++) {
+        const sampling_row *r = &e->row[i];
+        if (r->penalties == 0) continue;
+        memcpy(e->penalty_id + e->kernel_row[i].penalty_first, r->penalty_id, (size_t)r->penalties * sizeof *e->penalty_id);
+        memcpy(e->penalty_hits + e->kernel_row[i].penalty_first, r->penalty_hits, (size_t)r->penalties * sizeof *e->penalty_hits);
+    }
+    return model_candidates(e->model, outs, e->kernel_row, e->penalty_id, e->penalty_hits, (int)penalties, e->candidates);
+}
+
+static plp_status choose(plp_engine *e, int i, int outs, sampling_choice *choice, bool *finite)
+{
+    const kn_candidates *all = e->candidates + i;
+    const sampling_result result = sampling_from_candidates(e->work, &e->row[i], all, outs, e->ranks, choice);
+    *finite = result != SAMPLING_NOT_FINITE;
+    if (result != SAMPLING_NEEDS_ROW) return PLP_OK;
+    if (e->logits == NULL) PLP_TRY(PLP_ALLOCATED(e->logits = malloc((size_t)e->config->vocab * sizeof *e->logits)));
+    PLP_TRY(model_gather_logits(e->model, i, e->logits));
+    sampling_from_logits(e->work, &e->row[i], all, outs, e->ranks, e->logits, (int)e->config->vocab_used, choice);
+    return PLP_OK;
+}
+
+static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
+{
+    queued *q;
+    request_progress p;
+    note_digest(e, (uint64_t)c->token);
+    PLP_TRY(request_append(r, c->token, &p));
+    PLP_TRY(add_event(e, PLP_EVENT_TOKEN, r, &q));
+    q->event.token = c->token, q->event.logprob = c->logprob, q->event.tops = c->tops, q->event.text_bytes = p.ready;
+    memcpy(q->top_id, c->top_id, sizeof q->top_id);
+    memcpy(q->top_logprob, c->top_logprob, sizeof q->top_logprob);
+    PLP_TRY(add_text(e, r->held.text, p.ready, &q->text_at));
+    hold_take(&r->held, p.ready);
+    if (!p.finished) return PLP_OK;
+
+    r->done = true;
+    PLP_TRY(add_event(e, PLP_EVENT_FINISHED, r, &q));
+    q->event.finish = p.finish, q->event.stop_id = p.stop_id;
+    return p.stop_text < 0 ? PLP_OK : add_text(e, r->stops[p.stop_text], strlen(r->stops[p.stop_text]), &q->stop_at);
+}
+
+static plp_status run_step(plp_engine *e)
+{
+    int decodes, outs;
+    for (int i = 0; i < e->runs; i++) e->seq[i] = (schedule_seq){ e->running[i]->prompt, e->running[i]->past };
+    const int64_t chunk = e->config->chunk > 0 ? e->config->chunk : 1;
+    const int slices = schedule_step(e->seq, e->runs, e->max_tokens, chunk, e->slice, &decodes);
+    PLP_TRY(forward(e, slices, decodes, &outs));
+    if (outs > 0) PLP_TRY(gather_candidates(e, outs));
+    for (int i = 0; i < outs; i++) {
+        request *r = e->running[e->out_seq[i]];
+        sampling_choice choice;
+        bool finite;
+        PLP_TRY(choose(e, i, outs, &choice, &finite));
+        if (finite) {
+            PLP_TRY(deliver(e, r, &choice));
+            continue;
+        }
+        PLP_FAIL(PLP_ERR_DATA, "logits are not finite; step %lld, token %lld of request %llu; fix: polylepis convert --check-finite",
+                 (long long)e->step, (long long)r->length, (unsigned long long)r->id);
+        r->done = true;
+        PLP_TRY(add_error(e, r, PLP_ERR_DATA, plp_last_error()));
+    }
+    release_done(e);
+    if (++e->step % CHECK_STEPS != 0) return PLP_OK;
+    char what[80];
+    snprintf(what, sizeof what, "the schedule or the tokens of the %d steps before step %lld", CHECK_STEPS, (long long)e->step);
+    return tp_same(e->group, what, &e->digest, sizeof e->digest);
+}
+
+plp_status plp_engine_step(plp_engine *e, int *left)
+{
+    e->events = e->read = 0;
+    e->text_used = 0;
+    if (e->broken != PLP_OK) return PLP_FAIL(e->broken, "an earlier step of this engine failed; fix: end the job");
+    e->broken = drop_cancelled(e);
+    admit(e);
+    if (e->broken == PLP_OK && e->runs > 0) e->broken = run_step(e);
+    *left = e->runs + e->waits;
+    return e->broken;
+}

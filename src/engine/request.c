@@ -1,0 +1,205 @@
+#include "engine/request.h"
+
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_STOPS = 1024 };
+
+plp_request plp_request_defaults(void)
+{
+    return (plp_request){
+        .sampling = { .repetition = 1, .temperature = 1, .top_p = 1 },
+        .max_tokens = 16,
+        .logprobs = -1,
+    };
+}
+
+/* ------------------------------------------------------------------------------------------------------------------- checks */
+static plp_status check_sampling(const plp_sampling *s)
+{
+    const struct {
+        const char *name;
+        double value, least, most;
+    } ranges[] = {
+        { "repetition_penalty", s->repetition, 1e-3, 1e3 },
+        { "presence_penalty", s->presence, -100, 100 },
+        { "frequency_penalty", s->frequency, -100, 100 },
+        { "temperature", s->temperature, 0, 1e3 },
+        { "min_p", s->min_p, 0, 1 },
+        { "top_p", s->top_p, 0, 1 },
+        { "top_k", (double)s->top_k, 0, 0x1p53 },
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (!(ranges[i].value >= ranges[i].least && ranges[i].value <= ranges[i].most)) /* NaN is in no range */
+            return PLP_FAIL(PLP_ERR_USAGE, "%s %g; request; fix: give a number from %g to %g", ranges[i].name, ranges[i].value,
+                            ranges[i].least, ranges[i].most);
+    return PLP_OK;
+}
+
+static plp_status check_ids(const char *what, const int *ids, size_t count, int64_t vocab)
+{
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= vocab)
+            return PLP_FAIL(PLP_ERR_DATA, "%s: id %d at index %zu, the vocabulary has %lld; request; fix: give ids from 0 to %lld", what,
+                            ids[i], i, (long long)vocab, (long long)vocab - 1);
+    return PLP_OK;
+}
+
+static plp_status check(const plp_request *g, const model_config *c, const text_tokenizer *t)
+{
+    if (g->count == 0) return PLP_FAIL(PLP_ERR_DATA, "the prompt has no tokens; request; fix: give text, or put the BOS token before it");
+    PLP_TRY(check_ids("prompt", g->ids, g->count, c->vocab_used));
+    PLP_TRY(check_ids("stop_token_ids", g->stop_ids, (size_t)g->stop_id_count, c->vocab_used));
+    PLP_TRY(check_sampling(&g->sampling));
+    if (g->max_tokens < 1 || g->min_tokens < 0 || g->min_tokens > g->max_tokens)
+        return PLP_FAIL(PLP_ERR_USAGE, "max_tokens %lld with min_tokens %lld; request; fix: 0 <= min_tokens <= max_tokens, and at least 1",
+                        (long long)g->max_tokens, (long long)g->min_tokens);
+    if (g->logprobs < -1 || g->logprobs > PLP_MOST_LOGPROBS)
+        return PLP_FAIL(PLP_ERR_USAGE, "logprobs %d; request; fix: give 0 to %d", g->logprobs, PLP_MOST_LOGPROBS);
+    if (g->stop_count > MOST_STOPS || g->stop_id_count > MOST_STOPS || g->stop_id_count + c->stops >= c->vocab_used)
+        return PLP_FAIL(PLP_ERR_USAGE, "%d stop strings and %d stop ids; request; fix: at most %d of each", g->stop_count, g->stop_id_count,
+                        MOST_STOPS);
+    if (g->stop_count > 0 && t == NULL)
+        return PLP_FAIL(PLP_ERR_USAGE,
+                        "stop strings without a tokenizer; request; fix: use stop ids, or convert the model with its tokenizer");
+    for (int i = 0; i < g->stop_count; i++)
+        if (g->stops[i][0] == 0) return PLP_FAIL(PLP_ERR_USAGE, "stop string %d is empty; request; fix: leave it out", i);
+    return PLP_OK;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------- penalties */
+
+/* Notes an id that was seen, in the output or in the prompt. */
+static plp_status note(request *r, int id, bool output)
+{
+    int low = 0, high = r->seen_count;
+    while (low < high) {
+        const int middle = (low + high) / 2;
+        if (r->seen[middle] < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == r->seen_count || r->seen[low] != id) {
+        if (r->seen_count == r->seen_room) {
+            const int room = 2 * r->seen_room + 64;
+            int *seen = realloc(r->seen, (size_t)room * sizeof *seen);
+            PLP_TRY(PLP_ALLOCATED(seen));
+            r->seen = seen;
+            int *hits = realloc(r->hits, (size_t)room * sizeof *hits);
+            PLP_TRY(PLP_ALLOCATED(hits));
+            r->hits = hits, r->seen_room = room;
+        }
+        const size_t behind = (size_t)(r->seen_count - low) * sizeof *r->seen;
+        memmove(r->seen + low + 1, r->seen + low, behind);
+        memmove(r->hits + low + 1, r->hits + low, behind);
+        r->seen[low] = id, r->hits[low] = 0;
+        r->seen_count++;
+    }
+    r->hits[low] += output;
+    return PLP_OK;
+}
+
+sampling_row request_sampling_row(const request *r)
+{
+    const bool early = request_outputs(r) < r->given.min_tokens;
+    return (sampling_row){
+        .params = &r->given.sampling,
+        .logprobs = r->given.logprobs,
+        .position = r->length,
+        .penalty_id = r->seen,
+        .penalty_hits = r->hits,
+        .penalties = r->seen_count,
+        .banned = r->stop_ids,
+        .bans = early ? r->stop_id_count : 0,
+    };
+}
+
+/* -------------------------------------------------------------------------------------------------------------- create, end */
+static plp_status copy_stops(request *r, const plp_request *g, const model_config *c)
+{
+    PLP_TRY(PLP_ALLOCATED(r->stop_ids = malloc((size_t)(g->stop_id_count + MODEL_STOPS) * sizeof *r->stop_ids)));
+    for (int i = 0; i < g->stop_id_count; i++) r->stop_ids[r->stop_id_count++] = g->stop_ids[i];
+    for (int i = 0; i < c->stops && !g->ignore_eos; i++) r->stop_ids[r->stop_id_count++] = (int)c->stop[i];
+    if (g->stop_count == 0) return PLP_OK;
+    PLP_TRY(PLP_ALLOCATED(r->stops = calloc((size_t)g->stop_count, sizeof *r->stops)));
+    for (int i = 0; i < g->stop_count; i++) PLP_TRY(PLP_ALLOCATED(r->stops[i] = strdup(g->stops[i])));
+    return PLP_OK;
+}
+
+plp_status request_create(request **out, const plp_request *g, const model_config *c, const text_tokenizer *t)
+{
+    plp_status st = PLP_OK;
+    request *r = NULL;
+    *out = NULL;
+    PLP_TRY(check(g, c, t));
+    PLP_DO(PLP_ALLOCATED(r = calloc(1, sizeof *r)));
+    r->given = *g;
+    r->slot = -1;
+    r->prompt = r->length = (int64_t)g->count, r->room = r->length + 64;
+    PLP_DO(PLP_ALLOCATED(r->ids = malloc((size_t)r->room * sizeof *r->ids)));
+    memcpy(r->ids, g->ids, g->count * sizeof *r->ids);
+    PLP_DO(copy_stops(r, g, c));
+    if (g->sampling.repetition != 1)
+        for (size_t i = 0; i < g->count; i++) PLP_DO(note(r, g->ids[i], false));
+    if (t != NULL) PLP_DO(text_stream_create(&r->stream, t, !g->keep_special));
+    *out = r, r = NULL;
+done:
+    request_destroy(&r);
+    return st;
+}
+
+void request_destroy(request **out)
+{
+    request *r = *out;
+    if (r == NULL) return;
+    for (int i = 0; r->stops != NULL && i < r->given.stop_count; i++) free(r->stops[i]);
+    free(r->stops);
+    free(r->stop_ids);
+    free(r->ids);
+    free(r->seen);
+    free(r->hits);
+    text_stream_destroy(&r->stream);
+    hold_free(&r->held);
+    free(r);
+    *out = NULL;
+}
+
+/* -------------------------------------------------------------------------------------------------------------------- tokens */
+static plp_status push_text(request *r, const char *piece, size_t bytes, bool last, request_progress *p)
+{
+    const int stops = request_outputs(r) < r->given.min_tokens ? 0 : r->given.stop_count;
+    PLP_TRY(hold_push(&r->held, piece, bytes, (const char *const *)r->stops, stops, last, &p->ready, &p->stop_text));
+    if (p->stop_text >= 0) p->finished = true, p->finish = PLP_FINISH_STOP, p->stop_id = -1;
+    return PLP_OK;
+}
+
+plp_status request_append(request *r, int token, request_progress *p)
+{
+    const char *piece = "";
+    size_t bytes = 0;
+    *p = (request_progress){ .stop_id = -1, .stop_text = -1 };
+    if (r->length == r->room) {
+        int *ids = realloc(r->ids, 2 * (size_t)r->room * sizeof *ids);
+        PLP_TRY(PLP_ALLOCATED(ids));
+        r->ids = ids, r->room *= 2;
+    }
+    r->ids[r->length++] = token;
+    if (sampling_penalises(&r->given.sampling)) PLP_TRY(note(r, token, true));
+
+    if (request_outputs(r) >= r->given.min_tokens)
+        for (int i = 0; i < r->stop_id_count; i++)
+            if (r->stop_ids[i] == token) p->finished = true, p->finish = PLP_FINISH_STOP, p->stop_id = token;
+    if (!p->finished && request_outputs(r) == r->given.max_tokens) p->finished = true, p->finish = PLP_FINISH_LENGTH;
+
+    if (r->stream == NULL) return PLP_OK;
+    if (p->stop_id < 0) { /* the token that stops is no text */
+        PLP_TRY(text_stream_push(r->stream, token, &piece, &bytes));
+        PLP_TRY(push_text(r, piece, bytes, false, p));
+    }
+    if (!p->finished || p->stop_text >= 0) return PLP_OK;
+    PLP_TRY(text_stream_finish(r->stream, &piece, &bytes));
+    return push_text(r, piece, bytes, true, p);
+}

@@ -1,0 +1,45 @@
+/* src/engine/request.h -- one request on its way: its tokens, its text, and what it may still draw. */
+#ifndef ENGINE_REQUEST_H
+#define ENGINE_REQUEST_H
+
+#include "engine/hold.h"
+#include "engine/sampling.h"
+#include "model/config.h"
+#include "text/tokenizer.h"
+
+typedef struct request {
+    uint64_t id;
+    plp_request given; /* parameters; its arrays are the ones below */
+    int *ids;          /* (length) prompt and output */
+    int64_t prompt, length, room;
+    int64_t past; /* tokens in the state        */
+    int slot;     /* -1: waits                  */
+    bool cancelled, done;
+    int *stop_ids; /* given, and the model's own */
+    int stop_id_count;
+    char **stops;
+    int *seen, *hits; /* for the penalties: ids in rising order, and how often in the output */
+    int seen_count, seen_room;
+    text_stream *stream; /* NULL without a tokenizer */
+    hold held;
+    struct request *next; /* in the queue */
+} request;
+
+/* Checks and copies what was given.  PLP_ERR_DATA, PLP_ERR_USAGE as plp_engine_submit. */
+plp_status request_create(request **r, const plp_request *given, const model_config *config, const text_tokenizer *t);
+void request_destroy(request **r);
+
+static inline int64_t request_outputs(const request *r) { return r->length - r->prompt; }
+sampling_row request_sampling_row(const request *r);
+
+typedef struct {
+    bool finished;
+    plp_finish finish;
+    int stop_id;   /* -1 */
+    int stop_text; /* -1, or index of the stop string */
+    size_t ready;  /* bytes of held.text that may go out; hold_take them */
+} request_progress;
+/* Appends a token that was drawn. */
+plp_status request_append(request *r, int token, request_progress *p);
+
+#endif

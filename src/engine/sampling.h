@@ -1,0 +1,49 @@
+/* src/engine/sampling.h -- from the ranks' candidates of a row of logits to its token.
+ *
+ * Every rank holds the candidates of all and decides alike.  The token is the one of largest p + Gumbel noise among those that the filters
+ * leave, which is a draw from their softmax (Gumbel-max); p is the logit after penalties, divided by the temperature.  Where the best
+ * KN_CANDIDATES of each rank do not settle what is left (a wide top-p, ids that are banned), the whole row decides by the same rule. */
+#ifndef ENGINE_SAMPLING_H
+#define ENGINE_SAMPLING_H
+
+#include "kernels/kernels.h"
+#include "polylepis/engine.h"
+
+typedef struct {
+    const plp_sampling *params;
+    int logprobs;                         /* -1: none */
+    int64_t position;                     /* of the token to come, in its sequence: what the noise depends on */
+    const int *penalty_id, *penalty_hits; /* ids seen, and how often in the output */
+    int penalties;
+    const int *banned; /* ids that must not be drawn */
+    int bans;
+} sampling_row;
+
+typedef struct {
+    int token;
+    double logprob; /* of the logits as they are; with logprobs >= 0 */
+    int tops;
+    int top_id[PLP_MOST_LOGPROBS];
+    double top_logprob[PLP_MOST_LOGPROBS];
+} sampling_choice;
+
+typedef enum { SAMPLING_DONE, SAMPLING_NEEDS_ROW, SAMPLING_NOT_FINITE } sampling_result;
+
+/* Room for a row's ids while they are put in order. */
+typedef struct sampling_work sampling_work;
+plp_status sampling_work_create(sampling_work **w, int vocab, int ranks);
+void sampling_work_destroy(sampling_work **w);
+
+/* Does this request look at penalties at all? */
+bool sampling_penalises(const plp_sampling *params);
+/* The row for kn_candidates_args; the penalty lists begin at penalty_first. */
+kn_sample_row sampling_kernel_row(const sampling_row *r, int penalty_first);
+
+/* Rank i's candidates are all[i * stride]. */
+sampling_result sampling_from_candidates(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks,
+                                         sampling_choice *choice);
+/* After SAMPLING_NEEDS_ROW: with the whole row, (vocab) of which the first `valid` may be drawn. */
+void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks, const float *logits,
+                          int valid, sampling_choice *choice);
+
+#endif

@@ -1,0 +1,96 @@
+#include "engine/session.h"
+
+#include "base/error.h"
+
+#include <string.h>
+
+enum { DEFAULT_SEQS = 16, DEFAULT_BATCH_TOKENS = 512 };
+
+/* A GPU of its own for every rank of this host, by its number among them; or the only one that the launcher lets it see. */
+static plp_status choose_device(const tp_group *g, plp_device wanted, tp_comm_kind comm, model_options *o)
+{
+    const int seen = kn_cuda_devices(), local = tp_local_rank(g), ranks = tp_local_size(g);
+    o->backend = kn_cpu();
+    if (wanted == PLP_DEVICE_CPU || (wanted == PLP_DEVICE_AUTO && seen == 0)) return PLP_OK;
+    if (kn_cuda() == NULL)
+        return PLP_FAIL(PLP_ERR_DEVICE, "--device cuda: built without CUDA; fix: configure with -DPLP_CUDA=ON, or use --device cpu");
+    if (seen == 0) return PLP_FAIL(PLP_ERR_DEVICE, "no GPU is visible on %s; fix: check the driver and CUDA_VISIBLE_DEVICES", tp_host(g));
+    o->backend = kn_cuda();
+    o->device = seen == 1 ? 0 : local;
+    if (comm == TP_COMM_MPI) o->device = local % seen; /* sharing a GPU is allowed there */
+    if (o->device < seen) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_DEVICE,
+                    "rank %d needs GPU %d of %s, where %d are visible to %d ranks; fix: start at most %d ranks a host, or use --comm mpi",
+                    tp_rank(g), local, tp_host(g), seen, ranks, seen);
+}
+
+static plp_status translate(const plp_engine_options *in, const tp_group *g, int max_outs, model_options *o)
+{
+    static const tp_comm_kind links[] = { TP_COMM_AUTO, TP_COMM_MPI, TP_COMM_NCCL };
+    static const plp_dtype states[] = { PLP_F32, PLP_F32, PLP_BF16, PLP_F16 };
+    const int seqs = in->max_seqs > 0 ? in->max_seqs : DEFAULT_SEQS;
+    const int tokens = in->max_batch_tokens > 0 ? in->max_batch_tokens : seqs > DEFAULT_BATCH_TOKENS ? seqs : DEFAULT_BATCH_TOKENS;
+    if (tokens < seqs)
+        return PLP_FAIL(PLP_ERR_USAGE, "--max-batch-tokens %d is less than --max-seqs %d; fix: a step decodes one token of every sequence",
+                        tokens, seqs);
+    *o = (model_options){
+        .threads = in->threads,
+        .comm = links[in->link],
+        .f32 = in->compute == PLP_NUMBER_F32,
+        .ssm_dtype = states[in->state],
+        .deterministic = in->deterministic,
+        .max_tokens = tokens,
+        .max_seqs = seqs,
+        .max_outs = max_outs > 0 ? max_outs : seqs,
+        .slots = seqs,
+    };
+    return choose_device(g, in->device, o->comm, o);
+}
+
+static plp_status check_compute(plp_number compute, const model_config *c)
+{
+    static const plp_dtype stored[] = { PLP_F32, PLP_F32, PLP_BF16, PLP_F16 };
+    if (compute == PLP_NUMBER_AUTO || compute == PLP_NUMBER_F32 || stored[compute] == c->dtype) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_USAGE, "--dtype %s: the model's matrices are stored as %s; fix: use --dtype auto or f32",
+                    plp_dtype_name(stored[compute]), plp_dtype_name(c->dtype));
+}
+
+static plp_status open_local(engine_session *s, const plp_engine_options *options, int max_outs, model_options *o)
+{
+    const char *text;
+    size_t bytes;
+    PLP_TRY(translate(options, s->group, max_outs, o));
+    PLP_TRY(model_source_open(&s->source, options->model, NULL));
+    PLP_TRY(check_compute(options->compute, model_source_config(s->source)));
+    PLP_TRY(model_source_tokenizer(s->source, &text, &bytes));
+    if (text != NULL) PLP_TRY(text_tokenizer_create(&s->tokenizer, text, bytes, options->model));
+    return PLP_OK;
+}
+
+/* Ranks may differ in the device's ordinal and in nothing else. */
+static plp_status check_equal(const engine_session *s, const model_options *o)
+{
+    const int64_t numbers[] = { o->backend == kn_cuda(), o->comm,       o->f32,      o->ssm_dtype,
+                                o->deterministic,        o->max_tokens, o->max_seqs, o->max_outs };
+    const char *digest = model_source_digest(s->source);
+    PLP_TRY(tp_same(s->group, "the options and devices", numbers, sizeof numbers));
+    return tp_same(s->group, "the model file", digest, strlen(digest));
+}
+
+plp_status engine_session_open(engine_session *s, MPI_Comm comm, const plp_engine_options *options, int max_outs)
+{
+    model_options o;
+    *s = (engine_session){ 0 };
+    PLP_TRY(tp_group_create(&s->group, comm));
+    PLP_TRY(tp_agree(s->group, open_local(s, options, max_outs, &o)));
+    PLP_TRY(check_equal(s, &o));
+    return model_create(&s->model, s->source, s->group, &o);
+}
+
+void engine_session_close(engine_session *s)
+{
+    model_destroy(&s->model);
+    text_tokenizer_destroy(&s->tokenizer);
+    model_source_close(&s->source);
+    tp_group_destroy(&s->group);
+}

@@ -1,0 +1,22 @@
+/* src/engine/session.h -- a model opened on its ranks: what every command needs before it can compute. */
+#ifndef ENGINE_SESSION_H
+#define ENGINE_SESSION_H
+
+#include "model/model.h"
+#include "polylepis/engine.h"
+#include "text/tokenizer.h"
+
+typedef struct {
+    tp_group *group;
+    model_source *source;
+    text_tokenizer *tokenizer; /* NULL when the model came without one */
+    model *model;
+} engine_session;
+
+/* Collective.  max_outs: most rows whose logits a step gives; 0: as many as sequences.  PLP_ERR_DISAGREE when ranks see another model file
+ * or were given other options. */
+plp_status engine_session_open(engine_session *s, MPI_Comm comm, const plp_engine_options *options, int max_outs);
+/* Collective.  What was opened, after a failure as well. */
+void engine_session_close(engine_session *s);
+
+#endif
