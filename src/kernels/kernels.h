@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 typedef struct CUstream_st *kn_stream; /* what stands behind cudaStream_t; NULL on the CPU */
+typedef struct kn_graph kn_graph;      /* captured work */
 typedef struct kn_context kn_context;  /* one per rank: device, stream, work space, library handles, what a heuristic search found */
 
 /* ---------------------------------------------------------------------------------------------------------------- a step's rows
@@ -237,6 +238,10 @@ typedef struct kn_backend {
     plp_status (*fill)(kn_context *c, void *dst, int byte, size_t bytes);
     plp_status (*sync)(kn_context *c);
     plp_status (*memory)(kn_context *c, size_t *available, size_t *total);
+    /* Seconds that reading `bytes` once takes, at best: the floor under everything that streams.  Allocates for the call; waits. */
+    plp_status (*read_time)(kn_context *c, size_t bytes, double *seconds);
+    /* A line that says what computes: "AMD EPYC, 2 threads, avx512_bf16", "NVIDIA H200, CUDA 13.0". */
+    void (*describe)(kn_context *c, char *line, size_t size);
 
     plp_status (*embed)(kn_context *c, const kn_embed_args *a);
     plp_status (*add_norm)(kn_context *c, const kn_add_norm_args *a);
@@ -246,6 +251,15 @@ typedef struct kn_backend {
     plp_status (*ssm_step)(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
     plp_status (*gated_norm)(kn_context *c, const kn_gated_norm_args *a);
     plp_status (*candidates)(kn_context *c, const kn_candidates_args *a);
+
+    /* ids[i] = from[i].drawn_id: the next step's tokens without a round trip to the host.  Only where no other rank holds candidates. */
+    plp_status (*feed)(kn_context *c, int *ids, const kn_candidates *from, int rows);
+
+    /* What is queued between begin and end is not run but kept, to be queued at once by replay.  NULL where there is no such thing. */
+    plp_status (*capture_begin)(kn_context *c);
+    plp_status (*capture_end)(kn_context *c, kn_graph **graph);
+    plp_status (*replay)(kn_context *c, kn_graph *graph);
+    void (*graph_destroy)(kn_context *c, kn_graph **graph);
 
     size_t (*mixer_step_work)(const kn_mixer_step_args *a);
     plp_status (*mixer_step)(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);

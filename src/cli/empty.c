@@ -1,1 +1,0 @@
-typedef int plp_cli_empty;

@@ -1,1 +1,0 @@
-typedef int plp_io_empty;
