@@ -1,4 +1,5 @@
-/* src/io/model_file_internal.h -- what the writer, the reader and the manifest of model files share.  Included by model_file_*.c alone. */
+/* src/io/model_file_internal.h -- what the writer, the reader and the manifest of model files share.  Included by model_file_*.c, and by
+ * logits_file.c for the HDF5 part. */
 #ifndef IO_MODEL_FILE_INTERNAL_H
 #define IO_MODEL_FILE_INTERNAL_H
 

@@ -1,0 +1,229 @@
+#include "cli/cli.h"
+
+#include "cli/commands.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/json.h"
+#include "base/log.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static const cli_command *const commands[] = { &cli_generate, &cli_logits, &cli_perplexity, &cli_convert,
+                                               &cli_inspect,  &cli_verify, &cli_bench };
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+/* ------------------------------------------------------------------------------------------------------------ common options */
+static struct {
+    const char *model;
+    int device, compute, state, link;
+    int64_t threads, batch_tokens;
+    bool deterministic, quiet;
+} common;
+
+static const plp_option model_options[] = {
+    { "--model", "-m", "PATH", PLP_OPTION_TEXT, &common.model, 1, 0, "model file (polylepis convert) or checkpoint directory" },
+    { "--device", NULL, "auto|cpu|cuda", PLP_OPTION_CHOICE, &common.device, 0, 0, "where to compute; auto: CUDA where GPUs are visible" },
+    { "--dtype", NULL, "auto|f32|bf16|f16", PLP_OPTION_CHOICE, &common.compute, 0, 0,
+      "numbers of matrix products; auto: as the weights are\nstored; f32: float32 everywhere" },
+    { "--state-dtype", NULL, "auto|f32|bf16|f16", PLP_OPTION_CHOICE, &common.state, 0, 0,
+      "of the SSM state between steps; auto: f32 (16-bit states drift)" },
+    { "--comm", NULL, "auto|mpi|nccl", PLP_OPTION_CHOICE, &common.link, 0, 0, "how ranks add up; auto: NCCL between GPUs, else MPI" },
+    { "--threads", NULL, "N", PLP_OPTION_INT, &common.threads, 1, 1024, "CPU threads of a rank; default: its share of the host's" },
+    { "--max-batch-tokens", NULL, "N", PLP_OPTION_INT, &common.batch_tokens, 1, 1 << 20, "most tokens of a step; default 512" },
+    { "--deterministic", NULL, NULL, PLP_OPTION_FLAG, &common.deterministic, 0, 0,
+      "the same bits whatever else is computed (on the CPU always)" },
+};
+static const plp_option general_options[] = {
+    { "--quiet", "-q", NULL, PLP_OPTION_FLAG, &common.quiet, 0, 0, "nothing on stderr but warnings and errors" },
+    { "--help", "-h", NULL, PLP_OPTION_FLAG, &(bool){ false }, 0, 0, "this text" }, /* was seen to before */
+};
+
+static int tables_of(const cli_command *command, plp_option_table *tables)
+{
+    int n = 0;
+    if (command->option_count > 0) tables[n++] = (plp_option_table){ "Options", command->options, command->option_count };
+    if (command->model) tables[n++] = (plp_option_table){ "Model", model_options, sizeof model_options / sizeof *model_options };
+    tables[n++] = (plp_option_table){ "General", general_options, sizeof general_options / sizeof *general_options };
+    return n;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------- help */
+static void print_help(const cli_command *command)
+{
+    plp_option_table tables[3];
+    if (command != NULL) {
+        printf("Usage: polylepis %s\n\n%s\n", command->usage, command->summary);
+        plp_options_help(tables, tables_of(command, tables), stdout);
+        printf("\nExamples:\n%s", command->examples);
+        return;
+    }
+    printf("polylepis: Mamba language models, split over many ranks.\n\nUsage: [mpirun -np N] polylepis COMMAND [options]\n\nCommands:\n");
+    for (int i = 0; i < COMMANDS; i++) printf("  %-12s %s\n", commands[i]->name, commands[i]->summary);
+    printf("  %-12s %s\n  %-12s %s\n", "help", "this text, or that of a command", "version", "versions of the program and its libraries");
+    printf("\nResults go to stdout, everything else to stderr.  Exit status: 0 done, 64 usage or launch, 65 bad data, 66 missing input,\n"
+           "69 no device, 70 internal, 71 memory, 73 cannot create, 74 I/O, 75 another rank failed, 76 ranks disagree, 77 permission.\n"
+           "\nExamples:\n"
+           "  polylepis generate --model models/demo --prompt \"In the beginning\"\n"
+           "  mpirun -np 2 polylepis perplexity --model model.h5 --text book.txt\n"
+           "  polylepis help generate\n");
+}
+
+static const cli_command *find_command(const char *name)
+{
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(commands[i]->name, name) == 0) return commands[i];
+    return NULL;
+}
+
+/* Help and version work without MPI: in a Slurm step MPI_Init may be had only once.  Under a launcher rank 0 alone speaks. */
+static bool answer_without_mpi(int argc, char **argv)
+{
+    const char *first = argc > 1 ? argv[1] : "", *launched = getenv("OMPI_COMM_WORLD_RANK");
+    if (launched == NULL) launched = getenv("SLURM_PROCID");
+    const bool speaks = launched == NULL || atoi(launched) == 0;
+    if (strcmp(first, "--version") == 0 || strcmp(first, "version") == 0) {
+        if (speaks) cli_print_version();
+        return true;
+    }
+    bool asked = strcmp(first, "help") == 0;
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) asked |= strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
+    if (!asked) return false;
+    const cli_command *command = find_command(first);
+    if (command == NULL && argc > 2) command = find_command(argv[2]);
+    if (speaks) print_help(command);
+    return true;
+}
+
+/* ----------------------------------------------------------------------------------------------------------------------- run */
+
+/* srun without a PMI that MPI understands starts N programs that each believe to be alone, and would do the work N times. */
+static plp_status check_launch(const cli *c)
+{
+    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+    if (tasks == NULL) tasks = getenv("SLURM_NTASKS");
+    if (c->size > 1 || tasks == NULL || atoi(tasks) <= 1) return PLP_OK;
+    if (getenv("SLURM_STEP_ID") == NULL || getenv("OMPI_COMM_WORLD_SIZE") != NULL)
+        return PLP_OK; /* a batch script, or mpirun -np 1 in it */
+    return PLP_FAIL(PLP_ERR_USAGE, "Slurm started %s tasks and MPI sees 1 rank; launch; fix: srun --mpi=pmix, or mpirun", tasks);
+}
+
+static plp_status choose_command(int argc, char **argv, const cli_command **command)
+{
+    if (argc < 2) return PLP_FAIL(PLP_ERR_USAGE, "no command; command line; fix: see polylepis --help");
+    *command = find_command(argv[1]);
+    if (*command != NULL) return PLP_OK;
+    const char *names[COMMANDS];
+    for (int i = 0; i < COMMANDS; i++) names[i] = commands[i]->name;
+    const char *nearest = plp_nearest(argv[1], names, COMMANDS);
+    if (nearest == NULL) return PLP_FAIL(PLP_ERR_USAGE, "unknown command %.60s; command line; fix: see polylepis --help", argv[1]);
+    return PLP_FAIL(PLP_ERR_USAGE, "unknown command %.60s; command line; fix: did you mean %s?", argv[1], nearest);
+}
+
+static plp_status read_command_line(cli *c, int argc, char **argv, const cli_command **command)
+{
+    plp_option_table tables[3];
+    PLP_TRY(choose_command(argc, argv, command));
+    const int n = tables_of(*command, tables), most = (*command)->most;
+    PLP_TRY(plp_options_parse(tables, n, argc - 2, argv + 2, c->words, most < CLI_WORDS ? most : CLI_WORDS, &c->count));
+    if (c->count < (*command)->least)
+        return PLP_FAIL(PLP_ERR_USAGE, "%d arguments of %d; command line; fix: polylepis %s", c->count, (*command)->least,
+                        (*command)->usage);
+    if ((*command)->model && common.model == NULL)
+        return PLP_FAIL(PLP_ERR_USAGE, "--model is missing; command line; fix: polylepis %s", (*command)->usage);
+    c->quiet = common.quiet;
+    if (c->quiet) plp_log_threshold(PLP_LOG_WARN);
+    c->model = (plp_engine_options){
+        .model = common.model,
+        .device = (plp_device)common.device,
+        .compute = (plp_number)common.compute,
+        .state = (plp_number)common.state,
+        .link = (plp_link)common.link,
+        .threads = (int)common.threads,
+        .deterministic = common.deterministic,
+        .max_batch_tokens = (int)common.batch_tokens,
+    };
+    return PLP_OK;
+}
+
+static plp_status run(cli *c, int argc, char **argv)
+{
+    const cli_command *command = NULL;
+    PLP_TRY(tp_group_create(&c->group, MPI_COMM_WORLD));
+    c->rank = tp_rank(c->group), c->size = tp_size(c->group);
+    plp_log_identity(c->rank, c->size, tp_host(c->group));
+    PLP_TRY(check_launch(c));
+    PLP_TRY(tp_agree(c->group, read_command_line(c, argc, argv, &command)));
+    PLP_TRY(command->run(c));
+    if (fflush(stdout) != 0 || ferror(stdout)) return PLP_FAIL(PLP_ERR_IO, "cannot write to standard output; fix: check where it goes");
+    return PLP_OK;
+}
+
+/* Ranks leave together.  Each says how it fared; the lowest one that failed prints its line, and its code is everybody's.  Whoever failed
+ * and is not joined by the others within two seconds failed alone: they wait for it somewhere, and MPI_Abort ends them. */
+static int leave(cli *c, plp_status st)
+{
+    enum { CODES = 256 };
+    const double patience = plp_seconds() + 2;
+    const struct timespec pause = { .tv_nsec = 1000000 };
+    const int place = st == PLP_ERR_REMOTE ? c->size : c->rank; /* the rank that it heard of has more to say */
+    int mine = st == PLP_OK ? INT_MAX : place * CODES + plp_status_exit(st), first = INT_MAX, all_here = 0;
+    MPI_Request request;
+    MPI_Iallreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD, &request);
+    for (;;) {
+        MPI_Test(&request, &all_here, MPI_STATUS_IGNORE);
+        if (all_here || (st != PLP_OK && plp_seconds() > patience)) break;
+        nanosleep(&pause, NULL);
+    }
+    if (!all_here) {
+        plp_log_failure(st);
+        MPI_Abort(MPI_COMM_WORLD, plp_status_exit(st));
+    }
+    if (first != INT_MAX && first == mine) plp_log_failure(st);
+    tp_group_destroy(&c->group);
+    MPI_Finalize();
+    return first == INT_MAX ? 0 : first % CODES;
+}
+
+int cli_main(int argc, char **argv)
+{
+    cli c = { .size = 1 };
+    int threads;
+    if (answer_without_mpi(argc, argv)) return fflush(stdout) == 0 ? 0 : plp_status_exit(PLP_ERR_IO);
+    if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &threads) != MPI_SUCCESS) return plp_status_exit(PLP_ERR_USAGE);
+    return leave(&c, run(&c, argc, argv));
+}
+
+/* ---------------------------------------------------------------------------------------------------------------- for commands */
+plp_status cli_read_input(const cli *c, const char *path, size_t most, char **text, size_t *bytes)
+{
+    plp_status st = PLP_OK;
+    *text = NULL;
+    uint64_t size = 0;
+    if (c->rank == 0) {
+        st = plp_read_file(path, most, text, bytes);
+        size = *bytes;
+    }
+    PLP_DO(tp_agree(c->group, st));
+    PLP_DO(tp_broadcast(c->group, &size, sizeof size, 0));
+    *bytes = (size_t)size;
+    if (c->rank != 0) st = PLP_ALLOCATED(*text = malloc(*bytes + 1));
+    PLP_DO(tp_agree(c->group, st));
+    PLP_DO(tp_broadcast(c->group, *text, *bytes + 1, 0));
+    return PLP_OK;
+done:
+    free(*text);
+    *text = NULL;
+    return st;
+}
+
+void cli_log_engine(const plp_engine_info *info, double seconds)
+{
+    plp_log(PLP_LOG_INFO, "ready in %.1f s: %d rank%s on %s%s%s; a rank holds %.1f MB of weights, %.1f MB of states, %.1f MB of work space",
+            seconds, info->size, info->size == 1 ? "" : "s", info->backend, info->size == 1 ? "" : ", sums over ",
+            info->size == 1 ? "" : info->link, 1e-6 * (double)info->weight_bytes, 1e-6 * (double)info->state_bytes,
+            1e-6 * (double)info->work_bytes);
+}

@@ -1,0 +1,46 @@
+/* src/cli/cli.h -- the program: one command a file, and one way in and out for all of them.
+ *
+ * A command returns a status and prints no error of its own.  cli_main sees to it that all ranks leave with the same exit code, that one
+ * of them prints one line, and that a rank that failed alone ends the others, which may wait for it in a collective. */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include "base/options.h"
+#include "polylepis/engine.h"
+#include "tp/tp.h"
+
+enum { CLI_WORDS = 4 };
+
+typedef struct {
+    tp_group *group; /* all ranks */
+    int rank, size;
+    const char *words[CLI_WORDS]; /* arguments that are no options */
+    int count;
+    bool quiet;
+    plp_engine_options model; /* of commands that open a model */
+} cli;
+
+typedef struct {
+    const char *name, *summary;
+    const char *usage;         /* "generate --model M --prompt TEXT [options]"          */
+    const char *examples;      /* for --help, whole lines                               */
+    bool model;                /* takes the options that open a model, --model required */
+    int least, most;           /* words                                                 */
+    const plp_option *options; /* values in static storage: the command line is read once */
+    int option_count;
+    plp_status (*run)(cli *c);
+} cli_command;
+
+int cli_main(int argc, char **argv);
+
+/* Collective.  A whole file, read by rank 0 alone: a file that only some ranks can see must not hang the others.  NUL behind it; *text is
+ * the caller's to free. */
+plp_status cli_read_input(const cli *c, const char *path, size_t most, char **text, size_t *bytes);
+
+/* Says on stderr what was opened, and how long it took. */
+void cli_log_engine(const plp_engine_info *info, double seconds);
+
+/* --version: the program's and of what it was built with and finds. */
+void cli_print_version(void);
+
+#endif

@@ -1,0 +1,42 @@
+/* polylepis convert: a checkpoint directory becomes one model file. */
+#include "cli/commands.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "model/source.h"
+
+static struct {
+    bool check_finite, replace, full_norm;
+} given;
+
+static const plp_option options[] = {
+    { "--check-finite", NULL, NULL, PLP_OPTION_FLAG, &given.check_finite, 0, 0,
+      "refuse weights with a NaN or an infinity, naming the first" },
+    { "--force", NULL, NULL, PLP_OPTION_FLAG, &given.replace, 0, 0, "replace the output if it exists" },
+    { "--full-norm", NULL, NULL, PLP_OPTION_FLAG, &given.full_norm, 0, 0,
+      "one gated norm over all of the inner width, as Hugging Face's\nclass computes it, instead of one a group" },
+};
+
+/* Rank 0 does it; the others wait for it on their way out. */
+static plp_status run(cli *c)
+{
+    if (c->rank != 0) return PLP_OK;
+    const model_convert_options o = { .source = { .full_norm = given.full_norm },
+                                      .replace = given.replace,
+                                      .check_finite = given.check_finite };
+    PLP_TRY(model_convert(c->words[0], c->words[1], &o));
+    plp_log(PLP_LOG_INFO, "wrote %s", c->words[1]);
+    return PLP_OK;
+}
+
+const cli_command cli_convert = {
+    .name = "convert",
+    .summary = "Import a checkpoint directory into one model file.",
+    .usage = "convert DIR OUT.h5 [options]",
+    .examples = "  polylepis convert models/demo demo.h5 --check-finite\n",
+    .least = 2,
+    .most = 2,
+    .options = options,
+    .option_count = sizeof options / sizeof *options,
+    .run = run,
+};

@@ -1,0 +1,300 @@
+/* polylepis generate: one prompt, its continuation as it comes. */
+#include "cli/commands.h"
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/log.h"
+
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MOST_PROMPT = 1 << 28 };
+
+static struct {
+    const char *prompt, *file;
+    plp_ints ids;
+    bool add_bos, no_add_bos, special, ignore_eos, json;
+    int64_t max_tokens, min_tokens, top_k, seed, logprobs;
+    double temperature, top_p, min_p, repetition, presence, frequency;
+    plp_texts stops;
+    plp_ints stop_ids;
+} given = { .max_tokens = 128, .seed = -1, .logprobs = -1, .top_p = 1, .repetition = 1 };
+
+static const plp_option options[] = {
+    { "--prompt", "-p", "TEXT", PLP_OPTION_TEXT, &given.prompt, 0, 0, "the prompt" },
+    { "--prompt-file", "-f", "FILE", PLP_OPTION_TEXT, &given.file, 1, 0, "the prompt is this file's text" },
+    { "--prompt-token-ids", NULL, "1,2,3", PLP_OPTION_INTS, &given.ids, 0, INT32_MAX, "the prompt as token ids; nothing is added" },
+    { "--add-bos", NULL, NULL, PLP_OPTION_FLAG, &given.add_bos, 0, 0, "begin with the model's BOS token, whatever the tokenizer does" },
+    { "--no-add-bos", NULL, NULL, PLP_OPTION_FLAG, &given.no_add_bos, 0, 0,
+      "leave out what the tokenizer would add; default: what its\npost-processor says (GPT-NeoX's adds nothing)" },
+    { "--max-tokens", "-n", "N", PLP_OPTION_INT, &given.max_tokens, 1, INT32_MAX, "stop after N tokens; default 128" },
+    { "--min-tokens", NULL, "N", PLP_OPTION_INT, &given.min_tokens, 0, INT32_MAX, "no stop before N tokens" },
+    { "--temperature", "-t", "T", PLP_OPTION_REAL, &given.temperature, 0, 1000, "default 0: always the most probable token" },
+    { "--top-k", NULL, "K", PLP_OPTION_INT, &given.top_k, 0, INT32_MAX, "among the K most probable; 0: off" },
+    { "--top-p", NULL, "P", PLP_OPTION_REAL, &given.top_p, 0, 1, "among the fewest that have a share P; 1: off" },
+    { "--min-p", NULL, "P", PLP_OPTION_REAL, &given.min_p, 0, 1, "among those of at least P times the largest; 0: off" },
+    { "--repetition-penalty", NULL, "X", PLP_OPTION_REAL, &given.repetition, 0.001, 1000, "on tokens of prompt and output; 1: off" },
+    { "--presence-penalty", NULL, "X", PLP_OPTION_REAL, &given.presence, -100, 100, "on tokens of the output; 0: off" },
+    { "--frequency-penalty", NULL, "X", PLP_OPTION_REAL, &given.frequency, -100, 100, "the same, once for each time; 0: off" },
+    { "--seed", "-s", "N", PLP_OPTION_INT, &given.seed, 0, 0x1p62, "equal seeds give equal text; default: a new one, which is reported" },
+    { "--stop", NULL, "TEXT", PLP_OPTION_TEXTS, &given.stops, 1, 0, "end before this text; may be given 16 times" },
+    { "--stop-token-ids", NULL, "1,2", PLP_OPTION_INTS, &given.stop_ids, 0, INT32_MAX, "end at these tokens, besides the model's own" },
+    { "--ignore-eos", NULL, NULL, PLP_OPTION_FLAG, &given.ignore_eos, 0, 0, "the model's own stop tokens do not stop" },
+    { "--special", NULL, NULL, PLP_OPTION_FLAG, &given.special, 0, 0, "special tokens are part of the text too" },
+    { "--logprobs", NULL, "K", PLP_OPTION_INT, &given.logprobs, 0, PLP_MOST_LOGPROBS,
+      "with --json: of each token, and of the K most probable" },
+    { "--json", NULL, NULL, PLP_OPTION_FLAG, &given.json, 0, 0, "print one object when all is done, instead of text as it comes" },
+};
+
+/* -------------------------------------------------------------------------------------------------------------------- prompt */
+static plp_status check_options(void)
+{
+    const int prompts = (given.prompt != NULL) + (given.file != NULL) + (given.ids.count > 0);
+    if (prompts != 1)
+        return PLP_FAIL(PLP_ERR_USAGE, "%d prompts; command line; fix: give one of --prompt, --prompt-file, --prompt-token-ids", prompts);
+    if (given.add_bos && given.no_add_bos)
+        return PLP_FAIL(PLP_ERR_USAGE, "--add-bos with --no-add-bos; command line; fix: give one of them");
+    if (given.logprobs >= 0 && !given.json)
+        return PLP_FAIL(PLP_ERR_USAGE, "--logprobs without --json; command line; fix: give --json as well");
+    return PLP_OK;
+}
+
+static plp_status encode_prompt(plp_engine *e, const char *text, size_t bytes, int bos, int **ids, size_t *count)
+{
+    PLP_TRY(plp_encode(e, text, bytes, !given.no_add_bos, ids, count));
+    if (!given.add_bos || (*count > 0 && (*ids)[0] == bos)) return PLP_OK;
+    if (bos < 0) return PLP_FAIL(PLP_ERR_USAGE, "--add-bos: the model's config names no BOS token; fix: leave it out");
+    int *longer = realloc(*ids, (*count + 1) * sizeof *longer);
+    PLP_TRY(PLP_ALLOCATED(longer));
+    memmove(longer + 1, longer, *count * sizeof *longer);
+    longer[0] = bos;
+    *ids = longer, *count += 1;
+    return PLP_OK;
+}
+
+/* *ids is the caller's. */
+static plp_status read_prompt(const cli *c, plp_engine *e, int bos, int **ids, size_t *count)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    if (given.ids.count > 0) {
+        *ids = given.ids.item, *count = (size_t)given.ids.count;
+        given.ids = (plp_ints){ 0 };
+        return PLP_OK;
+    }
+    if (given.prompt != NULL) return encode_prompt(e, given.prompt, strlen(given.prompt), bos, ids, count);
+    PLP_TRY(cli_read_input(c, given.file, MOST_PROMPT, &text, &bytes));
+    const plp_status st = encode_prompt(e, text, bytes, bos, ids, count);
+    free(text);
+    return st;
+}
+
+/* Rank 0's, where none was given. */
+static plp_status choose_seed(const cli *c, uint64_t *seed)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    *seed = given.seed >= 0 ? (uint64_t)given.seed
+                            : ((uint64_t)now.tv_nsec << 20 ^ (uint64_t)now.tv_sec << 4 ^ (uint64_t)getpid()) & UINT32_MAX;
+    return tp_broadcast(c->group, seed, sizeof *seed, 0);
+}
+
+static plp_request request_of(const int *ids, size_t count, uint64_t seed)
+{
+    plp_request r = plp_request_defaults();
+    r.ids = ids, r.count = count;
+    r.sampling = (plp_sampling){ .repetition = given.repetition,
+                                 .presence = given.presence,
+                                 .frequency = given.frequency,
+                                 .temperature = given.temperature,
+                                 .min_p = given.min_p,
+                                 .top_k = given.top_k,
+                                 .top_p = given.top_p,
+                                 .seed = seed };
+    r.max_tokens = given.max_tokens, r.min_tokens = given.min_tokens;
+    r.ignore_eos = given.ignore_eos;
+    r.stop_ids = given.stop_ids.item, r.stop_id_count = given.stop_ids.count;
+    r.stops = given.stops.item, r.stop_count = given.stops.count;
+    r.logprobs = (int)given.logprobs;
+    r.keep_special = given.special;
+    return r;
+}
+
+/* -------------------------------------------------------------------------------------------------------------------- output */
+typedef struct {
+    plp_engine *engine;
+    bool prints;         /* rank 0 */
+    json_object *answer; /* with --json */
+    json_object *ids, *logprobs;
+    char *text; /* with --json */
+    size_t used, room;
+    int64_t tokens;
+    double began, first, ended; /* seconds */
+} output;
+
+static plp_status put_text(output *o, const char *text, size_t bytes)
+{
+    if (o->answer == NULL) {
+        if (bytes == 0) return PLP_OK;
+        fwrite(text, 1, bytes, stdout); /* a failure shows in ferror, which is looked at in the end */
+        fflush(stdout);
+        return PLP_OK;
+    }
+    if (o->used + bytes > o->room) {
+        char *grown = realloc(o->text, 2 * (o->used + bytes));
+        PLP_TRY(PLP_ALLOCATED(grown));
+        o->text = grown, o->room = 2 * (o->used + bytes);
+    }
+    if (bytes > 0) memcpy(o->text + o->used, text, bytes);
+    o->used += bytes;
+    return PLP_OK;
+}
+
+static json_object *logprob_of(const output *o, int id, double logprob)
+{
+    json_object *entry = json_object_new_object();
+    const char *token = plp_token(o->engine, id);
+    json_object_object_add(entry, "id", json_object_new_int(id));
+    json_object_object_add(entry, "token", token != NULL ? json_object_new_string(token) : NULL);
+    json_object_object_add(entry, "logprob", json_object_new_double(logprob));
+    return entry;
+}
+
+static void put_token(output *o, const plp_event *e)
+{
+    if (o->answer == NULL) return;
+    json_object_array_add(o->ids, json_object_new_int(e->token));
+    if (o->logprobs == NULL) return;
+    json_object *entry = logprob_of(o, e->token, e->logprob), *top = json_object_new_array();
+    for (int i = 0; i < e->tops; i++) json_object_array_add(top, logprob_of(o, e->top_id[i], e->top_logprob[i]));
+    json_object_object_add(entry, "top", top);
+    json_object_array_add(o->logprobs, entry);
+}
+
+static void put_finish(output *o, const plp_event *e)
+{
+    static const char *const names[] = { "stop", "length", "cancelled" };
+    if (o->answer == NULL) return;
+    json_object *reason = e->stop_text != NULL ? json_object_new_string(e->stop_text)
+                          : e->stop_id >= 0    ? json_object_new_int(e->stop_id)
+                                               : NULL;
+    json_object_object_add(o->answer, "finish_reason", json_object_new_string(names[e->finish]));
+    json_object_object_add(o->answer, "stop_reason", reason);
+}
+
+static plp_status handle(output *o, const plp_event *e)
+{
+    if (e->kind == PLP_EVENT_ERROR) return PLP_FAIL(e->status, "%s", e->message);
+    if (e->kind == PLP_EVENT_TOKEN && o->tokens++ == 0) o->first = plp_seconds();
+    if (!o->prints) return PLP_OK;
+    PLP_TRY(put_text(o, e->text, e->text_bytes));
+    if (e->kind == PLP_EVENT_TOKEN)
+        put_token(o, e);
+    else
+        put_finish(o, e);
+    return PLP_OK;
+}
+
+static double rate(int64_t tokens, double seconds) { return seconds > 0 ? (double)tokens / seconds : 0; }
+
+static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
+{
+    const double prefill = o->first - o->began, decode = o->ended - o->first;
+    if (o->answer != NULL) {
+        json_object *t = json_object_new_object();
+        json_object_object_add(o->answer, "text", json_object_new_string_len(o->text != NULL ? o->text : "", (int)o->used));
+        json_object_object_add(o->answer, "seed", json_object_new_int64((int64_t)seed));
+        json_object_object_add(t, "load_seconds", json_object_new_double(load));
+        json_object_object_add(t, "prefill_tokens", json_object_new_int64((int64_t)prompt));
+        json_object_object_add(t, "prefill_seconds", json_object_new_double(prefill));
+        json_object_object_add(t, "prefill_tokens_per_second", json_object_new_double(rate((int64_t)prompt, prefill)));
+        json_object_object_add(t, "decode_tokens", json_object_new_int64(o->tokens - 1)); /* the first comes of the prefill */
+        json_object_object_add(t, "decode_seconds", json_object_new_double(decode));
+        json_object_object_add(t, "decode_tokens_per_second", json_object_new_double(rate(o->tokens - 1, decode)));
+        json_object_object_add(o->answer, "timings", t);
+        printf("%s\n", json_object_to_json_string_ext(o->answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+    } else
+        putchar('\n');
+    char seeded[48] = "";
+    if (given.temperature > 0) snprintf(seeded, sizeof seeded, "; --seed %llu", (unsigned long long)seed);
+    plp_log(PLP_LOG_INFO, "prefill: %zu tokens in %.3f s, %.1f tokens/s; decode: %lld tokens in %.3f s, %.1f tokens/s%s", prompt, prefill,
+            rate((int64_t)prompt, prefill), (long long)o->tokens - 1, decode, rate(o->tokens - 1, decode), seeded);
+}
+
+/* ----------------------------------------------------------------------------------------------------------------------- run */
+static plp_status generate(const cli *c, plp_engine *e, output *o, double load)
+{
+    plp_status st = PLP_OK;
+    plp_engine_info info;
+    int *ids = NULL, left;
+    size_t count = 0;
+    uint64_t seed, id;
+    plp_engine_describe(e, &info);
+    PLP_DO(tp_agree(c->group, read_prompt(c, e, info.bos, &ids, &count)));
+    PLP_DO(choose_seed(c, &seed));
+    const plp_request r = request_of(ids, count, seed);
+    PLP_DO(tp_agree(c->group, plp_engine_submit(e, &r, &id)));
+    if (o->prints && given.json) {
+        json_object *prompt = json_object_new_array();
+        for (size_t i = 0; i < count; i++) json_object_array_add(prompt, json_object_new_int(ids[i]));
+        json_object_object_add(o->answer, "prompt_token_ids", prompt);
+    }
+    o->began = plp_seconds();
+    do {
+        plp_event event;
+        PLP_DO(plp_engine_step(e, &left));
+        while (st == PLP_OK && plp_engine_next_event(e, &event)) st = handle(o, &event);
+    } while (st == PLP_OK && left > 0);
+    o->ended = plp_seconds();
+    if (st == PLP_OK && o->prints) print_summary(o, count, seed, load);
+done:
+    plp_free(ids);
+    return st;
+}
+
+static plp_status run(cli *c)
+{
+    plp_status st = PLP_OK;
+    plp_engine *e = NULL;
+    plp_engine_info info;
+    output o = { .prints = c->rank == 0 };
+    const double began = plp_seconds();
+    PLP_TRY(check_options());
+    c->model.max_seqs = 1;
+    plp_log(PLP_LOG_INFO, "loading %s", c->model.model);
+    PLP_DO(plp_engine_create(&e, MPI_COMM_WORLD, &c->model));
+    const double load = plp_seconds() - began;
+    plp_engine_describe(e, &info);
+    cli_log_engine(&info, load);
+    o.engine = e;
+    if (o.prints && given.json) {
+        json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
+        o.answer = json_object_new_object();
+        json_object_object_add(o.answer, "token_ids", o.ids = json_object_new_array());
+        if (given.logprobs >= 0) json_object_object_add(o.answer, "logprobs", o.logprobs = json_object_new_array());
+    }
+    PLP_DO(generate(c, e, &o, load));
+done:
+    json_object_put(o.answer);
+    free(o.text);
+    plp_engine_destroy(&e);
+    free(given.ids.item);
+    free(given.stop_ids.item);
+    return st;
+}
+
+const cli_command cli_generate = {
+    .name = "generate",
+    .summary = "Continue a prompt; text goes to stdout as it is generated.",
+    .usage = "generate --model M --prompt TEXT [options]",
+    .examples = "  polylepis generate -m models/demo -p \"In the beginning\"\n"
+                "  mpirun -np 2 polylepis generate -m model.h5 -f prompt.txt -n 256 -t 0.8 --top-p 0.95 --seed 7\n"
+                "  polylepis generate -m model.h5 --prompt-token-ids 0,510,4041 --json --logprobs 5\n",
+    .model = true,
+    .options = options,
+    .option_count = sizeof options / sizeof *options,
+    .run = run,
+};

@@ -1,0 +1,210 @@
+/* polylepis perplexity: how well a model predicts a text.
+ *
+ * Documents are separated by a line that holds U+001E alone ("\n\x1e\n").  The stream of tokens is separator, document, separator,
+ * document, ..., separator; it is cut into windows, of which the last, shorter one is dropped.  In each window every token but the first
+ * is scored, given those before it in the window. */
+#include "cli/commands.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "engine/score.h"
+#include "engine/session.h"
+
+#include <json-c/json.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_INPUT = 1 << 30, ROWS = 128 };
+static const char between[] = "\n\x1e\n";
+
+static struct {
+    const char *text;
+    int64_t window, windows, separator;
+    bool json;
+} given = { .window = 512, .separator = -1 };
+
+static const plp_option options[] = {
+    { "--text", "-f", "FILE", PLP_OPTION_TEXT, &given.text, 1, 0, "the text; a line with U+001E alone separates documents" },
+    { "--window", "-w", "N", PLP_OPTION_INT, &given.window, 2, 1 << 24,
+      "tokens of a window; default 512.  Perplexities of different\nwindows do not compare" },
+    { "--windows", NULL, "N", PLP_OPTION_INT, &given.windows, 1, INT32_MAX, "stop after N windows; default: all" },
+    { "--separator-id", NULL, "ID", PLP_OPTION_INT, &given.separator, 0, INT32_MAX,
+      "token before, between and behind documents; default: the\nmodel's BOS, or its first stop token" },
+    { "--json", NULL, NULL, PLP_OPTION_FLAG, &given.json, 0, 0, "print one object instead of a line" },
+};
+
+/* ---------------------------------------------------------------------------------------------------------------- the tokens */
+typedef struct {
+    int *ids; /* owned */
+    size_t count, room;
+    size_t bytes; /* of text, with one for every document's separator */
+} stream;
+
+static plp_status append(stream *s, const int *ids, size_t count)
+{
+    if (s->count + count > s->room) {
+        const size_t room = 2 * (s->count + count);
+        int *grown = realloc(s->ids, room * sizeof *grown);
+        PLP_TRY(PLP_ALLOCATED(grown));
+        s->ids = grown, s->room = room;
+    }
+    if (count > 0) memcpy(s->ids + s->count, ids, count * sizeof *ids);
+    s->count += count;
+    return PLP_OK;
+}
+
+/* Where the next separator stands in text .. end, or end.  Texts may hold NULs, so that strstr would stop short. */
+static const char *find_separator(const char *text, const char *end)
+{
+    const size_t length = sizeof between - 1;
+    for (const char *p = text; (size_t)(end - p) >= length; p++) {
+        p = memchr(p, between[0], (size_t)(end - p) - length + 1);
+        if (p == NULL) return end;
+        if (memcmp(p, between, length) == 0) return p;
+    }
+    return end;
+}
+
+static plp_status tokenize(stream *s, text_tokenizer *t, const char *text, size_t bytes, int separator)
+{
+    const char *end = text + bytes;
+    PLP_TRY(append(s, &separator, 1));
+    for (const char *from = text, *to; from <= end; from = to + sizeof between - 1) {
+        int *ids = NULL;
+        size_t count;
+        to = find_separator(from, end);
+        PLP_TRY(text_encode(t, from, (size_t)(to - from), false, &ids, &count));
+        plp_status st = append(s, ids, count);
+        free(ids);
+        PLP_TRY(st);
+        PLP_TRY(append(s, &separator, 1));
+        s->bytes += (size_t)(to - from) + 1;
+    }
+    return PLP_OK;
+}
+
+static plp_status prepare(const engine_session *s, const char *text, size_t bytes, stream *out)
+{
+    const model_config *c = model_config_of(s->model);
+    const int64_t separator = given.separator >= 0 ? given.separator : c->bos >= 0 ? c->bos : c->stops > 0 ? c->stop[0] : -1;
+    if (s->tokenizer == NULL)
+        return PLP_FAIL(PLP_ERR_USAGE, "the model has no tokenizer; fix: convert it with tokenizer.json in its directory");
+    if (separator < 0 || separator >= c->vocab_used)
+        return PLP_FAIL(PLP_ERR_USAGE, "separator token %lld of a vocabulary of %lld; fix: give --separator-id", (long long)separator,
+                        (long long)c->vocab_used);
+    PLP_TRY(tokenize(out, s->tokenizer, text, bytes, (int)separator));
+    if (out->count < (size_t)given.window)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %zu tokens, fewer than a window of %lld; fix: give more text, or a smaller --window", given.text,
+                        out->count, (long long)given.window);
+    return PLP_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------- scoring */
+typedef struct {
+    const int *ids; /* of the window */
+    int64_t vocab, window;
+    int64_t scored;
+    double sum, squares; /* of the scores, in nats */
+} score;
+
+static plp_status score_row(void *arg, int64_t index, const float *logits)
+{
+    score *s = arg;
+    if (index + 1 == s->window) return PLP_OK; /* its next token is another window's */
+    double max = -INFINITY, sum = 0;
+    for (int64_t v = 0; v < s->vocab; v++) max = logits[v] > max ? logits[v] : max;
+    for (int64_t v = 0; v < s->vocab; v++) sum += exp(logits[v] - max); /* padding: exp(-inf) */
+    const double nats = max + log(sum) - logits[s->ids[index + 1]];
+    if (!isfinite(nats))
+        return PLP_FAIL(PLP_ERR_DATA, "logits are not finite; token %lld of a window; fix: polylepis convert --check-finite",
+                        (long long)index);
+    s->sum += nats, s->squares += nats * nats, s->scored++;
+    return PLP_OK;
+}
+
+typedef struct {
+    double nats, error, perplexity, bits;
+} result;
+
+/* error: of the perplexity, the standard error of the mean times it. */
+static result result_of(const score *s, const stream *t)
+{
+    const double n = (double)s->scored, mean = s->sum / n, variance = n > 1 ? (s->squares - n * mean * mean) / (n - 1) : 0;
+    return (result){ .nats = mean,
+                     .perplexity = exp(mean),
+                     .error = exp(mean) * sqrt(fmax(variance, 0) / n),
+                     .bits = mean * (double)t->count / (double)t->bytes / log(2) };
+}
+
+static void print_result(const score *s, const stream *t, int64_t windows)
+{
+    const result r = result_of(s, t);
+    if (!given.json) {
+        printf("Final estimate: PPL = %.4f +/- %.5f, %.4f nats/token, %.4f bits/byte; %lld tokens scored in %lld windows of %lld\n",
+               r.perplexity, r.error, r.nats, r.bits, (long long)s->scored, (long long)windows, (long long)given.window);
+        return;
+    }
+    json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
+    json_object *o = json_object_new_object();
+    json_object_object_add(o, "perplexity", json_object_new_double(r.perplexity));
+    json_object_object_add(o, "perplexity_error", json_object_new_double(r.error));
+    json_object_object_add(o, "nats_per_token", json_object_new_double(r.nats));
+    json_object_object_add(o, "bits_per_byte", json_object_new_double(r.bits));
+    json_object_object_add(o, "tokens_scored", json_object_new_int64(s->scored));
+    json_object_object_add(o, "tokens", json_object_new_int64((int64_t)t->count));
+    json_object_object_add(o, "bytes", json_object_new_int64((int64_t)t->bytes));
+    json_object_object_add(o, "windows", json_object_new_int64(windows));
+    json_object_object_add(o, "window", json_object_new_int64(given.window));
+    printf("%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+    json_object_put(o);
+}
+
+static plp_status score_windows(const cli *c, engine_session *s, const stream *t)
+{
+    int64_t windows = (int64_t)t->count / given.window;
+    if (given.windows > 0 && given.windows < windows) windows = given.windows;
+    score sum = { .vocab = model_config_of(s->model)->vocab, .window = given.window };
+    for (int64_t w = 0; w < windows; w++) {
+        sum.ids = t->ids + w * given.window;
+        PLP_TRY(engine_score(s->model, sum.ids, given.window, score_row, &sum));
+        const result r = result_of(&sum, t);
+        plp_log_progress(w + 1 == windows, "[%lld/%lld] PPL %.4f, %.4f nats/token", (long long)w + 1, (long long)windows, r.perplexity,
+                         r.nats);
+    }
+    if (c->rank == 0) print_result(&sum, t, windows);
+    return PLP_OK;
+}
+
+static plp_status run(cli *c)
+{
+    plp_status st = PLP_OK;
+    engine_session s = { 0 };
+    stream tokens = { 0 };
+    char *text = NULL;
+    size_t bytes = 0;
+    if (given.text == NULL) return PLP_FAIL(PLP_ERR_USAGE, "--text is missing; command line; fix: polylepis %s", cli_perplexity.usage);
+    PLP_TRY(cli_read_input(c, given.text, MOST_INPUT, &text, &bytes));
+    c->model.max_seqs = 1;
+    if (c->model.max_batch_tokens == 0) c->model.max_batch_tokens = ROWS;
+    PLP_DO(engine_session_open(&s, MPI_COMM_WORLD, &c->model, c->model.max_batch_tokens));
+    PLP_DO(tp_agree(c->group, prepare(&s, text, bytes, &tokens)));
+    PLP_DO(score_windows(c, &s, &tokens));
+done:
+    engine_session_close(&s);
+    free(tokens.ids);
+    free(text);
+    return st;
+}
+
+const cli_command cli_perplexity = {
+    .name = "perplexity",
+    .summary = "How well the model predicts a text: nats/token, perplexity, bits/byte.",
+    .usage = "perplexity --model M --text FILE [options]",
+    .examples = "  mpirun -np 2 polylepis perplexity -m models/demo -f tests/data/demo/heldout.txt\n",
+    .model = true,
+    .options = options,
+    .option_count = sizeof options / sizeof *options,
+    .run = run,
+};
