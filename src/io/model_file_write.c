@@ -1,0 +1,424 @@
+#include "io/model_file_internal.h"
+
+#include "base/crc32c.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct io_model_writer {
+    char *path, *part; /* as given; with ".part" behind it */
+    const char *name;  /* the last component of path, and of part */
+    const char *part_name;
+    int directory, fd; /* of the directory that holds both; of the part: payloads go through it */
+    bool mine;         /* the part is ours to delete */
+    bool replace;
+    mode_t mode; /* of the finished file */
+    hid_t file;  /* HDF5 on the part */
+    io_contents contents;
+    bool writing;     /* between begin and end */
+    io_entry entry;   /* which dataset */
+    uint64_t written; /* bytes of it */
+    uint32_t sum;     /* of its last block, as far as it was written */
+};
+
+static plp_status open_directory(io_model_writer *w)
+{
+    char *directory = strdup(w->path);
+    PLP_TRY(PLP_ALLOCATED(directory));
+    char *slash = strrchr(directory, '/');
+    if (slash != NULL) slash[slash == directory] = 0; /* "/name" is in "/" */
+    const char *opened = slash != NULL ? directory : ".";
+    plp_status st = PLP_OK;
+    w->directory = open(opened, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (w->directory < 0) st = PLP_FAIL(PLP_ERR_CREATE, "cannot open directory %s: %s; fix: create it", opened, strerror(errno));
+    free(directory);
+    return st;
+}
+
+static plp_status check_target(const io_model_writer *w)
+{
+    struct stat info;
+    if (*w->name == 0) return PLP_FAIL(PLP_ERR_CREATE, "%s names no file; fix: add one", w->path);
+    if (fstatat(w->directory, w->name, &info, AT_SYMLINK_NOFOLLOW) != 0) return PLP_OK; /* creating will say what else is wrong */
+    if (!w->replace) return PLP_FAIL(PLP_ERR_CREATE, "%s exists; fix: delete it, choose another name, or ask to replace it", w->path);
+    if (!S_ISREG(info.st_mode)) return PLP_FAIL(PLP_ERR_CREATE, "%s is not a regular file; fix: choose another name", w->path);
+    return PLP_OK;
+}
+
+/* The part belongs to whoever holds its lock.  One without a lock is left over from a conversion that was killed. */
+static plp_status open_part(io_model_writer *w)
+{
+    for (int attempt = 0; attempt < 2; attempt++) {
+        w->fd = openat(w->directory, w->part_name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        const bool fresh = w->fd >= 0;
+        struct stat info;
+        if (!fresh && errno == EEXIST) w->fd = openat(w->directory, w->part_name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (w->fd < 0)
+            return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; fix: check the directory's permissions and space", w->part,
+                            strerror(errno));
+        if (fstat(w->fd, &info) != 0 || !S_ISREG(info.st_mode))
+            return PLP_FAIL(PLP_ERR_CREATE, "%s is not a regular file; fix: remove it", w->part);
+        if (flock(w->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+            return PLP_FAIL(PLP_ERR_CREATE, "%s is being written by another process; fix: wait for it", w->part);
+        w->mine = fresh;
+        if (fresh) return PLP_OK;
+        unlinkat(w->directory, w->part_name, 0);
+        close(w->fd);
+        w->fd = -1;
+    }
+    return PLP_FAIL(PLP_ERR_CREATE, "%s cannot be removed; fix: remove it", w->part);
+}
+
+static plp_status create_file(io_model_writer *w)
+{
+    plp_status st = PLP_OK;
+    const hid_t access = H5Pcreate(H5P_FILE_ACCESS), creation = H5Pcreate(H5P_FILE_CREATE);
+    PLP_DO(IO_H5(PLP_ERR_IO, access, "%s", w->part));
+    PLP_DO(IO_H5(PLP_ERR_IO, creation, "%s", w->part));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110), "%s", w->part));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_alignment(access, IO_ALIGN_FROM, IO_PAYLOAD_ALIGN), "%s", w->part));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), "%s", w->part));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_file_locking(access, false, true), "%s", w->part)); /* our own lock is on it */
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_obj_track_times(creation, false), "%s", w->part));  /* the same model, the same bytes */
+    PLP_DO(IO_H5(PLP_ERR_IO, w->file = H5Fcreate(w->part, H5F_ACC_TRUNC, creation, access), "cannot create %s", w->part));
+    if (!io_hdf5_is_same(w->file, w->fd)) st = PLP_FAIL(PLP_ERR_CREATE, "%s was replaced while it was created; fix: try again", w->part);
+done:
+    if (creation >= 0) H5Pclose(creation);
+    if (access >= 0) H5Pclose(access);
+    return st;
+}
+
+/* The root's attributes go to the file here and into the manifest; other objects' go where their object is made. */
+static plp_status put_attribute(io_model_writer *w, hid_t object, const char *path, const char *name, io_kind kind, bool list,
+                                const void *data, int64_t count)
+{
+    plp_status st = PLP_OK;
+    hid_t type = -1, space = -1, attribute = -1;
+    const hsize_t length = (hsize_t)count;
+    if (!io_name_is_part(name)) return PLP_FAIL(PLP_ERR_INTERNAL, "%s: not a name for an attribute", name);
+    if ((kind == IO_INTS ? 8 * count : count) > IO_ATTRIBUTE_BYTES || count < 0)
+        return PLP_FAIL(PLP_ERR_DATA, "attribute %s: %lld bytes, at most %d", name, (long long)count, IO_ATTRIBUTE_BYTES);
+    if (kind == IO_STRING) {
+        PLP_DO(IO_H5(PLP_ERR_IO, type = H5Tcopy(H5T_C_S1), "%s: attribute %s", w->part, name));
+        PLP_DO(IO_H5(PLP_ERR_IO, H5Tset_size(type, (size_t)count + 1), "%s: attribute %s", w->part, name)); /* 0 is no size: keep the NUL */
+        PLP_DO(IO_H5(PLP_ERR_IO, H5Tset_cset(type, H5T_CSET_UTF8), "%s: attribute %s", w->part, name));
+    } else
+        PLP_DO(IO_H5(PLP_ERR_IO, type = H5Tcopy(kind == IO_INTS ? H5T_STD_I64LE : H5T_IEEE_F64LE), "%s: attribute %s", w->part, name));
+    PLP_DO(IO_H5(PLP_ERR_IO, space = list ? H5Screate_simple(1, &length, NULL) : H5Screate(H5S_SCALAR), "%s: attribute %s", w->part, name));
+    PLP_DO(
+        IO_H5(PLP_ERR_IO, attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT), "%s: attribute %s", w->part, name));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Awrite(attribute, type, data), "%s: attribute %s", w->part, name));
+    PLP_DO(io_contents_add_attribute(&w->contents, path, name, kind, list, data, count));
+done:
+    if (attribute >= 0) H5Aclose(attribute);
+    if (space >= 0) H5Sclose(space);
+    if (type >= 0) H5Tclose(type);
+    return st;
+}
+
+static plp_status put_text(io_model_writer *w, hid_t object, const char *path, const char *name, const char *value)
+{
+    return put_attribute(w, object, path, name, IO_STRING, false, value, (int64_t)strlen(value));
+}
+
+static plp_status put_root(io_model_writer *w, const char *name, io_kind kind, bool list, const void *data, int64_t count)
+{
+    io_hdf5_settings saved;
+    PLP_TRY(io_hdf5_enter(&saved));
+    const plp_status st = put_attribute(w, w->file, "/", name, kind, list, data, count);
+    io_hdf5_leave(&saved);
+    return st;
+}
+
+plp_status io_model_put_string(io_model_writer *w, const char *name, const char *value)
+{
+    return put_root(w, name, IO_STRING, false, value, (int64_t)strlen(value));
+}
+
+plp_status io_model_put_int(io_model_writer *w, const char *name, int64_t value) { return put_root(w, name, IO_INTS, false, &value, 1); }
+
+plp_status io_model_put_ints(io_model_writer *w, const char *name, const int64_t *values, int count)
+{
+    if (count < 1) return PLP_FAIL(PLP_ERR_INTERNAL, "attribute %s: a list of %d; leave it out", name, count);
+    return put_root(w, name, IO_INTS, true, values, count);
+}
+
+plp_status io_model_put_double(io_model_writer *w, const char *name, double value)
+{
+    if (isnan(value)) return PLP_FAIL(PLP_ERR_DATA, "attribute %s is NaN; fix: check the config", name);
+    return put_root(w, name, IO_DOUBLE, false, &value, 1);
+}
+
+/* The groups above `name`, without times. */
+static plp_status make_groups(io_model_writer *w, const char *name)
+{
+    char path[IO_NAME];
+    plp_status st = PLP_OK;
+    const hid_t creation = H5Pcreate(H5P_GROUP_CREATE);
+    PLP_DO(IO_H5(PLP_ERR_IO, creation, "%s: %s", w->part, name));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_obj_track_times(creation, false), "%s: %s", w->part, name));
+    for (const char *slash = strchr(name + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
+        snprintf(path, sizeof path, "%.*s", (int)(slash - name), name);
+        const htri_t exists = H5Lexists(w->file, path, H5P_DEFAULT);
+        PLP_DO(IO_H5(PLP_ERR_IO, exists, "%s: %s", w->part, path));
+        if (exists > 0) continue;
+        const hid_t group = H5Gcreate2(w->file, path, H5P_DEFAULT, creation, H5P_DEFAULT);
+        PLP_DO(IO_H5(PLP_ERR_IO, group, "%s: cannot make group %s", w->part, path));
+        H5Gclose(group);
+    }
+done:
+    if (creation >= 0) H5Pclose(creation);
+    return st;
+}
+
+/* A dataset with its place in the file, into w->entry.  source NULL: no attributes. */
+static plp_status make_dataset(io_model_writer *w, const char *name, io_element element, int rank, const int64_t *shape, const char *source,
+                               const char *source_dtype)
+{
+    plp_status st = PLP_OK;
+    hid_t type = -1, space = -1, creation = -1, set = -1;
+    hsize_t dims[IO_RANK];
+    io_entry *e = &w->entry;
+    *e =
+        (io_entry){ .element = element, .first_sum = w->contents.sum_count, .tensor.rank = rank, .tensor.bytes = io_element_size(element) };
+    snprintf(e->tensor.name, sizeof e->tensor.name, "%s", name);
+    if (element <= IO_F16) e->tensor.dtype = (plp_dtype)element;
+    for (int i = 0; i < rank; i++) {
+        e->tensor.shape[i] = shape[i];
+        if (shape[i] < 1 || __builtin_mul_overflow(e->tensor.bytes, (uint64_t)shape[i], &e->tensor.bytes) || e->tensor.bytes > INT64_MAX)
+            return PLP_FAIL(PLP_ERR_SHAPE, "%s: dimension %d is %lld, which cannot be stored", name, i, (long long)shape[i]);
+        dims[i] = (hsize_t)shape[i];
+    }
+    PLP_DO(make_groups(w, name));
+    PLP_DO(IO_H5(PLP_ERR_IO, type = io_element_type(element), "%s: %s", w->part, name));
+    PLP_DO(IO_H5(PLP_ERR_IO, space = H5Screate_simple(rank, dims, NULL), "%s: %s", w->part, name));
+    PLP_DO(IO_H5(PLP_ERR_IO, creation = H5Pcreate(H5P_DATASET_CREATE), "%s: %s", w->part, name));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_layout(creation, H5D_CONTIGUOUS), "%s: %s", w->part, name));
+    PLP_DO(
+        IO_H5(PLP_ERR_IO, H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY), "%s: %s", w->part, name)); /* so that it has an offset now */
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), "%s: %s", w->part, name));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_obj_track_times(creation, false), "%s: %s", w->part, name));
+    set = H5Dcreate2(w->file, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
+    PLP_DO(IO_H5(PLP_ERR_IO, set, "%s: cannot make dataset %s", w->part, name));
+    e->tensor.offset = H5Dget_offset(set);
+    if (e->tensor.offset == HADDR_UNDEF) {
+        st = PLP_FAIL(PLP_ERR_INTERNAL, "%s: %s has no place in the file", w->part, name);
+        goto done;
+    }
+    if (element <= IO_F16) PLP_DO(put_text(w, set, name, "dtype", io_element_name(element)));
+    if (source != NULL) PLP_DO(put_text(w, set, name, "source", source));
+    if (source_dtype != NULL) PLP_DO(put_text(w, set, name, "source_dtype", source_dtype));
+    w->writing = true, w->written = 0, w->sum = 0;
+done:
+    if (set >= 0) H5Dclose(set);
+    if (creation >= 0) H5Pclose(creation);
+    if (space >= 0) H5Sclose(space);
+    if (type >= 0) H5Tclose(type);
+    return st;
+}
+
+static plp_status begin(io_model_writer *w, const char *name, io_element element, int rank, const int64_t *shape, const char *source,
+                        const char *source_dtype)
+{
+    io_hdf5_settings saved;
+    if (w->writing) return PLP_FAIL(PLP_ERR_INTERNAL, "%s was not ended before %s", w->entry.tensor.name, name);
+    if (!io_name_is_path(name) || *name != '/')
+        return PLP_FAIL(PLP_ERR_DATA, "%s: not a name for a dataset; fix: /parts/of/[A-Za-z0-9._-]", name);
+    if (rank < 1 || rank > IO_RANK) return PLP_FAIL(PLP_ERR_SHAPE, "%s: rank %d, possible are 1 to %d", name, rank, IO_RANK);
+    PLP_TRY(io_hdf5_enter(&saved));
+    const plp_status st = make_dataset(w, name, element, rank, shape, source, source_dtype);
+    io_hdf5_leave(&saved);
+    return st;
+}
+
+static plp_status write_all(const io_model_writer *w, const uint8_t *data, uint64_t bytes, uint64_t at)
+{
+    while (bytes > 0) {
+        const ssize_t put = pwrite(w->fd, data, bytes < 1 << 30 ? bytes : 1 << 30, (off_t)at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0)
+            return PLP_FAIL(PLP_ERR_IO, "cannot write %s at byte %" PRIu64 ": %s; fix: check the disk and its free space", w->part, at,
+                            strerror(errno));
+        data += put, bytes -= (uint64_t)put, at += (uint64_t)put;
+    }
+    return PLP_OK;
+}
+
+/* The payload bypasses HDF5: any run of elements goes to its bytes at once, and the file is never read back. */
+static plp_status append(io_model_writer *w, const void *data, uint64_t bytes)
+{
+    const io_tensor *t = &w->entry.tensor;
+    if (!w->writing) return PLP_FAIL(PLP_ERR_INTERNAL, "data before a dataset has begun");
+    if (bytes > t->bytes - w->written)
+        return PLP_FAIL(PLP_ERR_SHAPE, "%s: %" PRIu64 " + %" PRIu64 " of %" PRIu64 " bytes", t->name, w->written, bytes, t->bytes);
+    PLP_TRY(write_all(w, data, bytes, t->offset + w->written));
+    for (const uint8_t *p = data; bytes > 0;) {
+        const uint64_t left = IO_BLOCK - w->written % IO_BLOCK, take = bytes < left ? bytes : left;
+        w->sum = plp_crc32c(w->sum, p, take);
+        w->written += take, p += take, bytes -= take;
+        if (take < left && w->written < t->bytes) break; /* the block goes on in the next piece */
+        PLP_TRY(io_contents_add_sum(&w->contents, w->sum));
+        w->sum = 0;
+    }
+    return PLP_OK;
+}
+
+plp_status io_model_begin(io_model_writer *w, const char *name, plp_dtype dtype, int rank, const int64_t *shape, const char *source,
+                          const char *source_dtype)
+{
+    return begin(w, name, (io_element)dtype, rank, shape, source, source_dtype);
+}
+
+plp_status io_model_append(io_model_writer *w, const void *data, int64_t count)
+{
+    if (count < 0) return PLP_FAIL(PLP_ERR_INTERNAL, "%lld elements", (long long)count);
+    return append(w, data, (uint64_t)count * io_element_size(w->entry.element));
+}
+
+plp_status io_model_end(io_model_writer *w)
+{
+    const io_tensor *t = &w->entry.tensor;
+    if (!w->writing) return PLP_FAIL(PLP_ERR_INTERNAL, "an end before a dataset has begun");
+    if (w->written != t->bytes)
+        return PLP_FAIL(PLP_ERR_SHAPE, "%s: %" PRIu64 " of %" PRIu64 " bytes were given", t->name, w->written, t->bytes);
+    PLP_TRY(io_contents_add_entry(&w->contents, &w->entry));
+    w->writing = false;
+    return PLP_OK;
+}
+
+plp_status io_model_put_blob(io_model_writer *w, const char *name, const void *data, size_t bytes)
+{
+    const int64_t count = (int64_t)bytes;
+    PLP_TRY(begin(w, name, IO_U8, 1, &count, NULL, NULL));
+    PLP_TRY(append(w, data, bytes));
+    return io_model_end(w);
+}
+
+plp_status io_model_create(io_model_writer **out, const char *path, bool replace)
+{
+    plp_status st = PLP_OK;
+    io_hdf5_settings saved;
+    *out = NULL;
+    PLP_TRY(io_hdf5_enter(&saved));
+    io_model_writer *w = calloc(1, sizeof *w);
+    PLP_DO(PLP_ALLOCATED(w));
+    w->directory = w->fd = -1, w->file = -1, w->replace = replace;
+    PLP_DO(PLP_ALLOCATED(w->path = strdup(path)));
+    PLP_DO(PLP_ALLOCATED(w->part = malloc(strlen(path) + sizeof ".part")));
+    strcat(strcpy(w->part, path), ".part");
+    const char *slash = strrchr(path, '/');
+    const size_t start = slash == NULL ? 0 : (size_t)(slash - path) + 1;
+    w->name = w->path + start, w->part_name = w->part + start;
+    const mode_t mask = umask(077); /* there is no other way to ask */
+    umask(mask);
+    w->mode = 0666 & ~mask;
+    PLP_DO(open_directory(w));
+    PLP_DO(check_target(w));
+    PLP_DO(open_part(w));
+    PLP_DO(create_file(w));
+    PLP_DO(put_text(w, w->file, "/", "format", IO_FORMAT_NAME));
+    PLP_DO(put_attribute(w, w->file, "/", "format_version", IO_INTS, false, &(int64_t){ IO_MODEL_FORMAT }, 1));
+done:
+    io_hdf5_leave(&saved);
+    if (st != PLP_OK) io_model_discard(&w);
+    *out = w;
+    return st;
+}
+
+/* A dataset that the manifest does not list: the manifest itself. */
+static plp_status put_unlisted(io_model_writer *w, const char *name, io_element element, const void *data, int64_t count)
+{
+    PLP_TRY(begin(w, name, element, 1, &count, NULL, NULL));
+    w->writing = false;
+    return write_all(w, data, w->entry.tensor.bytes, w->entry.tensor.offset);
+}
+
+static plp_status put_manifest(io_model_writer *w)
+{
+    plp_status st = PLP_OK;
+    char *text = NULL, hex[PLP_SHA256_HEX];
+    size_t bytes;
+    hid_t group = -1;
+    PLP_DO(io_contents_sort(&w->contents));
+    PLP_DO(io_manifest_text(&w->contents, &text, &bytes));
+    io_manifest_digest(&w->contents, text, bytes, hex);
+    PLP_DO(put_unlisted(w, "/manifest/datasets", IO_U8, text, (int64_t)bytes));
+    PLP_DO(put_unlisted(w, "/manifest/sums", IO_U32, w->contents.sums, w->contents.sum_count));
+    PLP_DO(IO_H5(PLP_ERR_IO, group = H5Gopen2(w->file, "/manifest", H5P_DEFAULT), "%s: /manifest", w->part));
+    PLP_DO(put_text(w, group, "/manifest", "checksum", IO_CHECKSUM));
+    PLP_DO(put_attribute(w, group, "/manifest", "block_bytes", IO_INTS, false, &(int64_t){ IO_BLOCK }, 1));
+    PLP_DO(put_text(w, group, "/manifest", "sha256", hex));
+done:
+    if (group >= 0) H5Gclose(group);
+    free(text);
+    return st;
+}
+
+/* Under its own name at last; where nothing may be replaced, in one step that cannot. */
+static plp_status publish(io_model_writer *w)
+{
+    if (!w->replace && linkat(w->directory, w->part_name, w->directory, w->name, 0) == 0) {
+        unlinkat(w->directory, w->part_name, 0);
+        w->mine = false;
+        return PLP_OK;
+    }
+    PLP_TRY(check_target(w)); /* it may exist by now, or this file system has no hard links */
+    if (renameat(w->directory, w->part_name, w->directory, w->name) != 0)
+        return PLP_FAIL(PLP_ERR_CREATE, "cannot rename %s to %s: %s; fix: check the directory's permissions", w->part, w->name,
+                        strerror(errno));
+    w->mine = false;
+    return PLP_OK;
+}
+
+static plp_status finish(io_model_writer *w)
+{
+    if (w->writing) return PLP_FAIL(PLP_ERR_INTERNAL, "%s was not ended", w->entry.tensor.name);
+    PLP_TRY(put_manifest(w));
+    const herr_t closed = H5Fclose(w->file);
+    PLP_TRY(IO_H5(PLP_ERR_IO, closed, "cannot complete %s", w->part));
+    w->file = -1;
+    /* After a failed fsync the pages may be gone and a second one would succeed: the file is given up. */
+    if (fchmod(w->fd, w->mode) != 0 || fsync(w->fd) != 0)
+        return PLP_FAIL(PLP_ERR_IO, "cannot complete %s: %s; fix: check the disk and its free space", w->part, strerror(errno));
+    PLP_TRY(publish(w));
+    if (fsync(w->directory) != 0) return PLP_FAIL(PLP_ERR_IO, "cannot sync the directory of %s: %s", w->path, strerror(errno));
+    return PLP_OK;
+}
+
+plp_status io_model_finish(io_model_writer **w)
+{
+    io_hdf5_settings saved;
+    PLP_TRY(io_hdf5_enter(&saved));
+    const plp_status st = finish(*w);
+    io_hdf5_leave(&saved);
+    if (st == PLP_OK) io_model_discard(w); /* nothing but memory is left to give back */
+    return st;
+}
+
+void io_model_discard(io_model_writer **out)
+{
+    io_model_writer *w = *out;
+    io_hdf5_settings saved;
+    if (w == NULL) return;
+    if (w->mine) unlinkat(w->directory, w->part_name, 0);
+    if (w->file >= 0 && io_hdf5_enter(&saved) == PLP_OK) {
+        H5Fclose(w->file);
+        io_hdf5_leave(&saved);
+    }
+    if (w->fd >= 0) close(w->fd);
+    if (w->directory >= 0) close(w->directory);
+    io_contents_free(&w->contents);
+    free(w->part);
+    free(w->path);
+    free(w);
+    *out = NULL;
+}
