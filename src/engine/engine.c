@@ -2,7 +2,6 @@
 
 #include "engine/request.h"
 #include "engine/schedule.h"
-#include "engine/session.h"
 
 #include "base/error.h"
 
@@ -22,7 +21,7 @@ typedef struct {
 } queued;
 
 struct plp_engine {
-    engine_session session; /* what plp_engine_create opened; empty over a borrowed model */
+    engine_session session; /* what plp_engine_create opened, kept for plp_engine_destroy; empty over a borrowed model */
     model *model;
     text_tokenizer *tokenizer;
     const model_config *config;
@@ -143,26 +142,11 @@ plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t)
     while (e->free_slots < e->max_seqs) e->free_slot[e->free_slots] = e->max_seqs - 1 - e->free_slots, e->free_slots++;
     *out = e, e = NULL;
 done:
-    plp_engine_destroy(&e);
+    engine_destroy(&e);
     return st;
 }
 
-plp_status plp_engine_create(plp_engine **e, MPI_Comm comm, const plp_engine_options *options)
-{
-    engine_session s;
-    *e = NULL;
-    plp_status st = engine_session_open(&s, comm, options, 0);
-    if (st == PLP_OK) st = tp_agree(s.group, engine_create(e, s.model, s.tokenizer));
-    if (st == PLP_OK) {
-        (*e)->session = s;
-        return PLP_OK;
-    }
-    plp_engine_destroy(e);
-    engine_session_close(&s);
-    return st;
-}
-
-void plp_engine_destroy(plp_engine **out)
+void engine_destroy(plp_engine **out)
 {
     plp_engine *e = *out;
     if (e == NULL) return;
@@ -187,11 +171,11 @@ void plp_engine_destroy(plp_engine **out)
     free(e->penalty_hits);
     free(e->event);
     free(e->text);
-    engine_session s = e->session;
     free(e);
-    engine_session_close(&s);
     *out = NULL;
 }
+
+engine_session *engine_session_of(plp_engine *e) { return &e->session; }
 
 void plp_engine_describe(const plp_engine *e, plp_engine_info *info)
 {

@@ -3,7 +3,7 @@
  * Decode rows come first, one of every sequence whose prompt is done; then slices of prompts in the order in which the sequences came, up
  * to the step's budget.  A slice ends at the prompt's end or at an absolute multiple of the model's chunk, so that a sequence is cut the
  * same way whatever else runs; only where the budget is smaller than what is left of a chunk does the first prompt get a shorter one.
- * No later prompt overtakes one that finds no room: none starves. */
+ * A prompt that finds no room ends the step: none overtakes it, and none starves. */
 #ifndef ENGINE_SCHEDULE_H
 #define ENGINE_SCHEDULE_H
 

@@ -1,0 +1,27 @@
+/* The engine that opens its own model. */
+#include "engine/engine.h"
+
+#include "base/error.h"
+
+plp_status plp_engine_create(plp_engine **e, MPI_Comm comm, const plp_engine_options *options)
+{
+    engine_session s;
+    *e = NULL;
+    plp_status st = engine_session_open(&s, comm, options, 0);
+    if (st == PLP_OK) st = tp_agree(s.group, engine_create(e, s.model, s.tokenizer));
+    if (st == PLP_OK) {
+        *engine_session_of(*e) = s;
+        return PLP_OK;
+    }
+    engine_destroy(e);
+    engine_session_close(&s);
+    return st;
+}
+
+void plp_engine_destroy(plp_engine **e)
+{
+    if (*e == NULL) return;
+    engine_session s = *engine_session_of(*e);
+    engine_destroy(e);
+    engine_session_close(&s);
+}
