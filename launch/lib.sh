@@ -63,6 +63,8 @@ want_cuda() {
         echo OFF
     fi
 }
+cuda=$(want_cuda)
+if [ "$cuda" = ON ]; then packages_build="$packages_build g++"; fi # nvcc's host compiler
 
 # configure PRESET [CMAKE-OPTION...].  Whether tests are configured follows from what is installed, not from who asks: quickstart and
 # test share build/release without undoing each other's work.
@@ -71,7 +73,7 @@ configure() {
     shift
     tests=OFF
     if pkg-config --exists cmocka; then tests=ON; fi
-    if [ "$preset" = release ]; then set -- -DPLP_CUDA="$(want_cuda)" "$@"; fi
+    if [ "$preset" = release ]; then set -- -DPLP_CUDA=$cuda "$@"; fi
     cmake --preset "$preset" --log-level=NOTICE -DPLP_TESTS=$tests "$@" >&2
 }
 

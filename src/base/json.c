@@ -64,11 +64,12 @@ plp_status plp_json_parse(const char *text, size_t bytes, const char *where, jso
     json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
     value = json_tokener_parse_ex(tokener, text, (int)bytes);
     enum json_tokener_error error = json_tokener_get_error(tokener);
-    if (error == json_tokener_continue && value == NULL && memchr(text, 0, bytes) == NULL) { /* a bare number ends only at a NUL */
+    size_t end = json_tokener_get_parse_end(tokener);
+    if (error == json_tokener_continue && memchr(text, 0, bytes) == NULL) { /* a bare number ends only at a NUL */
         value = json_tokener_parse_ex(tokener, "", 1);
         error = json_tokener_get_error(tokener);
+        end = bytes;
     }
-    size_t end = json_tokener_get_parse_end(tokener);
     if (error != json_tokener_success) {
         st = PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: %s", where, end, json_tokener_error_desc(error));
         goto done;

@@ -149,7 +149,9 @@ typedef struct {
  * The whole Mamba-2 mixer for decode rows, where a backend does better than the pieces above; NULL in the table otherwise.
  * Reads the residual, and either adds the mixer's output to it (delta NULL: one rank) or writes this rank's partial sum to delta
  * (tokens, ld_delta) float32, with sum(v^2) behind the last column when fold is set.  Weights as the pieces take them.
- * Returns without doing anything, *done = false, for shapes it does not know. */
+ * Returns without doing anything, *done = false, for shapes it does not know.
+ * A backend may fetch the weights, the batch's arrays and the mixer's states while operations queued before are still at work (up to the
+ * one queued just ahead of a run of mixer steps): what changes those must not be that last one, nor the same mixer's previous step. */
 typedef struct {
     int rows, hidden, heads, groups, dim, state, width;
     float *residual; /* (rows, hidden) */
@@ -175,6 +177,22 @@ typedef struct {
     plp_dtype conv_dtype, ssm_dtype;
     void *work; /* kn->mixer_step_work() bytes */
 } kn_mixer_step_args;
+
+/* ------------------------------------------------------------------------------------------------------ norm and lm_head, fused
+ *     y[i] = (r[m_i] * rsqrt(mean(r[m_i]^2) + eps) * weight) w^T        m_i = map[i], or i
+ * The last norm and the head for a few rows, where a backend does better than add_norm and linear; NULL in the table otherwise.
+ * Returns without doing anything, *done = false, for shapes it does not know. */
+typedef struct {
+    int rows, n, hidden;
+    const float *residual; /* (., hidden)         */
+    const int *map;        /* (rows) or NULL      */
+    const float *weight;   /* (hidden), the norm's */
+    double eps;
+    const void *w; /* (n, hidden) of w_dtype */
+    plp_dtype w_dtype;
+    float *y; /* (rows, ld_y >= n) */
+    int64_t ld_y;
+} kn_norm_linear_args;
 
 /* ------------------------------------------------------------------------------------------------------------------ sampling
  * A rank's candidates of one row of logits, enough to pick the token together with the other ranks' without gathering the row:
@@ -263,6 +281,7 @@ typedef struct kn_backend {
 
     size_t (*mixer_step_work)(const kn_mixer_step_args *a);
     plp_status (*mixer_step)(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+    plp_status (*norm_linear)(kn_context *c, const kn_norm_linear_args *a, bool *done);
 } kn_backend;
 
 const kn_backend *kn_cpu(void);

@@ -46,7 +46,7 @@ static void json_numbers_have_ranges(void **state)
 {
     (void)state;
     json_object *o = NULL;
-    const char text[] = "{\"a\": 3, \"b\": 1e2, \"c\": 1.5, \"d\": 99999999999999999999, \"e\": [0.0, Infinity], \"f\": \"x\"} \n";
+    const char text[] = "{\"a\": 3, \"b\": 1e2, \"c\": 1.5, \"e\": [0.0, Infinity], \"f\": \"x\"} \n";
     assert_int_equal(plp_json_parse(text, sizeof text - 1, "text", &o), PLP_OK);
     int64_t n = 7;
     assert_int_equal(plp_json_int(o, "missing", "text", 0, 10, &n), PLP_OK);
@@ -57,13 +57,21 @@ static void json_numbers_have_ranges(void **state)
     assert_int_equal(n, 100);
     assert_int_equal(plp_json_int(o, "a", "text", 4, 10, &n), PLP_ERR_DATA);
     assert_int_equal(plp_json_int(o, "c", "text", 0, 10, &n), PLP_ERR_DATA);
-    assert_int_equal(plp_json_int(o, "d", "text", 0, INT64_MAX, &n), PLP_ERR_DATA);
     assert_int_equal(plp_json_int(o, "f", "text", 0, 10, &n), PLP_ERR_DATA);
     json_object *e = json_object_object_get(o, "e");
     double d = 0;
     assert_int_equal(plp_json_any_number(json_object_array_get_idx(e, 1), "e", "text", &d), PLP_OK);
     assert_true(isinf(d));
     json_object_put(o);
+    const char huge[] = "{\"d\": 99999999999999999999}"; /* json-c 0.17 refuses it when parsing, 0.16 clamps it */
+    plp_status st = plp_json_parse(huge, sizeof huge - 1, "text", &o);
+    if (st == PLP_OK) st = plp_json_int(o, "d", "text", 0, INT64_MAX, &n);
+    assert_int_equal(st, PLP_ERR_DATA);
+    json_object_put(o);
+    assert_int_equal(plp_json_parse("3", 1, "text", &o), PLP_OK);
+    assert_int_equal(json_object_get_int(o), 3);
+    json_object_put(o);
+    assert_int_equal(plp_json_parse("3 4", 3, "text", &o), PLP_ERR_DATA);
     assert_int_equal(plp_json_parse("{} x", 4, "text", &o), PLP_ERR_DATA);
     assert_int_equal(plp_json_parse("{\"a\":", 5, "text", &o), PLP_ERR_DATA);
     assert_int_equal(plp_json_parse("", 0, "text", &o), PLP_ERR_DATA);

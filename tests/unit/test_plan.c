@@ -11,9 +11,23 @@ enum { MOST = 130 };
 
 static model_config shape(int64_t heads, int64_t groups, int64_t norm_groups)
 {
-    return (model_config){ .family = "mamba2", .kind = MODEL_MAMBA2, .hidden = 24, .layers = 3, .heads = heads, .head_dim = 4,
-                           .inner = heads * 4, .groups = groups, .state = 8, .conv = 4, .chunk = 16, .vocab = 101, .vocab_used = 97,
-                           .norm_eps = 1e-5, .norm_groups = norm_groups, .conv_bias = true, .proj_bias = true };
+    return (model_config){ .family = "mamba2",
+                           .kind = MODEL_MAMBA2,
+                           .hidden = 24,
+                           .layers = 3,
+                           .heads = heads,
+                           .head_dim = 4,
+                           .inner = heads * 4,
+                           .groups = groups,
+                           .state = 8,
+                           .conv = 4,
+                           .chunk = 16,
+                           .vocab = 101,
+                           .vocab_used = 97,
+                           .norm_eps = 1e-5,
+                           .norm_groups = norm_groups,
+                           .conv_bias = true,
+                           .proj_bias = true };
 }
 
 static const struct {
@@ -95,12 +109,15 @@ static void bands_cover_the_model(void **state)
                     }
                     for (int64_t i = 0; i < units; i++) {
                         const bool copied = band == MODEL_EMBED || band == MODEL_NORM || band == MODEL_FINAL_NORM || band == MODEL_OUT_BIAS;
-                        const bool shared = band == MODEL_IN_B || band == MODEL_IN_C || band == MODEL_IN_B_BIAS || band == MODEL_IN_C_BIAS ||
-                                            band == MODEL_CONV_B || band == MODEL_CONV_C || band == MODEL_CONV_B_BIAS ||
-                                            band == MODEL_CONV_C_BIAS;
-                        if (copied) assert_int_equal(owners[i], size);
-                        else if (shared) assert_true(owners[i] >= 1);
-                        else assert_int_equal(owners[i], 1);
+                        const bool shared = band == MODEL_IN_B || band == MODEL_IN_C || band == MODEL_IN_B_BIAS ||
+                                            band == MODEL_IN_C_BIAS || band == MODEL_CONV_B || band == MODEL_CONV_C ||
+                                            band == MODEL_CONV_B_BIAS || band == MODEL_CONV_C_BIAS;
+                        if (copied)
+                            assert_int_equal(owners[i], size);
+                        else if (shared)
+                            assert_true(owners[i] >= 1);
+                        else
+                            assert_int_equal(owners[i], 1);
                     }
                 }
     }
@@ -146,8 +163,20 @@ static void norm_mode_follows_the_groups(void **state)
 static void a_published_shape_by_hand(void **state)
 {
     (void)state;
-    const model_config c = { .kind = MODEL_MAMBA2, .hidden = 2560, .layers = 64, .heads = 80, .head_dim = 64, .inner = 5120, .groups = 1,
-                             .state = 128, .conv = 4, .vocab = 50288, .vocab_used = 50277, .norm_groups = 1, .tied = true, .conv_bias = true };
+    const model_config c = { .kind = MODEL_MAMBA2,
+                             .hidden = 2560,
+                             .layers = 64,
+                             .heads = 80,
+                             .head_dim = 64,
+                             .inner = 5120,
+                             .groups = 1,
+                             .state = 128,
+                             .conv = 4,
+                             .vocab = 50288,
+                             .vocab_used = 50277,
+                             .norm_groups = 1,
+                             .tied = true,
+                             .conv_bias = true };
     model_plan one, half;
     assert_int_equal(model_plan_make(&one, &c, 0, 1), PLP_OK);
     assert_int_equal(model_plan_make(&half, &c, 1, 2), PLP_OK);

@@ -35,6 +35,14 @@ plp_status kn_ssd_create_cuda(kn_context *c);
 void kn_ssd_destroy_cuda(kn_context *c);
 plp_status kn_candidates_create_cuda(kn_context *c);
 
+plp_status kn_read_time_cuda(kn_context *c, size_t bytes, double *seconds);
+void kn_describe_cuda(kn_context *c, char *line, size_t size);
+plp_status kn_feed_cuda(kn_context *c, int *ids, const kn_candidates *from, int rows);
+plp_status kn_capture_begin_cuda(kn_context *c);
+plp_status kn_capture_end_cuda(kn_context *c, kn_graph **graph);
+plp_status kn_replay_cuda(kn_context *c, kn_graph *graph);
+void kn_graph_destroy_cuda(kn_context *c, kn_graph **graph);
+
 plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a);
 plp_status kn_linear_cuda_run(kn_context *c, const kn_linear_args *a);

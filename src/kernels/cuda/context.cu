@@ -97,13 +97,24 @@ static plp_status fill(kn_context *c, void *dst, int byte, size_t bytes) { retur
 static plp_status sync(kn_context *c) { return KN_CUDA(cudaStreamSynchronize(c->stream)); }
 static plp_status memory(kn_context *, size_t *available, size_t *total) { return KN_CUDA(cudaMemGetInfo(available, total)); }
 
+/* By name, and not in the order of the struct, so that an entry cannot land in another's place. */
+static kn_backend fill_table(void)
+{
+    kn_backend t = {};
+    t.name = "cuda";
+    t.create = create, t.destroy = destroy, t.stream = stream;
+    t.alloc = alloc, t.release = release, t.to_device = to_device, t.to_host = to_host, t.copy = copy, t.fill = fill, t.sync = sync;
+    t.memory = memory, t.read_time = kn_read_time_cuda, t.describe = kn_describe_cuda;
+    t.embed = kn_embed_cuda, t.add_norm = kn_add_norm_cuda, t.linear = kn_linear_cuda_run, t.conv = kn_conv_cuda;
+    t.ssd = kn_ssd_cuda_run, t.ssm_step = kn_ssm_step_cuda, t.gated_norm = kn_gated_norm_cuda;
+    t.candidates = kn_candidates_cuda, t.feed = kn_feed_cuda;
+    t.capture_begin = kn_capture_begin_cuda, t.capture_end = kn_capture_end_cuda, t.replay = kn_replay_cuda;
+    t.graph_destroy = kn_graph_destroy_cuda;
+    return t;
+}
+
 const kn_backend *kn_cuda(void)
 {
-    static const kn_backend table = {
-        "cuda",         create,      destroy,            stream,           alloc,           release,
-        to_device,      to_host,     copy,               fill,             sync,            memory,
-        kn_embed_cuda,  kn_add_norm_cuda, kn_linear_cuda_run, kn_conv_cuda, kn_ssd_cuda_run, kn_ssm_step_cuda,
-        kn_gated_norm_cuda, kn_candidates_cuda, NULL, NULL,
-    };
+    static const kn_backend table = fill_table();
     return &table;
 }

@@ -1,0 +1,93 @@
+/* src/kernels/cuda/mixer_step.cuh -- one Mamba-2 mixer for 1..8 decode rows in three kernels, and RMSNorm + lm_head in one.
+ *
+ *     in     RMSNorm + in_proj + { z raw | conv1d update + SiLU for x, B, C | softplus and clamp for dt }
+ *     ssm    h = exp(dt A) h + dt x B^T;  y = h C + D x;  v = y silu(z);  sum of v^2 per head
+ *     out    gated group RMSNorm + out_proj, added to the residual or written as this rank's partial sum
+ *     head   RMSNorm + lm_head, float32 logits                       (the code of `in` with another epilogue)
+ * Weights and activations bf16, products accumulate in float32, state arithmetic and the residual float32.
+ *
+ * Every kernel lets its successor start at once (programmatic dependent launch), asks for its weights or state, and only then waits for
+ * the kernels before it: while one drains, the next one's weights already stream.  in + ssm + out fit on a multiprocessor together:
+ * 128 + 64 + 64 registers x 256 threads are the whole register file, and ring_slots() below divides the shared memory.
+ * A kernel writes nothing, and reads nothing that a kernel of the same step writes, before its wait.  What it may read before: weights,
+ * the batch's arrays, and the states of its layer.  Those must be complete before the operation queued just ahead of a step began. */
+#ifndef KERNELS_CUDA_MIXER_STEP_CUH
+#define KERNELS_CUDA_MIXER_STEP_CUH
+
+#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/mixer_step_ring.cuh"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+/* The table's entries (kernels.h). */
+extern "C" {
+size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a);
+plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_args *a, bool *done);
+}
+
+enum { STEP_DIM = 64, STEP_TAPS = 4, STEP_HEADS = 256, STEP_GROUPS = 32 };
+
+struct step_batch { /* device pointers, (m) */
+    const int *src, *dst;
+    const int64_t *past;
+};
+struct step_work { /* between the kernels of a layer */
+    bf16 *z, *xbc, *v; /* (m, inner), (m, channels), (m, inner) */
+    float *dt, *squares; /* (m, heads) */
+};
+/* One launch a kernel; a and b are known to fit.  Shared memory of a ring: slots of `slot` bytes, and `fixed` beside them. */
+struct step_room {
+    int slot, fixed;
+};
+step_room mixer_step_in_room(const kn_mixer_step_args *a, int sms);
+step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms);
+plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots);
+plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w);
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots);
+
+/* Sizes that the kernels' instances know. */
+bool mixer_step_in_knows(const kn_mixer_step_args *a);
+bool mixer_step_ssm_knows(const kn_mixer_step_args *a);
+bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms);
+
+static inline int step_inner(const kn_mixer_step_args *a) { return a->heads * STEP_DIM; }
+static inline int step_channels(const kn_mixer_step_args *a) { return step_inner(a) + 2 * a->groups * a->state; }
+static inline bool step_aligned(const void *p) { return (uintptr_t)p % 16 == 0; }
+
+/* What all of these need of the device and the context. */
+static inline bool step_runs_on(const kn_context *c) { return c->hopper && c->options.act == PLP_BF16; }
+
+/* Launches Kernel<<<grid, STEP_THREADS, shared>>>(a), as a programmatic dependent of what was queued before.  PLP_PDL=0 in the environment
+ * starts kernels one after the other: results must not change, which tells a race from a rounding.  Every kernel gets the same carve-out,
+ * all of it shared memory, so that they can be neighbours on a multiprocessor. */
+template <auto Kernel, class A> plp_status step_launch(kn_context *c, dim3 grid, size_t shared, const A &a)
+{
+    static std::atomic<uint64_t> prepared; /* a bit for each device */
+    const uint64_t bit = 1ull << (c->options.device & 63);
+    if (!(prepared.load() & bit)) {
+        cudaFuncAttributes f;
+        int most;
+        PLP_TRY(KN_CUDA(cudaFuncGetAttributes(&f, (const void *)Kernel)));
+        PLP_TRY(KN_CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, c->options.device)));
+        PLP_TRY(KN_CUDA(cudaFuncSetAttribute((const void *)Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most - (int)f.sharedSizeBytes)));
+        PLP_TRY(KN_CUDA(cudaFuncSetAttribute((const void *)Kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared)));
+        prepared |= bit;
+    }
+    const char *pdl = getenv("PLP_PDL");
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = dim3(STEP_THREADS);
+    config.dynamicSmemBytes = shared;
+    config.stream = c->stream;
+    config.attrs = &early;
+    config.numAttrs = pdl != NULL && strcmp(pdl, "0") == 0 ? 0 : 1;
+    return KN_CUDA(cudaLaunchKernelEx(&config, Kernel, a));
+}
+
+#endif

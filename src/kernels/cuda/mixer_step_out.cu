@@ -1,0 +1,189 @@
+/* src/kernels/cuda/mixer_step_out.cu -- the third kernel of a mixer's decode step: the gate's group norm and out_proj,
+ *
+ *     out[n][row] (+)= bias[row] + sum over norm groups of rstd[n][group] * sum_{k in group} w[row][k] v[n][k]
+ *
+ * Columns are the outer loop over up to 32 rows of w, so a block reads v once: every warp copies its own 64 columns ahead of time,
+ * V_AHEAD stages deep (an L2 hit takes microseconds while the memory queues are full of weights).  A warp's 64 columns of a stage are one
+ * head, so the scale of the head's group multiplies the stage's float32 sums: any head -> group map works, and nothing is rounded twice. */
+#include "kernels/cuda/mixer_step.cuh"
+
+namespace {
+
+enum {
+    COLUMNS = STEP_WARPS * STEP_DIM, /* of a stage */
+    PITCH = COLUMNS * 2 + 64,
+    SUM_PITCH = 32 + 4,
+    V_AHEAD = 4,
+    V_PITCH = STEP_DIM * 2 + 16,
+    PART_ROWS = 16 /* of w; more make two stages of every 512 columns */
+};
+
+struct out_args {
+    const bf16 *w; /* (rows, heads * 64) */
+    const float *bias;
+    step_work work;
+    float *out; /* (m, ld): the residual, or this rank's partial sum */
+    int64_t ld;
+    bool add, scale, fold; /* add to out; apply the norm's scale; write sum(v^2) behind the last column */
+    int rows, m, heads, slots, slot_rows, pad_bytes, groups;
+    float width, eps;
+    short first[STEP_GROUPS + 1]; /* the norm groups' first heads */
+};
+struct out_shared {
+    float sums[STEP_WARPS][8 * SUM_PITCH]; /* at first the heads' sums of squares: 8 * 256 fit */
+    float rstd[STEP_GROUPS][8];
+    unsigned char group[STEP_HEADS];
+    ring_barriers bars;
+};
+static_assert(STEP_ROWS * STEP_HEADS <= STEP_WARPS * 8 * SUM_PITCH, "sums of squares lie in sums");
+
+template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_out_kernel(const __grid_constant__ out_args a)
+{
+    extern __shared__ __align__(128) unsigned char smem[];
+    __shared__ out_shared sh;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    const int inner = a.heads * STEP_DIM, nst = (a.heads + STEP_WARPS - 1) / STEP_WARPS;
+    const int r0 = (int)((int64_t)a.rows * blockIdx.x / gridDim.x), n = (int)((int64_t)a.rows * (blockIdx.x + 1) / gridDim.x) - r0;
+    /* A stage is 512 columns of the first or second slot_rows rows.  Blocks start at different columns, or they would all ask for the
+     * same offsets of rows a power of two apart. */
+    const int begin = blockIdx.x % nst;
+    const auto columns_of = [&](int st) { return begin + st < nst ? begin + st : begin + st - nst; };
+    const ring rg = ring_make(smem, &sh.bars, a.slots, a.slot_rows * PITCH, PARTS * nst);
+    const auto issue = [&](int i, int slot) {
+        const int ks = columns_of(i / PARTS), part = i % PARTS, rows = part ? n - a.slot_rows : min(a.slot_rows, n);
+        ring_issue(rg, slot, a.w + (size_t)(r0 + part * a.slot_rows) * inner + ks * COLUMNS, rows, inner, min(COLUMNS, inner - ks * COLUMNS) * 2, PITCH);
+    };
+    ring_start(rg, issue);
+    dependents_start();
+    if (threadIdx.x < a.heads) {
+        int group = 0;
+        while (group + 1 < a.groups && a.first[group + 1] <= threadIdx.x) group++;
+        sh.group[threadIdx.x] = (unsigned char)group;
+    }
+    const int er = threadIdx.x % 32, en = threadIdx.x / 32; /* the output this thread finishes */
+    const bool mine = er < n && en < a.m;
+    const float bias = mine && a.bias ? a.bias[r0 + er] : 0.f;
+    dependency_wait();
+
+    /* The warp's own ring of v: V_AHEAD x (m, 64 columns), one cp.async group a stage. */
+    const uint32_t v_at = shared_at(smem) + a.slots * a.slot_rows * PITCH + a.pad_bytes + warp * V_AHEAD * a.m * V_PITCH;
+    const auto fetch_v = [&](int st) {
+        if (st < nst) {
+            const int head = columns_of(st) * STEP_WARPS + warp;
+            for (int c = lane; head < a.heads && c < a.m * 8; c += 32)
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(v_at + ((st % V_AHEAD) * a.m + c / 8) * V_PITCH + c % 8 * 16),
+                             "l"(a.work.v + (size_t)(c / 8) * inner + head * STEP_DIM + c % 8 * 8) : "memory");
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    };
+    for (int st = 0; st < V_AHEAD; st++) fetch_v(st);
+    float *out = a.out + en * a.ld + r0 + er, *squares = &sh.sums[0][0];
+    const float old = mine && a.add ? __ldcg(out) : 0.f;
+    for (int j = threadIdx.x; j < a.m * a.heads; j += STEP_THREADS) squares[j] = __ldcg(a.work.squares + j);
+    __syncthreads();
+    if (threadIdx.x / 8 < a.groups) {
+        const int group = threadIdx.x / 8, row = threadIdx.x % 8;
+        float t = 0;
+        if (row < a.m)
+            for (int h = a.first[group]; h < a.first[group + 1]; h++) t += squares[row * a.heads + h];
+        sh.rstd[group][row] = a.scale ? rsqrtf(t / a.width + a.eps) : 1.f;
+        if (a.fold && blockIdx.x == 0 && row < a.m) a.out[row * a.ld + a.rows] = t;
+    }
+    __syncthreads();
+
+    const uint32_t lane_at = g * PITCH + warp * STEP_DIM * 2 + q * 16;
+    ring_place place;
+    float acc[PARTS][4] = {};
+    for (int st = 0; st < nst; st++) {
+        const int head = columns_of(st) * STEP_WARPS + warp;
+        const bool has = head < a.heads; /* the last columns may be fewer than 512 */
+        const float2 scale = has ? *(const float2 *)&sh.rstd[sh.group[head]][2 * q] : make_float2(0, 0);
+        asm volatile("cp.async.wait_group %0;" ::"n"(V_AHEAD - 1) : "memory");
+        __syncwarp();
+        uint4 x[2];
+#pragma unroll
+        for (int b = 0; b < 2; b++) x[b] = has && g < a.m ? load_shared16(v_at + ((st % V_AHEAD) * a.m + g) * V_PITCH + b * 64 + q * 16) : make_uint4(0, 0, 0, 0);
+        __syncwarp();
+        fetch_v(st + V_AHEAD);
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+            ring_wait(rg, place);
+            if (has) { /* rows past the last are somebody else's numbers, never used */
+                const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
+                float s[4] = { 0, 0, 0, 0 };
+                uint4 low[2], high[2];
+#pragma unroll
+                for (int b = 0; b < 2; b++) {
+                    low[b] = load_shared16(from + b * 64);
+                    high[b] = a.slot_rows > 8 ? load_shared16(from + 8 * PITCH + b * 64) : make_uint4(0, 0, 0, 0);
+                }
+#pragma unroll
+                for (int b = 0; b < 2; b++) mma32(s, low[b], high[b], x[b]);
+                acc[part][0] += scale.x * s[0];
+                acc[part][1] += scale.y * s[1];
+                acc[part][2] += scale.x * s[2];
+                acc[part][3] += scale.y * s[3];
+            }
+            ring_release(rg, place, issue);
+            place.next(rg);
+        }
+    }
+#pragma unroll
+    for (int part = 0; part < PARTS; part++)
+#pragma unroll
+        for (int c = 0; c < 4; c++) {
+            const int r = g + 8 * (c / 2);
+            if (r < a.slot_rows && part * a.slot_rows + r < n) sh.sums[warp][(2 * q + (c & 1)) * SUM_PITCH + part * a.slot_rows + r] = acc[part][c];
+        }
+    __syncthreads();
+    if (mine) {
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < STEP_WARPS; w++) sum += sh.sums[w][en * SUM_PITCH + er];
+        *out = old + (sum + bias);
+    }
+}
+
+struct out_split {
+    int parts, slot_rows, pad_bytes;
+};
+/* An mma reads whole groups of 8 rows, whatever is there: the last slot is padded to that. */
+out_split split_of(const kn_mixer_step_args *a, int sms)
+{
+    const int rows = (a->hidden + sms - 1) / sms, parts = rows > PART_ROWS ? 2 : 1, slot_rows = (rows + parts - 1) / parts;
+    const out_split s = { parts, slot_rows, ((slot_rows + 7) / 8 * 8 - slot_rows) * PITCH };
+    return s;
+}
+int beside_ring(const kn_mixer_step_args *a, const out_split &s) { return s.pad_bytes + STEP_WARPS * V_AHEAD * a->rows * V_PITCH; }
+
+} // namespace
+
+bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms)
+{
+    if (a->heads > STEP_HEADS || a->hidden > 2 * PART_ROWS * sms || !step_aligned(a->out_proj)) return false;
+    if (a->fold && (a->delta == NULL || a->gate_weight == NULL || a->gate_groups != 1 || a->out_bias != NULL)) return false; /* the caller scales, then adds the bias */
+    if (a->gate_weight == NULL) return true;
+    if (a->gate_groups < 1 || a->gate_groups > STEP_GROUPS) return false;
+    for (int g = 0; g <= a->gate_groups; g++)
+        if (a->gate_first[g] % STEP_DIM != 0) return false; /* a group ends inside a head */
+    return a->gate_first[0] == 0 && a->gate_first[a->gate_groups] == step_inner(a);
+}
+
+step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms)
+{
+    const out_split s = split_of(a, sms);
+    const step_room room = { s.slot_rows * PITCH, (int)sizeof(out_shared) + beside_ring(a, s) };
+    return room;
+}
+
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots)
+{
+    const out_split s = split_of(a, c->sms);
+    const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
+    out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add, norm && !a->fold, a->fold,
+                   a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pad_bytes, norm ? a->gate_groups : 1, (float)a->gate_width, (float)a->gate_eps, {} };
+    o.first[1] = (short)a->heads;
+    for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
+    const size_t shared = (size_t)slots * s.slot_rows * PITCH + beside_ring(a, s);
+    return s.parts == 2 ? step_launch<mixer_out_kernel<2>>(c, dim3(c->sms), shared, o) : step_launch<mixer_out_kernel<1>>(c, dim3(c->sms), shared, o);
+}

@@ -1,0 +1,174 @@
+/* src/kernels/cuda/mixer_step_product.cuh -- RMSNorm and the matrix product behind it, for up to 8 rows, in one pass over the residual:
+ *
+ *     val[n][row] = rsqrt(mean(res[n]^2) + eps) * sum_k w[row][k] * bf16(res[n][k] * norm_w[k])
+ *
+ * The product runs on the row before its scale; the scale multiplies the float32 sums, so there is one rounding.  norm_w is rounded to
+ * bf16, which is exact for a checkpoint in bf16.  Each warp owns the same columns of every tile (NB blocks of 32 per stage), so its B
+ * operand stays in registers for the whole kernel.  Tiles of 8 MH rows are dealt round-robin, so that all blocks together read one moving
+ * window of memory, and the last wave is split to the row.  The partial sums of the 8 warps meet in shared memory, where a rotating group
+ * of warps finishes the tile and hands every value to the kernel's epilogue, while the others go on.
+ *
+ * The result of a row does not depend on how many rows there are, nor on the launch being early or late: same order, same bits. */
+#ifndef KERNELS_CUDA_MIXER_STEP_PRODUCT_CUH
+#define KERNELS_CUDA_MIXER_STEP_PRODUCT_CUH
+
+#include "kernels/cuda/mixer_step_ring.cuh"
+
+template <int NB_, int NST_, int MH_> struct product_shape { /* NST stages of NB x 32 columns a warp make a row */
+    static constexpr int NB = NB_, NST = NST_, MH = MH_, BLOCKS = NB * NST;
+    static constexpr int TILE = 8 * MH, COLUMNS = NB * 256, HIDDEN = COLUMNS * NST;
+    static constexpr int PITCH = COLUMNS * 2 + 64, SLOT = TILE * PITCH;
+    static constexpr int SUM_PITCH = TILE + 4, DUTIES = STEP_THREADS / (TILE * 8);
+};
+/* Calls f with the shape for this hidden size; false if there is none.  Stages of at least 16 KB where the row allows it: with 8 KB the
+ * copies alone lose 6 to 19 %. */
+template <class F> static inline bool product_shape_of(int hidden, F f)
+{
+    switch (hidden) {
+    case 256: f(product_shape<1, 1, 2>()); return true;
+    case 512: f(product_shape<2, 1, 2>()); return true;
+    case 768: f(product_shape<3, 1, 2>()); return true;
+    case 1024: f(product_shape<4, 1, 1>()); return true;
+    case 1536: f(product_shape<6, 1, 1>()); return true;
+    case 2048: f(product_shape<4, 2, 1>()); return true;
+    case 2560: f(product_shape<5, 2, 1>()); return true;
+    case 3072: f(product_shape<4, 3, 1>()); return true;
+    case 4096: f(product_shape<4, 4, 1>()); return true;
+    default: return false;
+    }
+}
+
+struct product_args {
+    const bf16 *w;       /* (rows, hidden)                             */
+    const float *norm_w; /* (hidden)                                   */
+    const float *res;    /* the residual, (., hidden)                  */
+    const int *map;      /* (m) row of the residual, or NULL: row n    */
+    int rows, m, slots;
+    float eps;
+};
+
+/* The rows of w that a block computes: whole tiles of the waves, then its share of what is left. */
+struct product_tiles {
+    int tile, wave, waves, last, last_rows, count;
+    __device__ __forceinline__ product_tiles(int rows, int tile_) : tile(tile_), wave((int)gridDim.x * tile_), waves(rows / wave)
+    {
+        const int64_t rest = rows - waves * wave;
+        const int from = (int)(rest * blockIdx.x / gridDim.x), to = (int)(rest * (blockIdx.x + 1) / gridDim.x);
+        last = waves * wave + from;
+        last_rows = to - from;
+        count = waves + (last_rows > 0);
+    }
+    __device__ __forceinline__ int row(int t) const { return t < waves ? t * wave + (int)blockIdx.x * tile : last; }
+    __device__ __forceinline__ int rows(int t) const { return t < waves ? tile : last_rows; }
+};
+static inline int product_tiles_most(int rows, int tile, int blocks) { return (rows + blocks * tile - 1) / (blocks * tile); }
+
+template <class S> struct product_shared {
+    float sums[S::DUTIES][STEP_WARPS][8 * S::SUM_PITCH], squares[STEP_WARPS][8];
+    ring_barriers bars;
+    uint64_t sums_full[S::DUTIES], sums_empty[S::DUTIES];
+};
+
+/* A thread's place when tiles are finished: weight row er of the tile, batch row en, in every DUTIES-th tile from `duty`. */
+template <class S> struct product_place {
+    int er = threadIdx.x % S::TILE, en = threadIdx.x / S::TILE % 8, duty = threadIdx.x / (S::TILE * 8);
+};
+
+/* The epilogue:  prefetch(tiles, place)        before the wait: fetch what no kernel of this step writes
+ *                finish(t, row, place, value)  store one value */
+template <class S, class E> __device__ __forceinline__ void norm_product(const product_args &a, unsigned char *slots, E epilogue)
+{
+    constexpr int NB = S::NB, BLOCKS = S::BLOCKS, COLUMNS = S::COLUMNS, HIDDEN = S::HIDDEN, PITCH = S::PITCH, SUM_PITCH = S::SUM_PITCH;
+    constexpr int DUTIES = S::DUTIES;
+    __shared__ product_shared<S> sh;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    const product_tiles tiles(a.rows, S::TILE);
+    const product_place<S> at;
+    const ring rg = ring_make(slots, &sh.bars, a.slots, S::SLOT, tiles.count * S::NST);
+    const auto issue = [&](int i, int slot) {
+        const int t = i / S::NST;
+        ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, PITCH);
+    };
+    if (threadIdx.x == 0)
+        for (int d = 0; d < DUTIES; d++) {
+            barrier_init(shared_at(sh.sums_full + d), STEP_WARPS);
+            barrier_init(shared_at(sh.sums_empty + d), STEP_WARPS / DUTIES);
+        }
+    ring_start(rg, issue);
+    dependents_start();
+    epilogue.prefetch(tiles, at);
+
+    uint4 x[BLOCKS]; /* the norm's weight now, the B operand after the wait */
+    const auto column = [&](int j) { return j / NB * COLUMNS + warp * NB * 32 + j % NB * 32 + q * 8; };
+#pragma unroll
+    for (int j = 0; j < BLOCKS; j++) {
+        const float4 u = __ldg((const float4 *)(a.norm_w + column(j))), v = __ldg((const float4 *)(a.norm_w + column(j)) + 1);
+        x[j] = make_uint4(pack(u.x, u.y), pack(u.z, u.w), pack(v.x, v.y), pack(v.z, v.w));
+        if (j % 4 == 3) __syncwarp(); /* keeps the compiler from loading all of it at once, which takes more registers than there are */
+    }
+    dependency_wait();
+
+    float square = 0;
+    if (g < a.m) {
+        const float *res = a.res + (size_t)(a.map ? __ldcg(a.map + g) : g) * HIDDEN;
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j++) {
+            const float4 u = __ldcg((const float4 *)(res + column(j))), v = __ldcg((const float4 *)(res + column(j)) + 1);
+            square += u.x * u.x + u.y * u.y + u.z * u.z + u.w * u.w + v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+            const float2 w0 = unpack(x[j].x), w1 = unpack(x[j].y), w2 = unpack(x[j].z), w3 = unpack(x[j].w);
+            x[j] = make_uint4(pack(u.x * w0.x, u.y * w0.y), pack(u.z * w1.x, u.w * w1.y), pack(v.x * w2.x, v.y * w2.y), pack(v.z * w3.x, v.w * w3.y));
+        }
+    } else {
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j++) x[j] = make_uint4(0, 0, 0, 0);
+    }
+    square += __shfl_xor_sync(~0u, square, 1);
+    square += __shfl_xor_sync(~0u, square, 2);
+    if (q == 0) sh.squares[warp][g] = square;
+
+    const uint32_t lane_at = g * PITCH + warp * NB * 64 + q * 16;
+    ring_place place;
+    for (int t = 0; t < tiles.count; t++) {
+        float acc[4] = { 0, 0, 0, 0 };
+#pragma unroll
+        for (int st = 0; st < S::NST; st++) {
+            ring_wait(rg, place);
+            const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
+            uint4 low[NB], high[NB];
+#pragma unroll
+            for (int b = 0; b < NB; b++) {
+                low[b] = load_shared16(from + b * 64);
+                high[b] = S::MH == 2 ? load_shared16(from + 8 * PITCH + b * 64) : make_uint4(0, 0, 0, 0);
+            }
+#pragma unroll
+            for (int b = 0; b < NB; b++) mma32(acc, low[b], high[b], x[st * NB + b]);
+            ring_release(rg, place, issue);
+            place.next(rg);
+        }
+        /* Hand the partial sums to the group on duty; nobody else waits (the buffer was read DUTIES tiles ago). */
+        const int duty = t % DUTIES, turn = t / DUTIES;
+        if (turn) barrier_wait(shared_at(sh.sums_empty + duty), (turn - 1) & 1);
+        float *mine = sh.sums[duty][warp];
+        mine[2 * q * SUM_PITCH + g] = acc[0];
+        mine[(2 * q + 1) * SUM_PITCH + g] = acc[1];
+        if (S::MH == 2) {
+            mine[2 * q * SUM_PITCH + g + 8] = acc[2];
+            mine[(2 * q + 1) * SUM_PITCH + g + 8] = acc[3];
+        }
+        __syncwarp();
+        if (lane == 0) barrier_arrive(shared_at(sh.sums_full + duty));
+        if (at.duty != duty) continue;
+        barrier_wait(shared_at(sh.sums_full + duty), turn & 1);
+        float sum = 0, squares = 0;
+#pragma unroll
+        for (int w = 0; w < STEP_WARPS; w++) {
+            sum += sh.sums[duty][w][at.en * SUM_PITCH + at.er];
+            squares += sh.squares[w][at.en];
+        }
+        __syncwarp();
+        if (lane == 0) barrier_arrive(shared_at(sh.sums_empty + duty));
+        if (at.er < tiles.rows(t) && at.en < a.m) epilogue.finish(t, tiles.row(t) + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
+    }
+}
+
+#endif

@@ -1,0 +1,145 @@
+/* src/kernels/cuda/mixer_step_ring.cuh -- what the kernels of a decode step share: small PTX wrappers, and the ring of shared-memory slots
+ * through which weights stream.
+ *
+ * A decode step is a stream of weights, so everything here serves one aim: the memory bus never idles.  One block of 8 warps sits on
+ * every multiprocessor and keeps tens of KB in flight with bulk copies (cp.async.bulk, one per row segment of 0.5-3 KB).
+ * Stage i of a block is its i-th piece of the matrix; it lies in slot i % slots, rows at `pitch` bytes.  A pitch of 64 modulo 128 bytes
+ * makes the 16-byte loads of mma fragments free of bank conflicts while the weights stay row-major.
+ *   full[s]   completes when the copies of a slot have landed: one arrival (the lane that announces the bytes), and the bytes
+ *   empty[s]  completes when nobody reads the slot any more: one arrival a warp
+ * There is no producer warp (its registers would keep the next kernel off the multiprocessor): warp i % 8 refills the slot of stage i - 1
+ * at stage i. */
+#ifndef KERNELS_CUDA_MIXER_STEP_RING_CUH
+#define KERNELS_CUDA_MIXER_STEP_RING_CUH
+
+#include <cuda_bf16.h>
+#include <cstdint>
+
+typedef __nv_bfloat16 bf16;
+
+enum { STEP_THREADS = 256, STEP_WARPS = 8, STEP_ROWS = 8, RING_SLOTS = 16 };
+
+/* ------------------------------------------------------------------------------------------------ PTX */
+__device__ __forceinline__ uint32_t shared_at(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+/* Programmatic dependent launch.  start: the next kernel of the stream may start.  wait: all earlier kernels are complete and visible. */
+__device__ __forceinline__ void dependents_start(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ __forceinline__ void dependency_wait(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+__device__ __forceinline__ void barrier_init(uint32_t b, int arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(b), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(uint32_t b)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(b) : "memory");
+}
+__device__ __forceinline__ void barrier_expect(uint32_t b, int bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(b), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint32_t b, uint32_t parity)
+{
+    asm volatile("{\n.reg .pred p;\nL: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra D;\nbra L;\nD:\n}" ::"r"(b), "r"(parity) : "memory");
+}
+__device__ __forceinline__ uint4 load_shared16(uint32_t at)
+{
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+    return v;
+}
+/* c += A B: A 16 rows of weights x 16 columns, B 16 columns x 8 rows of the batch, so 1 to 8 rows cost the same. */
+__device__ __forceinline__ void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+/* 32 columns of 16 rows.  The order of k inside an mma is free as long as A and B agree: a lane reads 8 neighbouring columns with one
+ * 16-byte load and spends them on two mma. */
+__device__ __forceinline__ void mma32(float (&c)[4], uint4 low, uint4 high, uint4 b)
+{
+    mma(c, low.x, high.x, low.y, high.y, b.x, b.y);
+    mma(c, low.z, high.z, low.w, high.w, b.z, b.w);
+}
+
+/* ------------------------------------------------------------------------------------------------ numbers */
+__device__ __forceinline__ float2 unpack(uint32_t v) { return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)); }
+__device__ __forceinline__ uint32_t pack(float low, float high)
+{
+    const __nv_bfloat162 t = __floats2bfloat162_rn(low, high);
+    return *(const uint32_t *)&t;
+}
+__device__ __forceinline__ float load_bf16(const bf16 *p) /* from L2: earlier kernels of the step write what these kernels read */
+{
+    return __bfloat162float(__ushort_as_bfloat16(__ldcg((const unsigned short *)p)));
+}
+
+/* ------------------------------------------------------------------------------------------------ the ring */
+struct ring_barriers {
+    uint64_t full[RING_SLOTS], empty[RING_SLOTS];
+};
+struct ring {
+    uint32_t data, full, empty; /* shared addresses */
+    int slots, slot_bytes, stages;
+};
+/* Where a warp is in the ring; all warps of a block count alike. */
+struct ring_place {
+    int stage = 0, slot = 0;
+    uint32_t phase = 0;
+    __device__ __forceinline__ void next(const ring &r)
+    {
+        stage++;
+        if (++slot == r.slots) {
+            slot = 0;
+            phase ^= 1;
+        }
+    }
+};
+__device__ __forceinline__ ring ring_make(unsigned char *data, ring_barriers *b, int slots, int slot_bytes, int stages)
+{
+    const ring r = { shared_at(data), shared_at(b->full), shared_at(b->empty), slots, slot_bytes, stages };
+    return r;
+}
+/* The whole warp calls: n <= 32 row segments of `bytes` from `src` (rows `ld` elements apart) into a slot. */
+__device__ __forceinline__ void ring_issue(const ring &r, int slot, const bf16 *src, int n, int64_t ld, int bytes, int pitch)
+{
+    const int lane = threadIdx.x % 32;
+    const uint32_t full = r.full + 8 * slot;
+    if (lane == 0) barrier_expect(full, n * bytes);
+    __syncwarp();
+    if (lane < n)
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                         r.data + slot * r.slot_bytes + lane * pitch), "l"(src + lane * ld), "r"(bytes), "r"(full) : "memory");
+    __syncwarp();
+}
+/* issue(stage, slot) is the kernel's own: it knows where stage i lies.  Ends with the first stages on their way. */
+template <class F> __device__ __forceinline__ void ring_start(const ring &r, F issue)
+{
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < r.slots; s++) {
+            barrier_init(r.full + 8 * s, 1);
+            barrier_init(r.empty + 8 * s, STEP_WARPS);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    }
+    __syncthreads();
+    for (int s = threadIdx.x / 32; s < r.slots && s < r.stages; s += STEP_WARPS) issue(s, s);
+}
+__device__ __forceinline__ void ring_wait(const ring &r, const ring_place &p) { barrier_wait(r.full + 8 * p.slot, p.phase); }
+
+/* This warp is done with the place; its turn to refill may come up with it.  Call it after the mma that consumed the loads, not right
+ * after the loads: released any earlier, a refill was seen to overtake reads still under way (wrong results in one run of two, once
+ * refills came from L2).  The refill comes after the warp's own work, or refill and product of successive stages would chain. */
+template <class F> __device__ __forceinline__ void ring_release(const ring &r, const ring_place &p, F issue)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(r.empty + 8 * p.slot);
+    const int before = p.stage - 1;
+    if (before < 0 || p.stage % STEP_WARPS != threadIdx.x / 32 || before + r.slots >= r.stages) return;
+    const int slot = p.slot ? p.slot - 1 : r.slots - 1;
+    barrier_wait(r.empty + 8 * slot, p.slot ? p.phase : p.phase ^ 1);
+    issue(before + r.slots, slot);
+}
+
+#endif

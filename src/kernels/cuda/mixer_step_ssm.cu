@@ -1,0 +1,143 @@
+/* src/kernels/cuda/mixer_step_ssm.cu -- the second kernel of a mixer's decode step: the state update, the D term and the gate.
+ *
+ * One block per (head, row): 8 warps x 8 rows of the (64, state) matrix; a lane owns state / 32 neighbouring columns of each row.  The
+ * whole state is asked for before the wait.  Writes v * weight (bf16, not yet normalised) and the head's sum of v^2 (no atomics: the same
+ * bits in every run). */
+#include "kernels/cuda/mixer_step.cuh"
+
+namespace {
+
+struct ssm_args {
+    void *state; /* (slots, heads, 64, state) */
+    step_batch batch;
+    step_work work;
+    const int *group;             /* (heads) */
+    const float *A, *D, *weight;  /* (heads), (heads) or NULL, (inner) or NULL */
+    int groups;
+};
+
+/* V = 2 or 4 neighbouring elements, from L2 */
+template <int V> __device__ __forceinline__ void load(const float *p, float (&s)[V])
+{
+    if constexpr (V == 4) {
+        const float4 u = __ldcg((const float4 *)p);
+        s[0] = u.x, s[1] = u.y, s[2] = u.z, s[3] = u.w;
+    } else {
+        const float2 u = __ldcg((const float2 *)p);
+        s[0] = u.x, s[1] = u.y;
+    }
+}
+template <int V> __device__ __forceinline__ void load(const bf16 *p, float (&s)[V])
+{
+    uint32_t u[V / 2];
+    if constexpr (V == 4) {
+        const uint2 t = __ldcg((const uint2 *)p);
+        u[0] = t.x, u[1] = t.y;
+    } else {
+        u[0] = __ldcg((const uint32_t *)p);
+    }
+#pragma unroll
+    for (int k = 0; k < V / 2; k++) {
+        const float2 t = unpack(u[k]);
+        s[2 * k] = t.x, s[2 * k + 1] = t.y;
+    }
+}
+/* streaming: nobody reads a state again within the step */
+template <int V> __device__ __forceinline__ void store(float *p, const float (&s)[V])
+{
+    if constexpr (V == 4) __stcs((float4 *)p, make_float4(s[0], s[1], s[2], s[3]));
+    else __stcs((float2 *)p, make_float2(s[0], s[1]));
+}
+template <int V> __device__ __forceinline__ void store(bf16 *p, const float (&s)[V])
+{
+    if constexpr (V == 4) __stcs((uint2 *)p, make_uint2(pack(s[0], s[1]), pack(s[2], s[3])));
+    else __stcs((uint32_t *)p, pack(s[0], s[1]));
+}
+/* The 8 sums over 32 lanes in 9 shuffles: halve the list while halving the lanes.  Lane l returns sum l / 4. */
+__device__ __forceinline__ float sum_rows(float (&y)[8], int lane)
+{
+#pragma unroll
+    for (int half = 4, bit = 16; half > 0; half /= 2, bit /= 2)
+#pragma unroll
+        for (int j = 0; j < half; j++) {
+            const float give = lane & bit ? y[j] : y[j + half], keep = lane & bit ? y[j + half] : y[j];
+            y[j] = keep + __shfl_xor_sync(~0u, give, bit);
+        }
+    y[0] += __shfl_xor_sync(~0u, y[0], 2);
+    return y[0] + __shfl_xor_sync(~0u, y[0], 1);
+}
+
+template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ssm_kernel(const __grid_constant__ ssm_args a)
+{
+    constexpr int N = 32 * V;
+    __shared__ float part[STEP_WARPS];
+    const int h = blockIdx.x, heads = gridDim.x, m = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    dependents_start();
+    const int inner = heads * STEP_DIM, p = h * STEP_DIM + warp * 8 + lane / 4; /* the channel this lane finishes */
+    const auto row = [&](int slot) { return (T *)a.state + (((size_t)slot * heads + h) * STEP_DIM + warp * 8) * N + lane * V; };
+    float s[8][V];
+    if (a.batch.past[m] > 0) {
+        const T *from = row(a.batch.src[m]);
+#pragma unroll
+        for (int j = 0; j < 8; j++) load<V>(from + j * N, s[j]);
+    } else { /* no initial state: the slot is dirty and must not be read */
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int k = 0; k < V; k++) s[j][k] = 0;
+    }
+    T *to = row(a.batch.dst[m]);
+    const float A = a.A[h], D = a.D ? a.D[h] : 0.f, weight = a.weight ? a.weight[p] : 1.f;
+    const int group = a.group[h];
+    dependency_wait();
+
+    const bf16 *xbc = a.work.xbc + (size_t)m * (inner + 2 * a.groups * N);
+    const float dt = __ldcg(a.work.dt + (size_t)m * heads + h), decay = __expf(dt * A);
+    float B[V], C[V], y[8];
+    load<V>(xbc + inner + group * N + lane * V, B);
+    load<V>(xbc + inner + (a.groups + group) * N + lane * V, C);
+    const uint4 xu = __ldcg((const uint4 *)(xbc + h * STEP_DIM + warp * 8));
+    const float x_p = load_bf16(xbc + p), z_p = load_bf16(a.work.z + (size_t)m * inner + p);
+    const float2 x01 = unpack(xu.x), x23 = unpack(xu.y), x45 = unpack(xu.z), x67 = unpack(xu.w);
+    const float x[8] = { x01.x, x01.y, x23.x, x23.y, x45.x, x45.y, x67.x, x67.y };
+#pragma unroll
+    for (int j = 0; j < 8; j++) {
+        const float dtx = dt * x[j];
+        y[j] = 0;
+#pragma unroll
+        for (int k = 0; k < V; k++) {
+            s[j][k] = decay * s[j][k] + dtx * B[k];
+            y[j] += s[j][k] * C[k];
+        }
+        store<V>(to + j * N, s[j]);
+    }
+    const float v = (sum_rows(y, lane) + D * x_p) * kn_silu(z_p);
+    if (lane % 4 == 0) a.work.v[(size_t)m * inner + p] = __float2bfloat16(v * weight);
+    float square = v * v;
+    square += __shfl_xor_sync(~0u, square, 4);
+    square += __shfl_xor_sync(~0u, square, 8);
+    square += __shfl_xor_sync(~0u, square, 16);
+    if (lane == 0) part[warp] = square;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        float t = 0;
+        for (int w = 0; w < STEP_WARPS; w++) t += part[w];
+        a.work.squares[(size_t)m * heads + h] = t;
+    }
+}
+
+} // namespace
+
+bool mixer_step_ssm_knows(const kn_mixer_step_args *a)
+{
+    return a->dim == STEP_DIM && (a->state == 64 || a->state == 128) && (a->ssm_dtype == PLP_F32 || a->ssm_dtype == PLP_BF16) && step_aligned(a->ssm_state);
+}
+
+plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w)
+{
+    const ssm_args s = { a->ssm_state, *b, *w, a->group, a->A, a->D, a->gate_weight, a->groups };
+    const dim3 grid(a->heads, a->rows);
+    if (a->state == 128)
+        return a->ssm_dtype == PLP_F32 ? step_launch<mixer_ssm_kernel<float, 4>>(c, grid, 0, s) : step_launch<mixer_ssm_kernel<bf16, 4>>(c, grid, 0, s);
+    return a->ssm_dtype == PLP_F32 ? step_launch<mixer_ssm_kernel<float, 2>>(c, grid, 0, s) : step_launch<mixer_ssm_kernel<bf16, 2>>(c, grid, 0, s);
+}

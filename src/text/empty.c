@@ -1,1 +1,0 @@
-typedef int plp_text_empty;
