@@ -57,7 +57,6 @@ plp_status model_forward(model *m, const model_step *s)
                              .past = in->past,
                              .host_start = m->host.start,
                              .host_past = m->host.past };
-    const kn_ssm_args snap = { .block = s->block, .snap_start = s->snap_start, .snap_slot = s->snap_slot };
     layer_pending pending = { 0 };
     PLP_TRY(check_step(m, s));
     m->outs = s->outs;
@@ -70,10 +69,22 @@ plp_status model_forward(model *m, const model_step *s)
                                                     .table = m->weights.embed,
                                                     .table_dtype = m->weights.dtype,
                                                     .out = m->residual }));
+    layer_call call = { .kn = kn,
+                        .c = m->context,
+                        .g = m->group,
+                        .d = &m->dims,
+                        .s = &m->scratch,
+                        .b = &batch,
+                        .block = s->block,
+                        .snap_start = s->snap_start,
+                        .snap_slot = s->snap_slot,
+                        .probe = &m->probe,
+                        .residual = m->residual,
+                        .pending = &pending };
     for (int64_t i = 0; i < m->config.layers; i++) {
         m->probe.layer = i;
-        PLP_TRY(layer_mamba2(kn, m->context, m->group, &m->dims, m->weights.layers + i, &m->scratch, &batch, &snap, &m->probe, m->residual,
-                             &pending));
+        call.w = m->weights.layers + i;
+        PLP_TRY(m->kind->forward(&call));
         PLP_TRY(show_residual(m, s, &pending));
     }
     if (s->outs == 0) return PLP_OK;

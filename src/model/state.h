@@ -23,14 +23,15 @@ struct model {
     plp_dtype act;
 
     model_weights weights;
-    layer_mamba2_dims dims;
+    layer_dims dims;
+    const layer_kind *kind;
     void *weights_memory, *states_memory, *work_memory;
 
     void *inputs_host;
     model_inputs host, there; /* the same, in host memory and in the backend's */
 
     /* work space */
-    layer_mamba2_scratch scratch;
+    layer_scratch scratch;
     float *residual, *logits;
     void *normed_out; /* (max_outs, hidden) act */
     kn_candidates *candidates;
