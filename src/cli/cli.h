@@ -25,6 +25,7 @@ typedef struct {
     const char *usage;         /* "generate --model M --prompt TEXT [options]"          */
     const char *examples;      /* for --help, whole lines                               */
     bool model;                /* takes the options that open a model, --model required */
+    bool model_optional;       /* ... but does without --model, too                    */
     int least, most;           /* words                                                 */
     const plp_option *options; /* values in static storage: the command line is read once */
     int option_count;
