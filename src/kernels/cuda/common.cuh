@@ -24,6 +24,7 @@ struct kn_context {
     int sms;     /* multiprocessors                                         */
     bool hopper; /* compute capability 9.0, and this build holds code for it */
     cudaStream_t stream;
+    cudaEvent_t mark[KN_MARKS];
     kn_linear_cuda *linear;
     kn_ssd_cuda *ssd;
     void *candidates; /* partial results of kn->candidates, see candidates.cu */
