@@ -67,7 +67,7 @@ static void open_fails(plp_status want, const char *needle)
     assert_null(s);
     if (st != want || strstr(plp_last_error(), needle) == NULL)
         fail_msg("%s \"%s\" lacks \"%s\"", plp_status_name(st), plp_last_error(), needle);
-    if (strlen(plp_last_error()) > 500) fail_msg("too long: %s", plp_last_error());
+    if (strlen(plp_last_error()) > 400) fail_msg("too long: %s", plp_last_error());
 }
 
 /* ---------------------------------------------------------------------------------------------------------- recorded digests */
@@ -658,11 +658,12 @@ static void unknown_tensors_are_warned_of(void **state)
     assert_non_null(strstr(heard, "auto_map is ignored"));
     assert_null(strstr(heard, "unknown"));
     model_source_close(&s);
+    bag_add(&b, "a\\nforged\\u001b[2J line", 1, 2, 1); /* names are data: the log stays one line */
     bag_add(&b, "backbone.layers.0.norm2.weight", 1, 2, 1);
     bag_add(&b, "backbone.layers.2.norm.weight", 1, 64, 1); /* beyond the last layer */
     bag_save(&b, "model.safetensors", "");
     open_and_listen(&s, heard);
-    assert_non_null(strstr(heard, "2 unknown tensors are not used: backbone.layers.0.norm2.weight, backbone.layers.2.norm.weight"));
+    assert_non_null(strstr(heard, "3 unknown tensors are not used: a?forged?[2J line, backbone.layers.0.norm2.weight, backbone.layers.2.norm.weight"));
     model_source_close(&s);
     bag_free(&b);
 }
