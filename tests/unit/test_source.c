@@ -663,7 +663,8 @@ static void unknown_tensors_are_warned_of(void **state)
     bag_add(&b, "backbone.layers.2.norm.weight", 1, 64, 1); /* beyond the last layer */
     bag_save(&b, "model.safetensors", "");
     open_and_listen(&s, heard);
-    assert_non_null(strstr(heard, "3 unknown tensors are not used: a?forged?[2J line, backbone.layers.0.norm2.weight, backbone.layers.2.norm.weight"));
+    assert_non_null(
+        strstr(heard, "3 unknown tensors are not used: a?forged?[2J line, backbone.layers.0.norm2.weight, backbone.layers.2.norm.weight"));
     model_source_close(&s);
     bag_free(&b);
 }
