@@ -252,9 +252,9 @@ static plp_status list_tensors(io_model_file *f)
 plp_status io_model_open(io_model_file **out, const char *path)
 {
     plp_status st = PLP_OK;
-    io_hdf5_settings saved;
+    unsigned plugins;
     *out = NULL;
-    PLP_TRY(io_hdf5_enter(&saved));
+    PLP_TRY(io_hdf5_enter(&plugins));
     io_model_file *f = calloc(1, sizeof *f);
     PLP_DO(PLP_ALLOCATED(f));
     f->fd = -1, f->check = true;
@@ -267,7 +267,7 @@ plp_status io_model_open(io_model_file **out, const char *path)
     PLP_DO(list_tensors(f));
     f->reading->bytes_read = 0; /* the manifest was no payload */
 done:
-    io_hdf5_leave(&saved);
+    io_hdf5_leave(plugins);
     if (st != PLP_OK) io_model_close(&f);
     *out = f;
     return st;
