@@ -6,6 +6,7 @@
 #ifndef IO_CHECKPOINT_H
 #define IO_CHECKPOINT_H
 
+#include "base/sha256.h"
 #include "io/tensor.h"
 
 #include <stddef.h>
@@ -26,6 +27,9 @@ const io_tensor *io_checkpoint_find(const io_checkpoint *c, const char *name);
 
 /* `count` elements from element `first` on, in the tensor's own dtype.  PLP_ERR_SHAPE unless they exist. */
 plp_status io_checkpoint_read(const io_checkpoint *c, const io_tensor *t, int64_t first, int64_t count, void *dst);
+
+/* SHA-256 over the files' names, sizes and headers: tells checkpoints apart without reading their weights. */
+void io_checkpoint_digest(const io_checkpoint *c, uint8_t digest[PLP_SHA256_BYTES]);
 
 /* Total payload bytes read through this handle: what `inspect` and the loading line report. */
 uint64_t io_checkpoint_bytes_read(const io_checkpoint *c);

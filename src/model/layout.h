@@ -2,7 +2,7 @@
 #ifndef MODEL_LAYOUT_H
 #define MODEL_LAYOUT_H
 
-#include "io/tensor.h"
+#include "io/model_file.h"
 #include "model/source.h"
 
 /* "/layers/003/in_proj/z/weight", "/embedding/weight".  layer is ignored for bands that are not per layer. */
@@ -14,5 +14,8 @@ int64_t model_layout_block(const model_config *c);
 /* Shape of the dataset; its rank is returned, 0 when this model has no such band.  (rows) where there is one column, (rows, columns), or,
  * cut by columns, (columns / block, rows, block): so a rank's columns are one contiguous piece. */
 int model_layout_shape(const model_config *c, model_band band, int64_t shape[IO_RANK]);
+
+/* The file holds every band with its shape and dtype (matrices in the config's, all others as F32), and nothing else. */
+plp_status model_layout_check(const io_model_file *f, const model_config *c);
 
 #endif

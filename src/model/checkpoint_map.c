@@ -1,0 +1,286 @@
+#include "model/checkpoint_map.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "model/name_list.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { MOST_STACK = 5, COMPARED = 1 << 18 };
+
+/* A tensor of the checkpoint and the bands that are stacked in it, from the first row down. */
+typedef struct {
+    const char *name; /* below its layer; at the top, below the prefix */
+    const char *formula;
+    int rank;
+    model_band band[MOST_STACK];
+    int bands;
+} stack;
+
+static const stack top[] = { { "backbone.norm_f.weight", "hidden", 1, { MODEL_FINAL_NORM }, 1 } };
+
+static const stack mamba2[] = {
+    { "norm.weight", "hidden", 1, { MODEL_NORM }, 1 },
+    { "mixer.in_proj.weight",
+      "2 inner + 2 groups state + heads, hidden",
+      2,
+      { MODEL_IN_Z, MODEL_IN_X, MODEL_IN_B, MODEL_IN_C, MODEL_IN_DT },
+      5 },
+    { "mixer.in_proj.bias",
+      "2 inner + 2 groups state + heads",
+      1,
+      { MODEL_IN_Z_BIAS, MODEL_IN_X_BIAS, MODEL_IN_B_BIAS, MODEL_IN_C_BIAS, MODEL_IN_DT_BIAS },
+      5 },
+    { "mixer.conv1d.weight", "inner + 2 groups state, 1, conv", 3, { MODEL_CONV_X, MODEL_CONV_B, MODEL_CONV_C }, 3 },
+    { "mixer.conv1d.bias", "inner + 2 groups state", 1, { MODEL_CONV_X_BIAS, MODEL_CONV_B_BIAS, MODEL_CONV_C_BIAS }, 3 },
+    { "mixer.dt_bias", "heads", 1, { MODEL_DT_BIAS }, 1 },
+    { "mixer.A_log", "heads", 1, { MODEL_A_LOG }, 1 },
+    { "mixer.D", "heads", 1, { MODEL_D }, 1 },
+    { "mixer.norm.weight", "inner", 1, { MODEL_GATE_NORM }, 1 },
+    { "mixer.out_proj.weight", "hidden, inner", 2, { MODEL_OUT_PROJ }, 1 },
+    { "mixer.out_proj.bias", "hidden", 1, { MODEL_OUT_BIAS }, 1 },
+};
+
+static const stack mamba1[] = {
+    { "norm.weight", "hidden", 1, { MODEL_NORM }, 1 },
+    { "mixer.in_proj.weight", "2 inner, hidden", 2, { MODEL_IN_X, MODEL_IN_Z }, 2 }, /* x first: Mamba-2 has z first */
+    { "mixer.in_proj.bias", "2 inner", 1, { MODEL_IN_X_BIAS, MODEL_IN_Z_BIAS }, 2 },
+    { "mixer.conv1d.weight", "inner, 1, conv", 3, { MODEL_CONV_X }, 1 },
+    { "mixer.conv1d.bias", "inner", 1, { MODEL_CONV_X_BIAS }, 1 },
+    { "mixer.x_proj.weight", "dt_rank + 2 state, inner", 2, { MODEL_X_PROJ }, 1 },
+    { "mixer.dt_proj.weight", "inner, dt_rank", 2, { MODEL_DT_PROJ }, 1 },
+    { "mixer.dt_proj.bias", "inner", 1, { MODEL_DT_BIAS }, 1 },
+    { "mixer.A_log", "inner, state", 2, { MODEL_A_LOG }, 1 },
+    { "mixer.D", "inner", 1, { MODEL_D }, 1 },
+    { "mixer.out_proj.weight", "hidden, inner", 2, { MODEL_OUT_PROJ }, 1 },
+    { "mixer.out_proj.bias", "hidden", 1, { MODEL_OUT_BIAS }, 1 },
+};
+
+#define COUNT(table) ((int)(sizeof(table) / sizeof *(table)))
+
+/* The stacks of a layer, or of the top (layer -1). */
+static const stack *stacks_of(const model_config *c, bool per_layer, int *count)
+{
+    *count = !per_layer ? COUNT(top) : c->kind == MODEL_MAMBA2 ? COUNT(mamba2) : COUNT(mamba1);
+    return !per_layer ? top : c->kind == MODEL_MAMBA2 ? mamba2 : mamba1;
+}
+
+static void name_of(const model_checkpoint_map *m, const stack *s, bool per_layer, int64_t layer, char name[IO_NAME])
+{
+    if (per_layer)
+        snprintf(name, IO_NAME, "%sbackbone.layers.%lld.%s", m->prefix, (long long)layer, s->name);
+    else
+        snprintf(name, IO_NAME, "%s%s", m->prefix, s->name);
+}
+
+/* Shape of the whole stack; rows 0: this model has no such tensor. */
+static void shape_of(const model_config *c, const stack *s, int64_t *rows, int64_t *columns)
+{
+    int64_t r = 0;
+    *rows = 0;
+    for (int i = s->bands - 1; i >= 0; i--) {
+        model_band_shape(c, s->band[i], &r, columns);
+        *rows += r;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------- open */
+static const io_tensor *find(const model_checkpoint_map *m, const char *name)
+{
+    char full[IO_NAME];
+    snprintf(full, sizeof full, "%s%s", m->prefix, name);
+    return io_checkpoint_find(m->checkpoint, full);
+}
+
+static plp_status missing(const model_checkpoint_map *m, const char *name)
+{
+    return PLP_FAIL(PLP_ERR_DATA, "%s: tensor %s%s is missing; fix: fetch the checkpoint again", io_checkpoint_dir(m->checkpoint),
+                    m->prefix, name);
+}
+
+static plp_status same_values(const model_checkpoint_map *m, const io_tensor *a, const io_tensor *b, bool *same)
+{
+    plp_status st = PLP_OK;
+    char *x = NULL, *y = NULL;
+    *same = a->dtype == b->dtype && a->rank == b->rank && memcmp(a->shape, b->shape, sizeof a->shape) == 0;
+    const int64_t n = io_tensor_count(a), size = (int64_t)plp_dtype_size(a->dtype);
+    PLP_DO(PLP_ALLOCATED(x = malloc((size_t)(COMPARED * size))));
+    PLP_DO(PLP_ALLOCATED(y = malloc((size_t)(COMPARED * size))));
+    for (int64_t i = 0; i < n && *same; i += COMPARED) {
+        const int64_t count = n - i < COMPARED ? n - i : COMPARED;
+        PLP_DO(io_checkpoint_read(m->checkpoint, a, i, count, x));
+        PLP_DO(io_checkpoint_read(m->checkpoint, b, i, count, y));
+        *same = memcmp(x, y, (size_t)(count * size)) == 0;
+    }
+done:
+    free(x);
+    free(y);
+    return st;
+}
+
+/* A tied head is stored once, twice, or under the head's name alone; what the tensors say wins over the config. */
+static plp_status find_head(model_checkpoint_map *m, model_config *c)
+{
+    const char *dir = io_checkpoint_dir(m->checkpoint);
+    bool same = false;
+    m->embedding = find(m, "backbone.embeddings.weight");
+    if (m->embedding == NULL) m->embedding = find(m, "backbone.embedding.weight");
+    m->head = find(m, "lm_head.weight");
+    if (m->embedding == NULL && c->tied) m->embedding = m->head;
+    if (m->embedding == NULL) return missing(m, "backbone.embeddings.weight");
+    if (m->head == NULL && !c->tied)
+        plp_log(PLP_LOG_WARN, "%s: the config has a head of its own, the weights do not; the embedding serves", dir);
+    if (m->head != NULL && m->head != m->embedding && c->tied) {
+        PLP_TRY(same_values(m, m->embedding, m->head, &same));
+        if (same)
+            m->head = NULL;
+        else
+            plp_log(PLP_LOG_WARN, "%s: the config ties head and embedding, but lm_head.weight differs; it is used as it is", dir);
+    }
+    if (m->head == m->embedding) m->head = NULL;
+    c->tied = m->head == NULL;
+    return PLP_OK;
+}
+
+static plp_status settle_vocab(const model_checkpoint_map *m, model_config *c)
+{
+    const io_tensor *t = m->embedding;
+    if (t->rank != 2)
+        return PLP_FAIL(PLP_ERR_SHAPE, "%s: tensor %s has %d dimensions, not 2", io_checkpoint_dir(m->checkpoint), t->name, t->rank);
+    if (c->vocab_used > t->shape[0])
+        return PLP_FAIL(PLP_ERR_SHAPE, "%s: tensor %s has %lld rows, vocab_size is %lld; fix: fetch config and weights of one model",
+                        io_checkpoint_dir(m->checkpoint), t->name, (long long)t->shape[0], (long long)c->vocab_used);
+    c->vocab = t->shape[0];
+    return PLP_OK;
+}
+
+/* The matrices' common type; float32, which holds both, where they differ. */
+static plp_status settle_dtype(const model_checkpoint_map *m, model_config *c)
+{
+    bool mixed = false;
+    c->dtype = m->embedding->dtype;
+    for (int64_t i = 0; i < io_checkpoint_tensors(m->checkpoint); i++) {
+        const io_tensor *t = io_checkpoint_tensor(m->checkpoint, i);
+        if (strstr(t->name, "_proj.weight") != NULL || t == m->head) mixed |= t->dtype != c->dtype;
+    }
+    if (mixed) {
+        plp_log(PLP_LOG_WARN, "%s: matrices of more than one dtype; all are taken as F32", io_checkpoint_dir(m->checkpoint));
+        c->dtype = PLP_F32;
+    }
+    return PLP_OK;
+}
+
+plp_status model_checkpoint_map_open(model_checkpoint_map *m, const io_checkpoint *checkpoint, model_config *c)
+{
+    *m = (model_checkpoint_map){ .checkpoint = checkpoint, .prefix = "model." };
+    if (find(m, "backbone.norm_f.weight") == NULL) m->prefix = "";
+    if (find(m, "backbone.norm_f.weight") == NULL) return missing(m, "backbone.norm_f.weight");
+    PLP_TRY(find_head(m, c));
+    PLP_TRY(settle_vocab(m, c));
+    c->proj_bias = find(m, "backbone.layers.0.mixer.in_proj.bias") || find(m, "backbone.layers.0.mixer.out_proj.bias");
+    c->conv_bias = find(m, "backbone.layers.0.mixer.conv1d.bias") != NULL;
+    return settle_dtype(m, c);
+}
+
+/* --------------------------------------------------------------------------------------------------------------------- check */
+static plp_status wrong_shape(const model_checkpoint_map *m, const io_tensor *t, const char *formula, int rank, const int64_t *want)
+{
+    char got[96] = "", wanted[96] = "";
+    for (int i = 0; i < t->rank; i++)
+        snprintf(got + strlen(got), sizeof got - strlen(got), "%s%lld", i ? ", " : "", (long long)t->shape[i]);
+    for (int i = 0; i < rank; i++)
+        snprintf(wanted + strlen(wanted), sizeof wanted - strlen(wanted), "%s%lld", i ? ", " : "", (long long)want[i]);
+    return PLP_FAIL(PLP_ERR_SHAPE, "%s: tensor %s is [%s], the config makes it [%s] = [%s]; fix: fetch config and weights of one model",
+                    io_checkpoint_dir(m->checkpoint), t->name, got, formula, wanted);
+}
+
+static plp_status check_shape(const model_checkpoint_map *m, const io_tensor *t, const char *formula, int rank, int64_t rows,
+                              int64_t columns)
+{
+    int64_t want[3] = { rows, rank == 3 ? 1 : columns, columns };
+    return t->rank == rank && memcmp(t->shape, want, (size_t)rank * sizeof *want) == 0 ? PLP_OK : wrong_shape(m, t, formula, rank, want);
+}
+
+static plp_status check_stacks(const model_checkpoint_map *m, const model_config *c, bool per_layer, int64_t layer, model_name_list *lost)
+{
+    int count = 0;
+    const stack *s = stacks_of(c, per_layer, &count);
+    for (int i = 0; i < count; i++) {
+        int64_t rows = 0, columns = 0;
+        char name[IO_NAME];
+        shape_of(c, &s[i], &rows, &columns);
+        if (rows == 0) continue;
+        name_of(m, &s[i], per_layer, layer, name);
+        const io_tensor *t = io_checkpoint_find(m->checkpoint, name);
+        if (t == NULL)
+            model_name_list_add(lost, name);
+        else
+            PLP_TRY(check_shape(m, t, s[i].formula, s[i].rank, rows, columns));
+    }
+    return PLP_OK;
+}
+
+static bool known(const model_checkpoint_map *m, const model_config *c, const io_tensor *t)
+{
+    static const char layers[] = "backbone.layers.";
+    const size_t skip = strlen(m->prefix);
+    if (t == m->embedding || t == m->head || strstr(t->name, "lm_head.weight") || strstr(t->name, "backbone.embedding")) return true;
+    if (strstr(t->name, ".rotary_emb.inv_freq") || strncmp(t->name, "mtp.", 4) == 0) return true; /* left-overs of other families */
+    if (strncmp(t->name, m->prefix, skip) != 0) return false;
+    const bool per_layer = strncmp(t->name + skip, layers, sizeof layers - 1) == 0;
+    const int64_t layer = per_layer ? strtol(t->name + skip + sizeof layers - 1, NULL, 10) : 0;
+    int count = 0;
+    const stack *s = stacks_of(c, per_layer, &count);
+    for (int i = 0; i < count; i++) {
+        int64_t rows = 0, columns = 0;
+        char name[IO_NAME];
+        shape_of(c, &s[i], &rows, &columns);
+        name_of(m, &s[i], per_layer, layer, name);
+        if (rows > 0 && layer < c->layers && strcmp(name, t->name) == 0) return true;
+    }
+    return false;
+}
+
+plp_status model_checkpoint_map_check(const model_checkpoint_map *m, const model_config *c)
+{
+    model_name_list lost = { 0 }, unknown = { 0 };
+    PLP_TRY(check_shape(m, m->embedding, "vocab, hidden", 2, c->vocab, c->hidden));
+    if (m->head != NULL) PLP_TRY(check_shape(m, m->head, "vocab, hidden", 2, c->vocab, c->hidden));
+    PLP_TRY(check_stacks(m, c, false, 0, &lost));
+    for (int64_t i = 0; i < c->layers; i++) PLP_TRY(check_stacks(m, c, true, i, &lost));
+    if (lost.count > 0)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %lld tensors are missing: %s; fix: fetch the checkpoint again", io_checkpoint_dir(m->checkpoint),
+                        (long long)lost.count, model_name_list_text(&lost));
+    for (int64_t i = 0; i < io_checkpoint_tensors(m->checkpoint); i++)
+        if (!known(m, c, io_checkpoint_tensor(m->checkpoint, i)))
+            model_name_list_add(&unknown, io_checkpoint_tensor(m->checkpoint, i)->name);
+    if (unknown.count > 0)
+        plp_log(PLP_LOG_WARN, "%s: %lld unknown tensors are not used: %s", io_checkpoint_dir(m->checkpoint), (long long)unknown.count,
+                model_name_list_text(&unknown));
+    return PLP_OK;
+}
+
+plp_status model_checkpoint_map_find(const model_checkpoint_map *m, const model_config *c, model_band band, int64_t layer,
+                                     const io_tensor **t, int64_t *first_row)
+{
+    const bool per_layer = model_band_of(band)->per_layer;
+    int count = 0;
+    *first_row = 0;
+    *t = band == MODEL_EMBED ? m->embedding : band == MODEL_HEAD ? m->head : NULL;
+    if (*t != NULL) return PLP_OK;
+    const stack *s = stacks_of(c, per_layer, &count);
+    for (int i = 0; i < count; i++) {
+        int64_t row = 0, rows = 0, columns = 0;
+        char name[IO_NAME];
+        for (int b = 0; b < s[i].bands; b++, row += rows) {
+            model_band_shape(c, s[i].band[b], &rows, &columns);
+            if (s[i].band[b] != band) continue;
+            name_of(m, &s[i], per_layer, layer, name);
+            *t = io_checkpoint_find(m->checkpoint, name);
+            *first_row = row;
+            return *t != NULL ? PLP_OK : PLP_FAIL(PLP_ERR_DATA, "%s: tensor %s is missing", io_checkpoint_dir(m->checkpoint), name);
+        }
+    }
+    return PLP_FAIL(PLP_ERR_INTERNAL, "band %s has no tensor", model_band_of(band)->name);
+}
