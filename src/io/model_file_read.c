@@ -121,8 +121,9 @@ static plp_status check_constants(const io_model_file *f)
     if (find_attribute(c, "/manifest", "sha256") == NULL)
         return PLP_FAIL(PLP_ERR_DATA, "%s: no manifest: it was not finished; " IO_RECONVERT, f->path);
     if (!is_text(sum, IO_CHECKSUM) || !is_int(find_attribute(c, "/manifest", "block_bytes"), IO_BLOCK))
-        return PLP_FAIL(PLP_ERR_DATA, "%s: manifest: checksum %s over other blocks than this program knows (%s, %d bytes); " IO_RECONVERT,
-                        f->path, sum != NULL && sum->kind == IO_STRING ? sum->value.text : "?", IO_CHECKSUM, IO_BLOCK);
+        return PLP_FAIL(PLP_ERR_DATA,
+                        "%s: manifest: checksum %.40s over other blocks than this program knows (%s, %d bytes); " IO_RECONVERT, f->path,
+                        sum != NULL && sum->kind == IO_STRING ? sum->value.text : "?", IO_CHECKSUM, IO_BLOCK);
     return PLP_OK;
 }
 
@@ -222,7 +223,7 @@ static plp_status check_manifest(io_model_file *f)
     io_manifest_digest(c, text, bytes, f->digest);
     const io_attribute *stated = find_attribute(c, "/manifest", "sha256");
     if (!is_text(stated, f->digest))
-        st = PLP_FAIL(PLP_ERR_DATA, "%s: attributes or checksums were changed: sha256 %s, the manifest says %s; " IO_RECONVERT, f->path,
+        st = PLP_FAIL(PLP_ERR_DATA, "%s: attributes or checksums were changed: sha256 %s, the manifest says %.64s; " IO_RECONVERT, f->path,
                       f->digest, stated->kind == IO_STRING ? stated->value.text : "no text");
 done:
     free(text);

@@ -14,6 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* A call of HDF5 about `what` in the part. */
+#define H5(w, call, what) IO_H5(PLP_ERR_IO, call, "%s: %s", (w)->part, (what))
+
 enum { METADATA = 1 << 20, METADATA_OF_ONE = 1 << 10 }; /* bytes that HDF5 may need: for few objects, and for each one more */
 
 struct io_model_writer {
@@ -99,13 +102,13 @@ static plp_status create_file(io_model_writer *w)
     plp_status st = PLP_OK;
     PLP_TRY(write_all(w, (const uint8_t[4096]){ 0 }, 4096, 0)); /* the superblock needs room before reserve() can ask HDF5 for more */
     const hid_t access = H5Pcreate(H5P_FILE_ACCESS), creation = H5Pcreate(H5P_FILE_CREATE);
-    PLP_DO(IO_H5(PLP_ERR_IO, access, "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, creation, "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110), "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_alignment(access, IO_ALIGN_FROM, IO_PAYLOAD_ALIGN), "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_file_locking(access, false, true), "%s", w->part)); /* our own lock is on it */
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_obj_track_times(creation, false), "%s", w->part));  /* the same model, the same bytes */
+    PLP_DO(H5(w, access, "cannot be set up"));
+    PLP_DO(H5(w, creation, "cannot be set up"));
+    PLP_DO(H5(w, H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110), "cannot be set up"));
+    PLP_DO(H5(w, H5Pset_alignment(access, IO_ALIGN_FROM, IO_PAYLOAD_ALIGN), "cannot be set up"));
+    PLP_DO(H5(w, H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), "cannot be set up"));
+    PLP_DO(H5(w, H5Pset_file_locking(access, false, true), "cannot be set up")); /* our own lock is on it */
+    PLP_DO(H5(w, H5Pset_obj_track_times(creation, false), "cannot be set up"));  /* the same model, the same bytes */
     PLP_DO(IO_H5(PLP_ERR_IO, w->file = H5Fcreate(w->part, H5F_ACC_TRUNC, creation, access), "cannot create %s", w->part));
     if (!io_hdf5_is_same(w->file, w->fd)) st = PLP_FAIL(PLP_ERR_CREATE, "%s was replaced while it was created; fix: try again", w->part);
 done:
@@ -119,7 +122,7 @@ done:
 static plp_status reserve(io_model_writer *w, uint64_t bytes)
 {
     haddr_t end = 0;
-    PLP_TRY(IO_H5(PLP_ERR_IO, H5Fget_eoa(w->file, &end), "%s", w->part));
+    PLP_TRY(H5(w, H5Fget_eoa(w->file, &end), "its length"));
     const uint64_t most = end + bytes + IO_PAYLOAD_ALIGN + METADATA + METADATA_OF_ONE * (uint64_t)w->contents.entry_count;
     if (most <= w->reserved) return PLP_OK;
     const int e = posix_fallocate(w->fd, (off_t)w->reserved, (off_t)(most - w->reserved));
@@ -141,15 +144,14 @@ static plp_status put_attribute(io_model_writer *w, hid_t object, const char *pa
     if ((kind == IO_INTS ? 8 * count : count) > IO_ATTRIBUTE_BYTES || count < 0)
         return PLP_FAIL(PLP_ERR_DATA, "attribute %s: %lld bytes, at most %d", name, (long long)count, IO_ATTRIBUTE_BYTES);
     if (kind == IO_STRING) {
-        PLP_DO(IO_H5(PLP_ERR_IO, type = H5Tcopy(H5T_C_S1), "%s: attribute %s", w->part, name));
-        PLP_DO(IO_H5(PLP_ERR_IO, H5Tset_size(type, (size_t)count + 1), "%s: attribute %s", w->part, name)); /* 0 is no size: keep the NUL */
-        PLP_DO(IO_H5(PLP_ERR_IO, H5Tset_cset(type, H5T_CSET_UTF8), "%s: attribute %s", w->part, name));
+        PLP_DO(H5(w, type = H5Tcopy(H5T_C_S1), name));
+        PLP_DO(H5(w, H5Tset_size(type, (size_t)count + 1), name)); /* 0 is no size: keep the NUL */
+        PLP_DO(H5(w, H5Tset_cset(type, H5T_CSET_UTF8), name));
     } else
-        PLP_DO(IO_H5(PLP_ERR_IO, type = H5Tcopy(kind == IO_INTS ? H5T_STD_I64LE : H5T_IEEE_F64LE), "%s: attribute %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, space = list ? H5Screate_simple(1, &length, NULL) : H5Screate(H5S_SCALAR), "%s: attribute %s", w->part, name));
-    PLP_DO(
-        IO_H5(PLP_ERR_IO, attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT), "%s: attribute %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Awrite(attribute, type, data), "%s: attribute %s", w->part, name));
+        PLP_DO(H5(w, type = H5Tcopy(kind == IO_INTS ? H5T_STD_I64LE : H5T_IEEE_F64LE), name));
+    PLP_DO(H5(w, space = list ? H5Screate_simple(1, &length, NULL) : H5Screate(H5S_SCALAR), name));
+    PLP_DO(H5(w, attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT), name));
+    PLP_DO(H5(w, H5Awrite(attribute, type, data), name));
     PLP_DO(io_contents_add_attribute(&w->contents, path, name, kind, list, data, count));
 done:
     if (attribute >= 0) H5Aclose(attribute);
@@ -198,12 +200,12 @@ static plp_status make_groups(io_model_writer *w, const char *name)
     char path[IO_NAME];
     plp_status st = PLP_OK;
     const hid_t creation = H5Pcreate(H5P_GROUP_CREATE);
-    PLP_DO(IO_H5(PLP_ERR_IO, creation, "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_obj_track_times(creation, false), "%s: %s", w->part, name));
+    PLP_DO(H5(w, creation, name));
+    PLP_DO(H5(w, H5Pset_obj_track_times(creation, false), name));
     for (const char *slash = strchr(name + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
         snprintf(path, sizeof path, "%.*s", (int)(slash - name), name);
         const htri_t exists = H5Lexists(w->file, path, H5P_DEFAULT);
-        PLP_DO(IO_H5(PLP_ERR_IO, exists, "%s: %s", w->part, path));
+        PLP_DO(H5(w, exists, path));
         if (exists > 0) continue;
         const hid_t group = H5Gcreate2(w->file, path, H5P_DEFAULT, creation, H5P_DEFAULT);
         PLP_DO(IO_H5(PLP_ERR_IO, group, "%s: cannot make group %s", w->part, path));
@@ -235,14 +237,13 @@ static plp_status make_dataset(io_model_writer *w, const char *name, io_element 
     }
     PLP_DO(reserve(w, e->tensor.bytes));
     PLP_DO(make_groups(w, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, type = io_element_type(element), "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, space = H5Screate_simple(rank, dims, NULL), "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, creation = H5Pcreate(H5P_DATASET_CREATE), "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_layout(creation, H5D_CONTIGUOUS), "%s: %s", w->part, name));
-    PLP_DO(
-        IO_H5(PLP_ERR_IO, H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY), "%s: %s", w->part, name)); /* so that it has an offset now */
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_obj_track_times(creation, false), "%s: %s", w->part, name));
+    PLP_DO(H5(w, type = io_element_type(element), name));
+    PLP_DO(H5(w, space = H5Screate_simple(rank, dims, NULL), name));
+    PLP_DO(H5(w, creation = H5Pcreate(H5P_DATASET_CREATE), name));
+    PLP_DO(H5(w, H5Pset_layout(creation, H5D_CONTIGUOUS), name));
+    PLP_DO(H5(w, H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY), name)); /* so that it has an offset now */
+    PLP_DO(H5(w, H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), name));
+    PLP_DO(H5(w, H5Pset_obj_track_times(creation, false), name));
     set = H5Dcreate2(w->file, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
     PLP_DO(IO_H5(PLP_ERR_IO, set, "%s: cannot make dataset %s", w->part, name));
     e->tensor.offset = H5Dget_offset(set);
