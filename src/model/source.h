@@ -84,7 +84,8 @@ const char *model_source_digest(const model_source *s);
 typedef struct {
     model_source_options source;
     bool replace;
-    bool check_finite; /* PLP_ERR_DATA names the first tensor and index that is NaN or infinite */
+    bool check_finite;   /* PLP_ERR_DATA names the first tensor and index that is NaN or infinite */
+    int64_t piece_bytes; /* of weights in memory at a time, kept twice; 0: 64 MiB            */
 } model_convert_options;
 plp_status model_convert(const char *dir, const char *path, const model_convert_options *options);
 
