@@ -44,7 +44,9 @@ static plp_status translate(const plp_engine_options *in, const tp_group *g, int
         .max_outs = max_outs > 0 ? max_outs : seqs,
         .slots = seqs,
     };
-    return choose_device(g, in->device, o->comm, o);
+    PLP_TRY(choose_device(g, in->device, o->comm, o));
+    if (in->compute == PLP_NUMBER_AUTO) o->f32 = o->backend == kn_cpu(); /* there 16 bits save no memory traffic, and cost digits */
+    return PLP_OK;
 }
 
 static plp_status check_compute(plp_number compute, const model_config *c)
