@@ -15,11 +15,11 @@ static uint64_t seed_of(const char *name) /* FNV-1a: a row keeps its inputs when
     return h;
 }
 
-static int run_rows(const kn_backend *kn, const char *variant, plp_dtype act, const char *filter, int *ran)
+static int run_rows(const kn_backend *kn, const char *variant, plp_dtype act, bool deterministic, const char *filter, int *ran)
 {
     const kn_options options = { .threads = 2,
                                  .act = act,
-                                 .deterministic = true,
+                                 .deterministic = deterministic,
                                  .max_tokens = 1024,
                                  .max_k = 2560,
                                  .max_n = 50304,
@@ -27,7 +27,7 @@ static int run_rows(const kn_backend *kn, const char *variant, plp_dtype act, co
                                  .max_dim = 80,
                                  .max_state = 256,
                                  .max_chunk = 256 };
-    kt t = { .kn = kn, .act = act, .variant = variant };
+    kt t = { .kn = kn, .act = act, .deterministic = deterministic, .variant = variant };
     int failed = 0;
     if (kn->create(&t.c, &options) != PLP_OK) {
         printf("FAIL %s act %s: create: %s\n", variant, plp_dtype_name(act), plp_last_error());
@@ -54,12 +54,15 @@ int main(int argc, char **argv)
     const char *which = argc > 1 ? argv[1] : "cpu", *filter = argc > 2 ? argv[2] : NULL;
     int failed = 0, ran = 0;
     if (strcmp(which, "cpu") == 0)
-        failed += run_rows(kn_cpu(), "cpu", PLP_F32, filter, &ran);
+        failed += run_rows(kn_cpu(), "cpu", PLP_F32, true, filter, &ran);
     else if (!kn_cuda() || kn_cuda_devices() == 0) {
         printf("skipped: %s\n", kn_cuda() ? "no CUDA device" : "built without CUDA");
         return 77;
     } else
-        for (plp_dtype act = PLP_F32; act <= PLP_F16; act++) failed += run_rows(kn_cuda(), "cuda", act, filter, &ran);
+        for (plp_dtype act = PLP_F32; act <= PLP_F16; act++) {
+            failed += run_rows(kn_cuda(), "cuda", act, true, filter, &ran);
+            failed += run_rows(kn_cuda(), "cuda, free to choose", act, false, filter, &ran);
+        }
     printf("%d rows, %d failed\n", ran, failed);
     return failed > 0 || ran == 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

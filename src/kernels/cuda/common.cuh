@@ -21,7 +21,8 @@ struct kn_ssd_cuda;    /* ssd.cuh   */
 
 struct kn_context {
     kn_options options;
-    int sms; /* multiprocessors */
+    int sms;     /* multiprocessors                                         */
+    bool hopper; /* compute capability 9.0, and this build holds code for it */
     cudaStream_t stream;
     kn_linear_cuda *linear;
     kn_ssd_cuda *ssd;
@@ -42,6 +43,10 @@ plp_status kn_capture_begin_cuda(kn_context *c);
 plp_status kn_capture_end_cuda(kn_context *c, kn_graph **graph);
 plp_status kn_replay_cuda(kn_context *c, kn_graph *graph);
 void kn_graph_destroy_cuda(kn_context *c, kn_graph **graph);
+
+extern "C" size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a);
+extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_args *a, bool *done);
 
 plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a);

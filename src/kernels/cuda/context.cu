@@ -32,6 +32,31 @@ static void destroy(kn_context **c)
     *c = NULL;
 }
 
+/* Whether the code that runs here was made for sm_90a: only then are wgmma and the tensor copies in it. */
+__global__ void hopper_kernel(int *found)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    *found = 1;
+#else
+    *found = 0;
+#endif
+}
+
+static plp_status probe_hopper(kn_context *c)
+{
+    plp_status st;
+    int *there = NULL, found = 0;
+    PLP_DO(KN_CUDA(cudaMalloc(&there, sizeof *there)));
+    hopper_kernel<<<1, 1, 0, c->stream>>>(there);
+    PLP_DO(KN_LAUNCHED());
+    PLP_DO(KN_CUDA(cudaMemcpyAsync(&found, there, sizeof found, cudaMemcpyDeviceToHost, c->stream)));
+    PLP_DO(KN_CUDA(cudaStreamSynchronize(c->stream)));
+    c->hopper = found;
+done:
+    cudaFree(there);
+    return st;
+}
+
 static plp_status setup(kn_context *c)
 {
     const int devices = kn_cuda_devices();
@@ -46,6 +71,7 @@ static plp_status setup(kn_context *c)
                         c->options.device, p.name, p.major, p.minor);
     c->sms = p.multiProcessorCount;
     PLP_TRY(KN_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
+    PLP_TRY(probe_hopper(c));
     PLP_TRY(kn_linear_create_cuda(c));
     PLP_TRY(kn_ssd_create_cuda(c));
     return kn_candidates_create_cuda(c);
@@ -110,6 +136,7 @@ static kn_backend fill_table(void)
     t.candidates = kn_candidates_cuda, t.feed = kn_feed_cuda;
     t.capture_begin = kn_capture_begin_cuda, t.capture_end = kn_capture_end_cuda, t.replay = kn_replay_cuda;
     t.graph_destroy = kn_graph_destroy_cuda;
+    t.mixer_step_work = kn_mixer_step_work_cuda, t.mixer_step = kn_mixer_step_cuda, t.norm_linear = kn_norm_linear_cuda;
     return t;
 }
 

@@ -44,7 +44,7 @@ struct kn_ssd_cuda {
     const kn_ssd_unit *units;
     int first_pass, second_pass, unit_count, unit_heads;
     /* ssd_hopper.cu */
-    float *work;        /* KN_SSD_PIECES states, then their decays */
+    float *work;        /* the states of pieces, then their decays */
     CUtensorMap map[3]; /* of x, B, C as last seen                 */
     struct {
         const void *p;
