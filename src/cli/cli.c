@@ -219,11 +219,3 @@ done:
     *text = NULL;
     return st;
 }
-
-void cli_log_engine(const plp_engine_info *info, double seconds)
-{
-    plp_log(PLP_LOG_INFO, "ready in %.1f s: %d rank%s on %s%s%s; a rank holds %.1f MB of weights, %.1f MB of states, %.1f MB of work space",
-            seconds, info->size, info->size == 1 ? "" : "s", info->backend, info->size == 1 ? "" : ", sums over ",
-            info->size == 1 ? "" : info->link, 1e-6 * (double)info->weight_bytes, 1e-6 * (double)info->state_bytes,
-            1e-6 * (double)info->work_bytes);
-}

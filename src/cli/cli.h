@@ -38,9 +38,6 @@ int cli_main(int argc, char **argv);
  * the caller's to free. */
 plp_status cli_read_input(const cli *c, const char *path, size_t most, char **text, size_t *bytes);
 
-/* Says on stderr what was opened, and how long it took. */
-void cli_log_engine(const plp_engine_info *info, double seconds);
-
 /* --version: the program's and of what it was built with and finds. */
 void cli_print_version(void);
 
