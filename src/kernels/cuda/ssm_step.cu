@@ -1,61 +1,53 @@
 /* src/kernels/cuda/ssm_step.cu -- kn->ssm_step: one token of the state space for every decode row.
  *
  * The state is read and written once and is nearly all of the traffic, so everything serves its 16-byte accesses: L neighbouring lanes hold
- * one row of it (V values each), a block holds `rows` rows of one head, and all loads of a thread are in flight before the first is used. */
+ * one row of it (V values each), a thread has R rows, and all its loads are in flight before the first is used. */
 #include "kernels/cuda/common.cuh"
 
 namespace {
 
-constexpr int THREADS = 256, DEPTH = 8; /* rows of the state that a thread loads before it uses the first */
+constexpr int THREADS = 256;
 
-/* grid: (heads * parts, decode rows); part p of a head is its rows p * rows .. */
-template <class T, class S, int V>
-__global__ void __launch_bounds__(THREADS) ssm_step_kernel(kn_ssm_args a, kn_batch b, int lanes, int rows)
+/* grid: (heads * parts, decode rows); part p of a head is `rows` of its rows, R a thread. */
+template <class T, class S, int V, int R, int BLOCKS>
+__global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(kn_ssm_args a, kn_batch b, int lanes, int parts)
 {
-    const int parts = (a.dim + rows - 1) / rows, head = blockIdx.x / parts, part = blockIdx.x % parts, t = blockIdx.y;
-    const int lane = threadIdx.x % lanes, team = threadIdx.x / lanes, teams = THREADS / lanes;
-    const int end = min(a.dim, (part + 1) * rows);
+    const int teams = THREADS / lanes, lane = threadIdx.x % lanes, t = blockIdx.y;
+    const int head = blockIdx.x / parts, p0 = blockIdx.x % parts * teams * R + threadIdx.x / lanes;
     const bool known = b.past[t] > 0;
-    const int64_t tile = (int64_t)a.dim * a.state, column = (int64_t)lane * V;
+    const int tile = a.dim * a.state, column = lane * V;
     const S *src = (const S *)a.h + ((int64_t)b.src_slot[t] * a.heads + head) * tile + column;
     S *dst = (S *)a.h + ((int64_t)b.dst_slot[t] * a.heads + head) * tile + column;
-    const T *x = (const T *)a.x + t * a.ld_x + (int64_t)head * a.dim;
-    T *y = (T *)a.y + t * a.ld_y + (int64_t)head * a.dim;
 
-    for (int base = part * rows; base < end; base += teams * DEPTH) { /* uniform: all lanes take part in the shuffles */
-        const int first = base + team;
-        kn_pack<S, V> h[DEPTH];
-        float xs[DEPTH];
+    kn_pack<S, V> h[R];
 #pragma unroll
-        for (int k = 0; k < DEPTH; k++) {
-            const int p = first + k * teams;
-            if (p >= end) continue;
-            if (known) h[k] = *(const kn_pack<S, V> *)(src + (int64_t)p * a.state);
-            xs[k] = kn_float(x[p]);
+    for (int k = 0; k < R; k++) {
+        const int p = p0 + k * teams;
+        h[k] = known && p < a.dim ? *(const kn_pack<S, V> *)(src + p * a.state) : kn_pack<S, V>();
+    }
+    const T *x = (const T *)a.x + t * a.ld_x + (int64_t)head * a.dim;
+    float xs[R], B[V], C[V];
+#pragma unroll
+    for (int k = 0; k < R; k++) xs[k] = p0 + k * teams < a.dim ? kn_float(x[p0 + k * teams]) : 0.f;
+    const int64_t bc = t * a.ld_bc + (int64_t)a.group[head] * a.state + column;
+    kn_load<V>((const T *)a.B + bc, B);
+    kn_load<V>((const T *)a.C + bc, C);
+    const kn_ssm_scalars w = kn_ssm_scalars_of(a, kn_float(((const T *)a.dt)[t * a.ld_dt + head]), head);
+#pragma unroll
+    for (int j = 0; j < V; j++) B[j] *= w.dt;
+#pragma unroll
+    for (int k = 0; k < R; k++) {
+        const int p = p0 + k * teams;
+        float sum = 0.f;
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            const float v = w.decay * kn_float(h[k].v[j]) + xs[k] * B[j];
+            h[k].v[j] = kn_as<S>(v);
+            sum += v * C[j];
         }
-        float B[V], C[V];
-        const int64_t bc = t * a.ld_bc + (int64_t)a.group[head] * a.state + column;
-        kn_load<V>((const T *)a.B + bc, B);
-        kn_load<V>((const T *)a.C + bc, C);
-        const kn_ssm_scalars w = kn_ssm_scalars_of(a, kn_float(((const T *)a.dt)[t * a.ld_dt + head]), head);
-#pragma unroll
-        for (int j = 0; j < V; j++) B[j] *= w.dt;
-#pragma unroll
-        for (int k = 0; k < DEPTH; k++) {
-            const int p = first + k * teams;
-            float sum = 0.f;
-            if (p < end) {
-#pragma unroll
-                for (int j = 0; j < V; j++) {
-                    const float v = (known ? w.decay * kn_float(h[k].v[j]) : 0.f) + xs[k] * B[j];
-                    h[k].v[j] = kn_as<S>(v);
-                    sum += v * C[j];
-                }
-                *(kn_pack<S, V> *)(dst + (int64_t)p * a.state) = h[k];
-            }
-            for (int o = lanes / 2; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
-            if (p < end && lane == 0) y[p] = kn_as<T>(sum + w.skip * xs[k]);
-        }
+        if (p < a.dim) *(kn_pack<S, V> *)(dst + p * a.state) = h[k];
+        for (int o = lanes / 2; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
+        if (p < a.dim && lane == 0) ((T *)a.y)[t * a.ld_y + (int64_t)head * a.dim + p] = kn_as<T>(sum + w.skip * xs[k]);
     }
 }
 
@@ -101,11 +93,9 @@ plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch 
                 ssm_step_any_kernel<T><<<dim3(a->heads, b->decodes), THREADS, 0, c->stream>>>(*a, *b);
                 return;
             }
-            const int teams = THREADS / lanes;
-            int rows = a->dim; /* of the state in a block: fewer where the heads alone do not fill the GPU */
-            while (rows > teams && (int64_t)a->heads * b->decodes * kn_ceil(a->dim, rows) < 4 * c->sms) rows = (int)kn_ceil(rows, 2);
-            const dim3 grid(a->heads * (int)kn_ceil(a->dim, rows), b->decodes);
-            ssm_step_kernel<T, S, V><<<grid, THREADS, 0, c->stream>>>(*a, *b, lanes, rows);
+            constexpr int R = 4;
+            const int parts = (int)kn_ceil(a->dim, THREADS / lanes * R);
+            ssm_step_kernel<T, S, V, R, 4><<<dim3(a->heads * parts, b->decodes), THREADS, 0, c->stream>>>(*a, *b, lanes, parts);
         });
     });
     return KN_LAUNCHED();
