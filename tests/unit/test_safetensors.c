@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 /* ------------------------------------------------------------------------------------------------------------ header alone */
@@ -247,7 +246,8 @@ static void a_long_value(void **state)
     free(text);
 }
 
-/* Entries that all claim the same bytes, and entries that are in order: both are answered at once. */
+/* Entries that all claim the same bytes, and entries that are in order: both are answered in time that grows with n
+ * alone: with n squared the test would run into its limit. */
 static void a_million_entries(void **state)
 {
     (void)state;
@@ -263,16 +263,10 @@ static void a_million_entries(void **state)
         }
         text[used++] = '}';
         io_safetensors s;
-        const clock_t start = clock(); /* of the processor: others may use it, too */
         const plp_status st = io_safetensors_parse(&s, text, used, 8 + used + (legal ? 2 * (uint64_t)n : 2), "x");
-        const double took = (double)(clock() - start) / CLOCKS_PER_SEC;
         assert_int_equal(st, legal ? PLP_OK : PLP_ERR_DATA);
         if (legal) assert_string_equal(s.tensor[n - 1].name, "0999999");
         io_safetensors_free(&s);
-        print_message("%s: %.2f s\n", legal ? "legal" : "overlapping", took);
-#ifndef __SANITIZE_ADDRESS__
-        assert_true(took < 2);
-#endif
     }
     free(text);
 }
