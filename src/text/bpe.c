@@ -233,8 +233,8 @@ static plp_status add_characters(text_bpe *b, const char *word, size_t length)
         if (id < 0 && b->byte_fallback) PLP_TRY(add_bytes(b, word + at, size, &added));
         if (added || (id < 0 && b->unk_token == NULL)) continue;
         if (id < 0 && b->unk < 0)
-            return PLP_FAIL(PLP_ERR_DATA, "no token for U+%04X, and the unknown token '%s' is not in the vocabulary", (unsigned)c,
-                            b->unk_token);
+            return PLP_FAIL(PLP_ERR_DATA, "no token for U+%04X, and the unknown token '%s' is not in the vocabulary; fix: add it",
+                            (unsigned)c, b->unk_token);
         if (waiting && (id >= 0 || !b->fuse_unk)) PLP_TRY(add_symbol(b, b->unk));
         waiting = id < 0;
         if (id >= 0) PLP_TRY(add_symbol(b, id));

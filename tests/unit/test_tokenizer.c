@@ -341,6 +341,33 @@ static void invalid_utf8_is_replaced_by_maximal_subparts(void **state)
     }
 }
 
+static void streams_do_not_wait(void **state)
+{
+    static const char *const names[] = { "demo", "llama3", "sentencepiece", "metaspace" };
+    static const char text[] = "In the beginning God created the heaven and the earth.";
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        record r = { 0 };
+        text_stream *s = NULL;
+        const char *piece = NULL;
+        int *ids = NULL;
+        size_t count = 0, bytes = 0, silent = 0;
+        open_record(&r, names[i]);
+        OK(text_encode(r.tokenizer, text, sizeof text - 1, false, &ids, &count));
+        OK(text_stream_create(&s, r.tokenizer, true));
+        for (size_t k = 0; k < count; k++) {
+            OK(text_stream_push(s, ids[k], &piece, &bytes));
+            silent += bytes == 0;
+        }
+        assert_true(silent <= 1); /* the space that stands before the first word only */
+        OK(text_stream_finish(s, &piece, &bytes));
+        assert_int_equal(bytes, 0);
+        text_stream_destroy(&s);
+        free(ids);
+        close_record(&r);
+    }
+}
+
 static void tokens_have_names(void **state)
 {
     record r = { 0 };
@@ -384,6 +411,7 @@ int main(void)
         AGREES("cuts_classes"),
         cmocka_unit_test(byte_level_text_round_trips),
         cmocka_unit_test(invalid_utf8_is_replaced_by_maximal_subparts),
+        cmocka_unit_test(streams_do_not_wait),
         cmocka_unit_test(tokens_have_names),
     };
     return cmocka_run_group_tests(tests, read_alphabet, NULL);
