@@ -174,7 +174,7 @@ static plp_status push_replace(text_decoding *r, size_t at, const char *part, si
     text_spans spans = { 0 };
     plp_status st = collect(&r->states[at], part, bytes, ends, &token, &length);
     if (st != PLP_OK || token == NULL) return st;
-    PLP_DO(length > 0 ? text_pattern_spans(stage->pattern, token, length, &spans) : PLP_OK);
+    PLP_DO(text_pattern_spans(stage->pattern, token, length, &spans));
     for (size_t i = 0; i < spans.count; i++) {
         const text_span span = spans.list[i];
         if (span.match)

@@ -47,7 +47,11 @@ static plp_status index_tokens(text_tokenizer *t, const char *where)
     PLP_TRY(PLP_ALLOCATED(t->tokens = calloc((size_t)t->vocab, sizeof *t->tokens)));
     for (size_t i = 0; i <= v->mask; i++) {
         const struct text_vocab_slot *s = &v->slots[i];
-        if (s->id >= 0) t->tokens[s->id] = (struct token){ v->names.data + s->name, v->names.data + s->name, s->length, false };
+        const char *name = v->names.data + s->name;
+        if (s->id < 0) continue;
+        if (t->tokens[s->id].name != NULL)
+            return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d belongs to '%s' and to '%s'", where, s->id, t->tokens[s->id].name, name);
+        t->tokens[s->id] = (struct token){ name, name, s->length, false };
     }
     for (size_t i = 0; i < added; i++) {
         const text_added_token *a = text_added_token_at(t->added, i);
