@@ -6,7 +6,7 @@
 
 namespace {
 
-constexpr int THREADS = 128, RUN = 32, AHEAD = 4; /* rows of a prefill block; rows whose loads are in flight together */
+constexpr int THREADS = 128, RUN = 32; /* rows of a prefill block */
 
 /* The inputs before row `t` of sequence s, oldest first: rows of the slice, before those the state, before that zeros.
  * W is the window, of which the last width - 1 entries are used. */
@@ -36,8 +36,8 @@ __device__ __forceinline__ void keep_window(const kn_conv_args &a, const kn_batc
         if (k >= W - a.width) kn_store<V>((S *)a.state + (slot * (a.width - 1) + k - (W - a.width)) * a.channels + ch, win[k]);
 }
 
-/* EXACT: the width is W; otherwise it is at most W. */
-template <class T, class S, int V, int W, bool EXACT> __global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch b)
+/* EXACT: the width is W; otherwise it is at most W.  AHEAD: rows whose loads are in flight together. */
+template <class T, class S, int V, int W, bool EXACT, int AHEAD> __global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch b)
 {
     const int ch = (blockIdx.y * THREADS + threadIdx.x) * V, skip = EXACT ? 0 : W - a.width;
     if (ch >= a.channels) return;
@@ -103,7 +103,7 @@ template <class T, class S, int V, int W> __global__ void __launch_bounds__(THRE
 template <class T, class S, int V, int W, bool EXACT> void launch(kn_context *c, const kn_conv_args *a, const kn_batch *b)
 {
     const int runs = (int)kn_ceil(b->tokens - b->decodes, RUN), columns = (int)kn_ceil(kn_ceil(a->channels, V), THREADS);
-    conv_kernel<T, S, V, W, EXACT><<<dim3(b->decodes + runs, columns), THREADS, 0, c->stream>>>(*a, *b);
+    conv_kernel<T, S, V, W, EXACT, EXACT ? 8 : 1><<<dim3(b->decodes + runs, columns), THREADS, 0, c->stream>>>(*a, *b);
     if (runs > 0) conv_state_kernel<T, S, V, W><<<dim3(b->seqs - b->decodes, columns), THREADS, 0, c->stream>>>(*a, *b);
 }
 
@@ -118,8 +118,9 @@ plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b)
         kn_by_type(a->state_dtype, [&](auto s) {
             using T = decltype(t);
             using S = decltype(s);
-            constexpr int V = 16 / sizeof(T);
-            const bool wide = a->width == 4 && a->channels % V == 0 && kn_aligned(a->in, a->ld_in, act, 16) && kn_aligned(a->out, a->ld_out, act, 16) &&
+            constexpr int V = 4; /* more would leave too few registers for rows in flight */
+            const bool wide = a->width == 4 && a->channels % V == 0 && kn_aligned(a->in, a->ld_in, act, V * sizeof(T)) &&
+                              kn_aligned(a->out, a->ld_out, act, V * sizeof(T)) &&
                               kn_aligned(a->state, a->channels, a->state_dtype, V * sizeof(S)) && (uintptr_t)a->weight % 16 == 0;
             if (wide) launch<T, S, V, 4, true>(c, a, b);
             else launch<T, S, 1, 8, false>(c, a, b);

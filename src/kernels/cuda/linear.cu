@@ -57,7 +57,7 @@ static plp_status tiled_run(kn_context *c, const kn_linear_args *a)
 }
 
 /* --------------------------------------------------------------------------------------------------------------------- cuBLASLt */
-enum { TRIES = 8, TIMED_RUNS = 5, CHOICES = 256, DETERMINISTIC_ROWS = 2048 };
+enum { TRIES = 8, TIMED_RUNS = 5, CHOICES = 256, DETERMINISTIC_ROWS = 256 /* tiles that suit decode and prefill alike */ };
 static const size_t WORK_BYTES = (size_t)32 << 20;
 
 typedef struct { /* compared as bytes: made by key_of, which clears it */

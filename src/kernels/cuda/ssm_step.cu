@@ -35,20 +35,26 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(kn_ssm_args a
     const kn_ssm_scalars w = kn_ssm_scalars_of(a, kn_float(((const T *)a.dt)[t * a.ld_dt + head]), head);
 #pragma unroll
     for (int j = 0; j < V; j++) B[j] *= w.dt;
+    float sum[R] = {};
 #pragma unroll
     for (int k = 0; k < R; k++) {
         const int p = p0 + k * teams;
-        float sum = 0.f;
+        asm volatile("" ::: "memory"); /* row after row: 16-bit states must not all be widened at once, which costs registers */
 #pragma unroll
         for (int j = 0; j < V; j++) {
             const float v = w.decay * kn_float(h[k].v[j]) + xs[k] * B[j];
             h[k].v[j] = kn_as<S>(v);
-            sum += v * C[j];
+            sum[k] += v * C[j];
         }
         if (p < a.dim) *(kn_pack<S, V> *)(dst + p * a.state) = h[k];
-        for (int o = lanes / 2; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
-        if (p < a.dim && lane == 0) ((T *)a.y)[t * a.ld_y + (int64_t)head * a.dim + p] = kn_as<T>(sum + w.skip * xs[k]);
     }
+    for (int o = lanes / 2; o > 0; o /= 2)
+#pragma unroll
+        for (int k = 0; k < R; k++) sum[k] += __shfl_xor_sync(~0u, sum[k], o);
+    T *y = (T *)a.y + t * a.ld_y + (int64_t)head * a.dim;
+#pragma unroll
+    for (int k = 0; k < R; k++)
+        if (p0 + k * teams < a.dim && lane == 0) y[p0 + k * teams] = kn_as<T>(sum[k] + w.skip * xs[k]);
 }
 
 /* Any state size: a warp takes a row, its lanes every 32nd value. */
