@@ -97,7 +97,6 @@ static plp_status compute(model *m, const model_step *s)
                              .past = in->past,
                              .host_start = host->start,
                              .host_past = host->past };
-    const kn_ssm_args snap = { .block = s->block, .snap_start = s->snap_start, .snap_slot = s->snap_slot };
     layer_pending pending = { 0 };
     PLP_TRY(kn->embed(m->context, &(kn_embed_args){ .tokens = s->tokens,
                                                     .hidden = m->dims.hidden,
@@ -106,10 +105,22 @@ static plp_status compute(model *m, const model_step *s)
                                                     .table = m->weights.embed,
                                                     .table_dtype = m->weights.dtype,
                                                     .out = m->residual }));
+    layer_call call = { .kn = kn,
+                        .c = m->context,
+                        .g = m->group,
+                        .d = &m->dims,
+                        .s = &m->scratch,
+                        .b = &batch,
+                        .block = s->block,
+                        .snap_start = s->snap_start,
+                        .snap_slot = s->snap_slot,
+                        .probe = &m->probe,
+                        .residual = m->residual,
+                        .pending = &pending };
     for (int64_t i = 0; i < m->config.layers; i++) {
         m->probe.layer = i;
-        PLP_TRY(layer_mamba2(kn, m->context, m->group, &m->dims, m->weights.layers + i, &m->scratch, &batch, &snap, &m->probe, m->residual,
-                             &pending));
+        call.w = m->weights.layers + i;
+        PLP_TRY(m->kind->forward(&call));
         PLP_TRY(show_residual(m, s, &pending));
     }
     return s->outs == 0 ? PLP_OK : head(m, s, &pending);

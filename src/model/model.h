@@ -5,7 +5,7 @@
 #define MODEL_MODEL_H
 
 #include "kernels/kernels.h"
-#include "layers/mamba2.h"
+#include "layers/layer.h"
 #include "model/plan.h"
 #include "model/source.h"
 #include "tp/tp.h"
@@ -83,8 +83,8 @@ int64_t model_slot_floats(const model *m);
 plp_status model_slot_read(model *m, int slot, float *state);
 plp_status model_slot_write(model *m, int slot, const float *state);
 
-/* A look at what flows through a step, for `verify`: in_proj, conv and scan of every layer, the residual behind it, and last, as layer
- * `layers`, the logits (outs, local vocabulary).  see NULL: off. */
+/* A look at what flows through a step, for `verify`: in_proj, conv, x_proj (Mamba-1) and scan of every layer, the residual behind it, and
+ * last, as layer `layers`, the logits (outs, local vocabulary).  see NULL: off. */
 void model_set_probe(model *m, layer_probe probe);
 
 /* Changes one value of a layer's D on this rank: `verify` and its tests plant a difference to show that it is found. */

@@ -25,7 +25,8 @@ struct model {
     plp_dtype act;
 
     model_weights weights;
-    layer_mamba2_dims dims;
+    layer_dims dims;
+    const layer_kind *kind;
     void *weights_memory, *states_memory, *work_memory;
 
     void *inputs_host[MODEL_FLIGHTS];
@@ -35,7 +36,7 @@ struct model {
     bool *warm;                              /* such a step has run uncaptured: heuristics have been searched */
 
     /* work space */
-    layer_mamba2_scratch scratch;
+    layer_scratch scratch;
     float *residual, *logits;
     void *normed_out; /* (max_outs, hidden) act */
     kn_candidates *candidates;
