@@ -1,7 +1,7 @@
 /* src/text/component.h -- what the readers of tokenizer.json's components share.
  *
- * A component is an object with a "type".  One that is not known is refused by its name: skipping it would give other ids than the model was
- * trained with, and no one would see it. */
+ * A component is an object with a "type".  One that is not known is refused by its name: skipping it would give other ids than the model
+ * was trained with, and no one would see it. */
 #ifndef TEXT_COMPONENT_H
 #define TEXT_COMPONENT_H
 

@@ -33,7 +33,7 @@ struct text_tokenizer {
     int vocab;
 };
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static plp_status index_tokens(text_tokenizer *t, const char *where)
 {
@@ -140,7 +140,7 @@ void text_tokenizer_destroy(text_tokenizer **tokenizer)
     *tokenizer = NULL;
 }
 
-/* ---- asking -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- asking ---- */
 
 static const struct token *token_of(const text_tokenizer *t, int id)
 {
@@ -160,7 +160,7 @@ bool text_tokenizer_special(const text_tokenizer *t, int id) { return token_of(t
 
 const char *text_tokenizer_token(const text_tokenizer *t, int id) { return token_of(t, id) != NULL ? token_of(t, id)->name : NULL; }
 
-/* ---- encoding ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- encoding ---- */
 
 plp_status text_encode(text_tokenizer *t, const char *text, size_t bytes, bool add_special, int **ids, size_t *count)
 {
@@ -194,7 +194,7 @@ done:
     return st;
 }
 
-/* ---- decoding ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- decoding ---- */
 
 struct text_stream {
     const text_tokenizer *tokenizer;
