@@ -39,10 +39,11 @@ __device__ __forceinline__ void keep_window(const kn_conv_args &a, const kn_batc
 /* EXACT: the width is W; otherwise it is at most W.  AHEAD: rows whose loads are in flight together. */
 template <class T, class S, int V, int W, bool EXACT, int AHEAD> __global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch b)
 {
-    const int ch = (blockIdx.y * THREADS + threadIdx.x) * V, skip = EXACT ? 0 : W - a.width;
+    const int columns = (a.channels + THREADS * V - 1) / (THREADS * V), run = blockIdx.x / columns; /* neighbours share rows, so pages */
+    const int ch = (blockIdx.x % columns * THREADS + threadIdx.x) * V, skip = EXACT ? 0 : W - a.width;
     if (ch >= a.channels) return;
-    const bool decode = (int)blockIdx.x < b.decodes;
-    const int64_t first = decode ? blockIdx.x : b.decodes + (int64_t)(blockIdx.x - b.decodes) * RUN;
+    const bool decode = run < b.decodes;
+    const int64_t first = decode ? run : b.decodes + (int64_t)(run - b.decodes) * RUN;
     const int64_t last = decode ? first + 1 : first + RUN < b.tokens ? first + RUN : b.tokens;
 
     float weight[V][W], bias[V], win[W - 1][V];
@@ -103,7 +104,7 @@ template <class T, class S, int V, int W> __global__ void __launch_bounds__(THRE
 template <class T, class S, int V, int W, bool EXACT> void launch(kn_context *c, const kn_conv_args *a, const kn_batch *b)
 {
     const int runs = (int)kn_ceil(b->tokens - b->decodes, RUN), columns = (int)kn_ceil(kn_ceil(a->channels, V), THREADS);
-    conv_kernel<T, S, V, W, EXACT, EXACT ? 8 : 1><<<dim3(b->decodes + runs, columns), THREADS, 0, c->stream>>>(*a, *b);
+    conv_kernel<T, S, V, W, EXACT, EXACT ? 8 : 1><<<(b->decodes + runs) * columns, THREADS, 0, c->stream>>>(*a, *b);
     if (runs > 0) conv_state_kernel<T, S, V, W><<<dim3(b->seqs - b->decodes, columns), THREADS, 0, c->stream>>>(*a, *b);
 }
 
