@@ -122,6 +122,42 @@ typedef struct {
     const int *snap_start, *snap_slot; /* (seqs + 1), host; (snap_start[seqs]), host */
 } kn_ssm_args;
 
+/* ------------------------------------------------------------------------------------ Mamba-1 selective scan, prefill and step
+ *     dt_t = softplus(dt_raw_t + dt_bias)                               softplus is linear above 20
+ *     h_t  = exp(dt_t A) h_{t-1} + dt_t x_t B_t                         per channel, (state); A differs from element to element
+ *     y_t  = (h_t C_t + D x_t) silu(z_t)
+ * kn->scan runs the prefill rows (from row decodes on), kn->scan_step the decode rows.  State arithmetic is float32 whatever the storage.
+ * In a deterministic context a row's result depends on its own sequence alone, and not on how that was cut into slices. */
+typedef struct {
+    int channels, state;
+    const void *x, *z, *dt; /* (tokens, channels) act, rows ld_ apart; dt raw, without its bias */
+    const void *B, *C;      /* (tokens, state) act, rows ld_bc apart */
+    int64_t ld_x, ld_z, ld_dt, ld_bc;
+    const float *A;           /* (channels, state); A < 0 */
+    const float *dt_bias, *D; /* (channels) or NULL: none */
+    void *h;                  /* (slots, channels, state) of state_dtype */
+    plp_dtype state_dtype;
+    void *y; /* (tokens, ld_y >= channels) of act */
+    int64_t ld_y;
+    int block; /* states inside a slice, as in kn_ssm_args, but that any block will do */
+    const int *snap_start, *snap_slot;
+    void *work; /* kn->scan_work() bytes, or NULL */
+} kn_scan_args;
+
+/* ------------------------------------------------------------------------------------------- RMSNorm of the parts of a row
+ *     out[t][i] = in[t][i] * rsqrt(mean(in[t][j]^2, j of i's segment) + eps) * weight[i]
+ * Adjacent segments, each with a mean of its own: Mamba-1's dt, B and C.  eps 0: no norm and no weight, the values as they are. */
+enum { KN_SEGMENTS = 4 };
+typedef struct {
+    int tokens, segments, width[KN_SEGMENTS];
+    double eps;
+    const float *weight; /* (sum of width), or NULL: ones */
+    const float *in;     /* (tokens, ld_in) float32 */
+    int64_t ld_in;
+    void *out; /* (tokens, ld_out) of act */
+    int64_t ld_out;
+} kn_rms_args;
+
 /* -------------------------------------------------------------------------------------------------- gated group RMSNorm
  *     v = y * silu(z);    out = v * rsqrt(sum_group(v^2) / width + eps) * weight
  * Local group g is channels first[g] .. first[g+1].  `width` is the width of the whole group, also where a rank holds a part of it.
@@ -241,6 +277,8 @@ typedef struct {
     int max_heads, max_dim, max_state, max_chunk;
 } kn_options;
 
+enum { KN_MARKS = 4 };
+
 typedef struct kn_backend {
     const char *name; /* "cpu", "cuda" */
     plp_status (*create)(kn_context **c, const kn_options *options);
@@ -255,6 +293,12 @@ typedef struct kn_backend {
     plp_status (*copy)(kn_context *c, void *dst, const void *src, size_t bytes);
     plp_status (*fill)(kn_context *c, void *dst, int byte, size_t bytes);
     plp_status (*sync)(kn_context *c);
+    /* Host memory that copies need not stage. */
+    plp_status (*alloc_host)(kn_context *c, void **p, size_t bytes);
+    void (*release_host)(kn_context *c, void **p);
+    /* mark: a place in the queue, one of KN_MARKS; wait: until everything queued before that place is done. */
+    plp_status (*mark)(kn_context *c, int which);
+    plp_status (*wait)(kn_context *c, int which);
     plp_status (*memory)(kn_context *c, size_t *available, size_t *total);
     /* Seconds that reading `bytes` once takes, at best: the floor under everything that streams.  Allocates for the call; waits. */
     plp_status (*read_time)(kn_context *c, size_t bytes, double *seconds);
@@ -267,6 +311,10 @@ typedef struct kn_backend {
     plp_status (*conv)(kn_context *c, const kn_conv_args *a, const kn_batch *b);
     plp_status (*ssd)(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
     plp_status (*ssm_step)(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+    plp_status (*scan)(kn_context *c, const kn_scan_args *a, const kn_batch *b);
+    plp_status (*scan_step)(kn_context *c, const kn_scan_args *a, const kn_batch *b);
+    size_t (*scan_work)(const kn_scan_args *a); /* bytes that calls of these channels and state take; NULL: none */
+    plp_status (*rms)(kn_context *c, const kn_rms_args *a);
     plp_status (*gated_norm)(kn_context *c, const kn_gated_norm_args *a);
     plp_status (*candidates)(kn_context *c, const kn_candidates_args *a);
 

@@ -49,27 +49,12 @@ static void lay_out_work(model *m, plp_arena *a)
     lay_out_inputs(m, &m->there, a);
     m->maps = plp_arena_take(a, p->heads.count + p->norm_groups.count + 1, sizeof(int));
     m->residual = plp_arena_take(a, tokens * m->config.hidden, sizeof(float));
-    m->scratch.normed = plp_arena_take(a, tokens * m->config.hidden, act);
-    m->scratch.in = plp_arena_take(a, tokens * p->in_rows, act);
-    m->scratch.conv = plp_arena_take(a, tokens * p->conv_channels, act);
-    m->scratch.y = plp_arena_take(a, tokens * p->channels.count, act);
-    m->scratch.sums = plp_arena_take(a, p->norm == MODEL_NORM_SUMMED ? tokens * m->config.norm_groups : 0, sizeof(float));
-    m->scratch.delta = plp_arena_take(a, tokens * layer_mamba2_ld_delta(&m->dims), sizeof(float));
+    m->kind->lay_out(&m->scratch, a, m->kn, &m->dims, tokens, m->options.max_seqs);
     m->normed_out = plp_arena_take(a, outs * m->config.hidden, act);
     m->logits = plp_arena_take(a, outs * p->vocab.count, sizeof(float));
     m->candidates = plp_arena_take(a, outs, sizeof *m->candidates);
     m->sample_rows = plp_arena_take(a, outs, sizeof *m->sample_rows);
     m->penalties = plp_arena_take(a, 2 * MODEL_PENALTIES, sizeof *m->penalties);
-    if (m->kn->mixer_step_work) {
-        const kn_mixer_step_args shape = { .rows = m->options.max_seqs,
-                                           .hidden = m->dims.hidden,
-                                           .heads = m->dims.heads,
-                                           .groups = m->dims.groups,
-                                           .dim = m->dims.dim,
-                                           .state = m->dims.state,
-                                           .width = m->dims.conv };
-        m->scratch.step = plp_arena_take(a, (int64_t)m->kn->mixer_step_work(&shape), 1);
-    }
 }
 
 static void set_dims(model *m)
@@ -78,11 +63,13 @@ static void set_dims(model *m)
                                         [MODEL_NORM_LOCAL] = LAYER_NORM_LOCAL,
                                         [MODEL_NORM_FOLDED] = LAYER_NORM_FOLDED,
                                         [MODEL_NORM_SUMMED] = LAYER_NORM_SUMMED };
+    static const layer_kind *const kinds[] = { [MODEL_MAMBA2] = &layer_mamba2, [MODEL_MAMBA1] = &layer_mamba1 };
     const model_config *c = &m->config;
     const model_plan *p = &m->plan;
     m->act = act_dtype(c, &m->options);
     m->weights.dtype = matrix_dtype(c, &m->options);
-    m->dims = (layer_mamba2_dims){
+    m->kind = kinds[c->kind];
+    m->dims = (layer_dims){
         .hidden = (int)c->hidden,
         .heads = (int)p->heads.count,
         .groups = (int)p->groups.count,
@@ -90,7 +77,9 @@ static void set_dims(model *m)
         .state = (int)c->state,
         .conv = (int)c->conv,
         .chunk = (int)c->chunk,
+        .dt_rank = (int)c->dt_rank,
         .eps = c->norm_eps,
+        .mixer_eps = c->mixer_norm_eps,
         .dt_min = (float)c->dt_min,
         .dt_max = (float)c->dt_max,
         .norm = norms[p->norm],
@@ -146,6 +135,8 @@ static plp_status check_capacity(model *m)
                     ranks > m->config.heads ? "more than " : "", ranks > m->config.heads ? (int)m->config.heads : ranks);
 }
 
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
 static plp_status create_context(model *m)
 {
     const model_options *o = &m->options;
@@ -154,19 +145,19 @@ static plp_status create_context(model *m)
         threads = (int)sysconf(_SC_NPROCESSORS_ONLN) / tp_local_size(m->group);
         if (threads < 1) threads = 1;
     }
-    const int64_t widest = m->plan.in_rows > m->config.hidden ? m->plan.in_rows : m->config.hidden;
-    return m->kn->create(
-        &m->context, &(kn_options){ .device = o->device,
-                                    .threads = threads,
-                                    .act = m->act,
-                                    .deterministic = o->deterministic,
-                                    .max_tokens = o->max_tokens,
-                                    .max_k = (int)(m->config.hidden > m->plan.channels.count ? m->config.hidden : m->plan.channels.count),
-                                    .max_n = (int)(widest > m->plan.vocab.count ? widest : m->plan.vocab.count),
-                                    .max_heads = m->dims.heads,
-                                    .max_dim = m->dims.dim,
-                                    .max_state = m->dims.state,
-                                    .max_chunk = m->dims.chunk });
+    const int64_t n = larger(larger(m->plan.in_rows, m->config.hidden), larger(m->plan.vocab.count, m->kind->summed(&m->dims)));
+    const int64_t k = larger(larger(m->plan.channels.count, m->config.hidden), m->config.dt_rank);
+    return m->kn->create(&m->context, &(kn_options){ .device = o->device,
+                                                     .threads = threads,
+                                                     .act = m->act,
+                                                     .deterministic = o->deterministic,
+                                                     .max_tokens = o->max_tokens,
+                                                     .max_k = (int)k,
+                                                     .max_n = (int)n,
+                                                     .max_heads = m->dims.heads,
+                                                     .max_dim = m->dims.dim,
+                                                     .max_state = m->dims.state,
+                                                     .max_chunk = m->dims.chunk });
 }
 
 static plp_status allocate(model *m)
@@ -174,9 +165,13 @@ static plp_status allocate(model *m)
     plp_status st = PLP_OK;
     const int heads = m->dims.heads, groups = m->dims.norm_groups;
     plp_arena host = { 0 };
-    lay_out_inputs(m, &m->host, &host);
-    PLP_DO(PLP_ALLOCATED(m->inputs_host = malloc(host.used)));
-    PLP_DO(PLP_ALLOCATED(m->candidates_host = malloc((size_t)m->options.max_outs * sizeof *m->candidates_host)));
+    lay_out_inputs(m, &m->host[0], &host);
+    for (int i = 0; i < MODEL_FLIGHTS; i++) {
+        PLP_DO(m->kn->alloc_host(m->context, &m->inputs_host[i], host.used));
+        PLP_DO(m->kn->alloc_host(m->context, (void **)&m->candidates_host[i], (size_t)m->options.max_outs * sizeof **m->candidates_host));
+    }
+    PLP_DO(PLP_ALLOCATED(m->graph = calloc((size_t)m->options.max_seqs + 1, sizeof *m->graph)));
+    PLP_DO(PLP_ALLOCATED(m->warm = calloc((size_t)m->options.max_seqs + 1, sizeof *m->warm)));
     PLP_DO(PLP_ALLOCATED(m->logits_host = malloc((size_t)(m->plan.vocab.count + 1) * sizeof(float))));
     PLP_DO(m->kn->alloc(m->context, &m->weights_memory, m->memory.weights));
     PLP_DO(m->kn->alloc(m->context, &m->states_memory, m->memory.states));
@@ -186,7 +181,7 @@ static plp_status allocate(model *m)
     model_weights_lay_out(&m->weights, &(plp_arena){ .base = m->weights_memory }, &m->plan, &m->config);
     lay_out_states(m, &(plp_arena){ .base = m->states_memory });
     lay_out_work(m, &(plp_arena){ .base = m->work_memory });
-    lay_out_inputs(m, &m->host, &(plp_arena){ .base = m->inputs_host });
+    for (int i = 0; i < MODEL_FLIGHTS; i++) lay_out_inputs(m, &m->host[i], &(plp_arena){ .base = m->inputs_host[i] });
 
     int *maps;
     PLP_DO(PLP_ALLOCATED(maps = malloc((size_t)(heads + groups + 1) * sizeof *maps)));
@@ -203,8 +198,6 @@ done:
 static plp_status create_local(model *m, const model_config *c, tp_group *g, const model_options *o)
 {
     m->config = *c, m->options = *o, m->group = g, m->kn = o->backend;
-    if (c->kind != MODEL_MAMBA2)
-        return PLP_FAIL(PLP_ERR_DATA, "model family %s is recognised but not supported yet; fix: use a Mamba-2 model", c->family);
     PLP_TRY(model_plan_make(&m->plan, c, tp_rank(g), tp_size(g)));
     set_dims(m);
     PLP_TRY(PLP_ALLOCATED(m->weights.layers = calloc((size_t)c->layers, sizeof *m->weights.layers)));
@@ -221,7 +214,7 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     *out = NULL;
     PLP_TRY(tp_agree(g, PLP_ALLOCATED(m = calloc(1, sizeof *m))));
     PLP_DO(tp_agree(g, create_local(m, c, g, o)));
-    PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * layer_mamba2_ld_delta(&m->dims)) * sizeof(float)));
+    PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
     PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg)));
 done:
     if (st != PLP_OK) model_destroy(&m);
@@ -247,11 +240,17 @@ void model_destroy(model **out)
         m->kn->release(m->context, &m->weights_memory);
         m->kn->release(m->context, &m->states_memory);
         m->kn->release(m->context, &m->work_memory);
+        for (int i = 0; i < MODEL_FLIGHTS; i++) {
+            m->kn->release_host(m->context, &m->inputs_host[i]);
+            m->kn->release_host(m->context, (void **)&m->candidates_host[i]);
+        }
+        for (int i = 0; m->graph && i <= m->options.max_seqs; i++)
+            if (m->graph[i]) m->kn->graph_destroy(m->context, &m->graph[i]);
         m->kn->destroy(&m->context);
     }
     free((void *)m->dims.host_group);
-    free(m->inputs_host);
-    free(m->candidates_host);
+    free(m->graph);
+    free(m->warm);
     free(m->logits_host);
     free(m->weights.layers);
     free(m);

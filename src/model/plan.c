@@ -18,12 +18,29 @@ static bool norm_groups_are_whole(const model_config *c, int size)
     return true;
 }
 
+/* Heads are shared out in units.  Mamba-1's heads are single channels: there whole vectors of them, as wide as the ranks allow without one
+ * having an eighth more than another. */
+static int64_t unit_of(const model_config *c, int size)
+{
+    enum { WIDEST = 64, EVEN = 8 };
+    int64_t unit = c->kind == MODEL_MAMBA1 ? WIDEST : 1;
+    for (; unit > 1; unit /= 2) {
+        const int64_t units = c->heads / unit;
+        if (c->heads % unit == 0 && (units % size == 0 || units >= EVEN * size)) break;
+    }
+    return unit;
+}
+
 plp_status model_plan_make(model_plan *p, const model_config *c, int rank, int size)
 {
     if (size > c->heads)
         return PLP_FAIL(PLP_ERR_USAGE, "%d ranks, but the model has %lld %s to share out; fix: start 1 to %lld ranks", size,
                         (long long)c->heads, c->kind == MODEL_MAMBA2 ? "heads" : "channels", (long long)c->heads);
-    *p = (model_plan){ .rank = rank, .size = size, .heads = tp_shard(c->heads, rank, size), .vocab = tp_shard(c->vocab, rank, size) };
+    const int64_t unit = unit_of(c, size);
+    const tp_slice units = tp_shard(c->heads / unit, rank, size);
+    *p = (model_plan){
+        .rank = rank, .size = size, .heads = { units.first * unit, units.count * unit }, .vocab = tp_shard(c->vocab, rank, size)
+    };
     p->channels = (tp_slice){ p->heads.first * c->head_dim, p->heads.count * c->head_dim };
     if (c->kind == MODEL_MAMBA1) {
         p->in_rows = 2 * p->channels.count, p->conv_channels = p->channels.count;

@@ -2,7 +2,7 @@
  *
  * Rank r owns a contiguous range of heads; ranges differ by at most one head.  Everything follows from it (docs/architecture.md): channels
  * of x and z, heads of dt, A and D, the groups of B and C that those heads read (kept on every rank that needs them), and the columns of
- * the output projection.  Mamba-1 is the same with channels in the place of heads. */
+ * the output projection.  Mamba-1 is the same with channels in the place of heads, shared out by up to 64 at a time. */
 #ifndef MODEL_PLAN_H
 #define MODEL_PLAN_H
 

@@ -14,7 +14,7 @@ typedef struct {
 
 static slot_part part_of(const model *m, int slot, int64_t layer, int which)
 {
-    const layer_mamba2_weights *l = m->weights.layers + layer;
+    const layer_weights *l = m->weights.layers + layer;
     const int64_t n = which == 0 ? (m->config.conv - 1) * m->plan.conv_channels : m->plan.channels.count * m->config.state;
     const plp_dtype dtype = which == 0 ? m->dims.conv_dtype : m->dims.ssm_dtype;
     char *base = which == 0 ? l->conv_state : l->ssm_state;

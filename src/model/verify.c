@@ -60,37 +60,41 @@ typedef struct {
 } piece;
 enum { PIECES = 5 };
 
-static int pieces_of(const model_plan *p, const model_config *c, const char *tensor, piece list[PIECES])
+/* A tensor's columns are cut like the rows of the weights that made them, or the columns of the one that reads them.  Tensors that are not
+ * named here are the same on every rank. */
+static const struct {
+    const char *tensor;
+    int count;
+    model_band bands[PIECES];
+} cuts[] = { { "in_proj", 5, { MODEL_IN_Z, MODEL_IN_X, MODEL_IN_B, MODEL_IN_C, MODEL_IN_DT } },
+             { "conv", 3, { MODEL_CONV_X, MODEL_CONV_B, MODEL_CONV_C } },
+             { "scan", 1, { MODEL_OUT_PROJ } } };
+
+static int pieces_of(const model_plan *p, const model_config *c, const sight *whole, piece list[PIECES])
 {
-    const tp_slice x = p->channels, bc = { p->groups.first * c->state, p->groups.count * c->state }, h = p->heads;
-    const int64_t all = c->inner, all_bc = c->groups * c->state;
-    int n = 0;
-    int64_t local = 0, global = 0;
-#define PIECE(own, whole)                                                                                                                  \
-    list[n++] = (piece){ local, global + (own).first, (own).count };                                                                       \
-    local += (own).count, global += (whole)
-    if (strcmp(tensor, "logits") == 0) {
-        PIECE(p->vocab, c->vocab);
-    } else if (strcmp(tensor, "residual") == 0) {
-        PIECE(((tp_slice){ 0, c->hidden }), c->hidden);
-    } else {
-        const bool in_proj = strcmp(tensor, "in_proj") == 0;
-        PIECE(x, all); /* z of in_proj; x of conv and scan */
-        if (in_proj) { PIECE(x, all); }
-        if (strcmp(tensor, "scan") != 0) {
-            PIECE(bc, all_bc);
-            PIECE(bc, all_bc);
-        }
-        if (in_proj) { PIECE(h, c->heads); }
+    if (strcmp(whole->tensor, "logits") == 0) { /* not by the band of the head, which a tied model does not have */
+        list[0] = (piece){ 0, p->vocab.first, p->vocab.count };
+        return 1;
     }
-#undef PIECE
-    return n;
+    for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
+        if (strcmp(whole->tensor, cuts[i].tensor) != 0) continue;
+        int64_t local = 0, global = 0, rows, columns;
+        for (int k = 0; k < cuts[i].count; k++) {
+            const tp_slice own = model_plan_band(p, c, cuts[i].bands[k]);
+            list[k] = (piece){ local, global + own.first, own.count };
+            model_band_shape(c, cuts[i].bands[k], &rows, &columns);
+            local += own.count, global += model_band_of(cuts[i].bands[k])->by_columns ? columns : rows;
+        }
+        return cuts[i].count;
+    }
+    list[0] = (piece){ 0, 0, whole->columns };
+    return 1;
 }
 
 static void compare(model_difference *d, const model_plan *p, const model_config *c, const sight *mine, const sight *whole)
 {
     piece list[PIECES];
-    const int n = pieces_of(p, c, mine->tensor, list);
+    const int n = pieces_of(p, c, whole, list);
     double largest = 0, most = 0;
     bool finite = true;
     for (int64_t i = 0; i < whole->rows * whole->columns; i++) largest = fmax(largest, fabs((double)whole->data[i]));
@@ -183,12 +187,12 @@ plp_status model_verify(model *shard, model *whole, const model_verify_options *
     const phase phases[] = { { "prefill", o->tokens, o->tokens, 0 },
                              { "chunked prefill", o->slice, o->tokens, 0 },
                              { "decode", o->tokens, o->tokens, o->decodes } };
-    const int kinds = 3, tensors = 4; /* in_proj, conv, scan, residual */
+    const int kinds = 3, most_tensors = 5; /* in_proj, conv, x_proj, scan, residual */
     plp_status st = PLP_OK;
     model_difference *list = NULL;
     int *ids = NULL;
     *count = 0, *out = NULL;
-    PLP_DO(PLP_ALLOCATED(list = calloc((size_t)(kinds * (c->layers * tensors + 1)), sizeof *list)));
+    PLP_DO(PLP_ALLOCATED(list = calloc((size_t)(kinds * (c->layers * most_tensors + 1)), sizeof *list)));
     PLP_DO(PLP_ALLOCATED(ids = malloc((size_t)(o->tokens + o->decodes) * sizeof *ids)));
     uint64_t random = o->seed;
     for (int i = 0; i < o->tokens + o->decodes; i++) {

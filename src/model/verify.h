@@ -1,7 +1,7 @@
 /* src/model/verify.h -- is the sharded model the model?  Layer by layer against the whole one, on the same tokens.
  *
  * Every rank holds its shard and, beside it, the whole model, and compares what it owns: in_proj, conv and scan on its own heads and
- * groups, the residual, and its part of the logits; the largest differences of all ranks are then brought together. */
+ * groups (Mamba-1: channels), the sum of x_proj, the residual, and its part of the logits; the largest differences of all ranks are then brought together. */
 #ifndef MODEL_VERIFY_H
 #define MODEL_VERIFY_H
 

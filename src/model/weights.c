@@ -4,13 +4,36 @@
 #include "base/log.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 
-static const model_band in_proj[] = { MODEL_IN_Z, MODEL_IN_X, MODEL_IN_B, MODEL_IN_C, MODEL_IN_DT };
-static const model_band in_bias[] = { MODEL_IN_Z_BIAS, MODEL_IN_X_BIAS, MODEL_IN_B_BIAS, MODEL_IN_C_BIAS, MODEL_IN_DT_BIAS };
-static const model_band conv[] = { MODEL_CONV_X, MODEL_CONV_B, MODEL_CONV_C };
-static const model_band conv_bias[] = { MODEL_CONV_X_BIAS, MODEL_CONV_B_BIAS, MODEL_CONV_C_BIAS };
-#define COUNT(list) ((int)(sizeof(list) / sizeof *(list)))
+/* A layer's weights: which bands lie one behind the other where.  A model that has none of an entry's bands gets NULL there. */
+typedef struct {
+    size_t place; /* of the pointer in layer_weights */
+    int count;
+    model_band bands[5]; /* all matrices, or none of them */
+} entry;
+static const entry table[] = {
+#define PLACE(name) offsetof(layer_weights, name)
+    { PLACE(norm), 1, { MODEL_NORM } },
+    { PLACE(in_proj), 5, { MODEL_IN_Z, MODEL_IN_X, MODEL_IN_B, MODEL_IN_C, MODEL_IN_DT } },
+    { PLACE(in_bias), 5, { MODEL_IN_Z_BIAS, MODEL_IN_X_BIAS, MODEL_IN_B_BIAS, MODEL_IN_C_BIAS, MODEL_IN_DT_BIAS } },
+    { PLACE(conv), 3, { MODEL_CONV_X, MODEL_CONV_B, MODEL_CONV_C } },
+    { PLACE(conv_bias), 3, { MODEL_CONV_X_BIAS, MODEL_CONV_B_BIAS, MODEL_CONV_C_BIAS } },
+    { PLACE(x_proj), 1, { MODEL_X_PROJ } },
+    { PLACE(dt_proj), 1, { MODEL_DT_PROJ } },
+    { PLACE(dt_bias), 1, { MODEL_DT_BIAS } },
+    { PLACE(A), 1, { MODEL_A_LOG } },
+    { PLACE(D), 1, { MODEL_D } },
+    { PLACE(gate_norm), 1, { MODEL_GATE_NORM } },
+    { PLACE(out_proj), 1, { MODEL_OUT_PROJ } },
+    { PLACE(out_bias), 1, { MODEL_OUT_BIAS } },
+#undef PLACE
+};
+enum { ENTRIES = sizeof table / sizeof *table };
+
+static plp_dtype dtype_of(const model_weights *w, model_band band) { return model_band_of(band)->matrix ? w->dtype : PLP_F32; }
 
 /* Elements of this rank's part of a band. */
 static int64_t own_elements(const model_plan *p, const model_config *c, model_band band)
@@ -26,7 +49,6 @@ static void *take(plp_arena *a, const model_plan *p, const model_config *c, plp_
     for (int i = 0; i < count; i++) n += own_elements(p, c, bands[i]);
     return plp_arena_take(a, n, plp_dtype_size(dtype));
 }
-#define TAKE(dtype, list)     take(a, p, c, dtype, list, COUNT(list))
 #define TAKE_ONE(dtype, band) take(a, p, c, dtype, &(const model_band){ band }, 1)
 
 void model_weights_lay_out(model_weights *w, plp_arena *a, const model_plan *p, const model_config *c)
@@ -34,20 +56,11 @@ void model_weights_lay_out(model_weights *w, plp_arena *a, const model_plan *p, 
     w->embed = TAKE_ONE(w->dtype, MODEL_EMBED);
     w->final_norm = TAKE_ONE(PLP_F32, MODEL_FINAL_NORM);
     w->head = c->tied ? (char *)w->embed + (size_t)(p->vocab.first * c->hidden) * plp_dtype_size(w->dtype) : TAKE_ONE(w->dtype, MODEL_HEAD);
-    for (int64_t i = 0; i < c->layers; i++) {
-        layer_mamba2_weights *l = w->layers + i;
-        l->norm = TAKE_ONE(PLP_F32, MODEL_NORM);
-        l->in_proj = TAKE(w->dtype, in_proj);
-        l->in_bias = TAKE(PLP_F32, in_bias);
-        l->conv = TAKE(PLP_F32, conv);
-        l->conv_bias = TAKE(PLP_F32, conv_bias);
-        l->A = TAKE_ONE(PLP_F32, MODEL_A_LOG);
-        l->dt_bias = TAKE_ONE(PLP_F32, MODEL_DT_BIAS);
-        l->D = TAKE_ONE(PLP_F32, MODEL_D);
-        l->gate_norm = TAKE_ONE(PLP_F32, MODEL_GATE_NORM);
-        l->out_proj = TAKE_ONE(w->dtype, MODEL_OUT_PROJ);
-        l->out_bias = TAKE_ONE(PLP_F32, MODEL_OUT_BIAS);
-    }
+    for (int64_t i = 0; i < c->layers; i++)
+        for (const entry *e = table; e < table + ENTRIES; e++) {
+            const void *at = take(a, p, c, dtype_of(w, e->bands[0]), e->bands, e->count);
+            memcpy((char *)(w->layers + i) + e->place, &at, sizeof at);
+        }
 }
 
 enum { PIECE = 16 << 20 }; /* bytes read at a time from bands that are cut by rows */
@@ -100,33 +113,33 @@ static plp_status load_bands(loader *l, int64_t layer, plp_dtype dtype, const vo
     for (int i = 0; i < count; i++) PLP_TRY(load_band(l, bands[i], layer, dtype, &at));
     return PLP_OK;
 }
-#define LOAD(dtype, to, list)     PLP_DO(load_bands(&l, layer, dtype, to, list, COUNT(list)))
-#define LOAD_ONE(dtype, to, band) PLP_DO(load_bands(&l, layer, dtype, to, &(const model_band){ band }, 1))
+#define LOAD_ONE(dtype, to, band) PLP_DO(load_bands(&l, 0, dtype, to, &(const model_band){ band }, 1))
+
+/* A piece, a row that is wider than one, or this rank's columns of a band that is cut by columns: those come whole. */
+static size_t stage_bytes(const model_plan *p, const model_config *c, plp_dtype dtype)
+{
+    const int64_t row = (c->hidden > c->inner ? c->hidden : c->inner) * 4;
+    int64_t most = PIECE + row;
+    for (int band = 0; band < MODEL_BANDS; band++) {
+        const int64_t bytes = own_elements(p, c, (model_band)band) * (int64_t)plp_dtype_size(dtype);
+        if (model_band_of((model_band)band)->by_columns && bytes > most) most = bytes;
+    }
+    return (size_t)most;
+}
 
 plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
                               model_band_reader read, void *arg)
 {
     plp_status st = PLP_OK;
-    int64_t layer = 0;
     loader l = { .p = p, .c = c, .kn = kn, .context = context, .read = read, .arg = arg, .total = model_plan_weights(p, c, w->dtype) };
-    const size_t columns_piece = (size_t)(c->hidden * p->channels.count) * plp_dtype_size(w->dtype); /* out_proj comes whole */
-    const size_t row = (size_t)(c->hidden > c->inner ? c->hidden : c->inner) * 4;
-    PLP_TRY(PLP_ALLOCATED(l.stage = malloc((columns_piece > PIECE ? columns_piece : PIECE) + row)));
+    PLP_TRY(PLP_ALLOCATED(l.stage = malloc(stage_bytes(p, c, w->dtype))));
     LOAD_ONE(w->dtype, w->embed, MODEL_EMBED);
-    for (; layer < c->layers; layer++) {
-        const layer_mamba2_weights *to = w->layers + layer;
-        LOAD_ONE(PLP_F32, to->norm, MODEL_NORM);
-        LOAD(w->dtype, to->in_proj, in_proj);
-        LOAD(PLP_F32, to->in_bias, in_bias);
-        LOAD(PLP_F32, to->conv, conv);
-        LOAD(PLP_F32, to->conv_bias, conv_bias);
-        LOAD_ONE(PLP_F32, to->dt_bias, MODEL_DT_BIAS);
-        LOAD_ONE(PLP_F32, to->A, MODEL_A_LOG);
-        LOAD_ONE(PLP_F32, to->D, MODEL_D);
-        LOAD_ONE(PLP_F32, to->gate_norm, MODEL_GATE_NORM);
-        LOAD_ONE(w->dtype, to->out_proj, MODEL_OUT_PROJ);
-        LOAD_ONE(PLP_F32, to->out_bias, MODEL_OUT_BIAS);
-    }
+    for (int64_t layer = 0; layer < c->layers; layer++)
+        for (const entry *e = table; e < table + ENTRIES; e++) {
+            const void *to;
+            memcpy(&to, (const char *)(w->layers + layer) + e->place, sizeof to);
+            PLP_DO(load_bands(&l, layer, dtype_of(w, e->bands[0]), to, e->bands, e->count));
+        }
     LOAD_ONE(PLP_F32, w->final_norm, MODEL_FINAL_NORM);
     if (!c->tied) LOAD_ONE(w->dtype, w->head, MODEL_HEAD);
     plp_log_progress(true, "loaded %.1f MB", (double)l.done * 1e-6);

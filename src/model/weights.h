@@ -2,7 +2,7 @@
 #ifndef MODEL_WEIGHTS_H
 #define MODEL_WEIGHTS_H
 
-#include "layers/mamba2.h"
+#include "layers/layer.h"
 #include "base/arena.h"
 #include "model/plan.h"
 
@@ -11,7 +11,7 @@ typedef struct {
     void *embed;     /* (vocab, hidden)           */
     void *head;      /* (vocab here, hidden); inside embed when tied */
     float *final_norm;
-    layer_mamba2_weights *layers; /* host array of (layers), the caller's; its pointers are backend memory */
+    layer_weights *layers; /* host array of (layers), the caller's; its pointers are backend memory */
 } model_weights;
 
 /* Rows first .. first + count of a band, or columns, as `dtype`; as model_source_read. */

@@ -151,7 +151,7 @@ static void examine_model(tp_group *group, const char *dir, const char *const *r
 
 int main(int argc, char **argv)
 {
-    static const char *const fixtures[] = { "mamba2-g1", "mamba2-g8", "mamba2-g2-h6", "mamba2-dtlimit" };
+    static const char *const fixtures[] = { "mamba2-g1", "mamba2-g8", "mamba2-g2-h6", "mamba2-dtlimit", "mamba1", "falcon-mamba" };
     static const char *const demo[] = { PLP_TEST_DATA "/demo/golden-0.safetensors", PLP_TEST_DATA "/demo/golden-1.safetensors",
                                         PLP_TEST_DATA "/demo/golden-2.safetensors", PLP_TEST_DATA "/demo/golden-3.safetensors",
                                         PLP_TEST_DATA "/demo/golden-long.safetensors" };
@@ -162,7 +162,7 @@ int main(int argc, char **argv)
         mpi_test_end(g);
         return 77; /* skipped: no GPU here */
     }
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures; i++) {
         char dir[512], recording[600];
         const char *const list[] = { recording };
         snprintf(dir, sizeof dir, PLP_TEST_DATA "/fixtures/%s", fixtures[i]);

@@ -30,6 +30,20 @@ static const struct {
     SHAPE(12, 4, 1, true, true),    /* several groups of B and C, one norm                  */
     SHAPE(7, 7, 7, true, false),    /* a number of heads that nothing divides               */
     SHAPE(12, 3, 0, false, false),  /* no gated norm                                        */
+#define MAMBA1(CHANNELS, STATE, RANK, EPS, BIAS)                                                                                           \
+    {                                                                                                                                      \
+        "channels " #CHANNELS " state " #STATE " dt_rank " #RANK " norm " #EPS,                                                            \
+        {                                                                                                                                  \
+            .family = "mamba", .kind = MODEL_MAMBA1, .hidden = 48, .layers = 3, .heads = CHANNELS, .head_dim = 1, .inner = CHANNELS,       \
+            .groups = 1, .state = STATE, .conv = 4, .dt_rank = RANK, .chunk = 16, .vocab = VOCAB + 3, .vocab_used = VOCAB,                 \
+            .norm_eps = 1e-5, .dt_max = INFINITY, .mixer_norm_eps = EPS, .tied = !(BIAS), .proj_bias = BIAS, .conv_bias = true,            \
+            .dtype = PLP_BF16                                                                                                              \
+        }                                                                                                                                  \
+    }
+    MAMBA1(96, 16, 3, 0, false),    /* units of several channels, and at np 5 of unequal counts */
+    MAMBA1(96, 16, 5, 1e-6, true),  /* norms of dt, B and C behind the sum over the ranks      */
+    MAMBA1(23, 7, 50, 1e-6, false), /* nothing divides anything; dt_rank is the widest product */
+    MAMBA1(5, 33, 1, 0, true),      /* fewer channels than ranks at np 8                       */
 };
 
 static int ids_of(int i) { return (int)((unsigned)i * 2654435761u >> 8) % VOCAB; }

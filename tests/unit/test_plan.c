@@ -190,12 +190,102 @@ static void a_published_shape_by_hand(void **state)
     assert_int_equal(parameters, 2702599680ull); /* the published count */
 }
 
+static model_config mamba1(int64_t channels)
+{
+    return (model_config){ .family = "mamba",
+                           .kind = MODEL_MAMBA1,
+                           .hidden = 24,
+                           .layers = 3,
+                           .heads = channels,
+                           .head_dim = 1,
+                           .inner = channels,
+                           .groups = 1,
+                           .state = 16,
+                           .conv = 4,
+                           .dt_rank = 5,
+                           .chunk = 256,
+                           .vocab = 101,
+                           .vocab_used = 97,
+                           .norm_eps = 1e-5,
+                           .conv_bias = true,
+                           .proj_bias = true };
+}
+
+/* What a rank of Mamba-1 keeps of each band, from its channels alone: the layer computes with these, at any number of ranks up to that of
+ * the channels.  Ranks differ by no more than an eighth of a share, or by one channel. */
+static void mamba1_is_cut_by_channel(void **state)
+{
+    (void)state;
+    static const int64_t widths[] = { 1, 7, 60, 96, 128, 1536, 5120, 8192 };
+    static const model_band by_channel[] = { MODEL_IN_Z,   MODEL_IN_X,    MODEL_IN_Z_BIAS, MODEL_IN_X_BIAS, MODEL_CONV_X, MODEL_CONV_X_BIAS,
+                                             MODEL_X_PROJ, MODEL_DT_PROJ, MODEL_DT_BIAS,   MODEL_A_LOG,     MODEL_D,      MODEL_OUT_PROJ };
+    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
+        const model_config c = mamba1(widths[w]);
+        model_plan p;
+        for (int size = 1; size <= c.inner && size <= 130; size++) {
+            int64_t next = 0, least = c.inner, most = 0;
+            for (int r = 0; r < size; r++) {
+                assert_int_equal(model_plan_make(&p, &c, r, size), PLP_OK);
+                assert_int_equal(p.channels.first, next);
+                assert_true(p.channels.count >= 1);
+                next += p.channels.count;
+                least = p.channels.count < least ? p.channels.count : least, most = p.channels.count > most ? p.channels.count : most;
+                for (size_t i = 0; i < sizeof by_channel / sizeof *by_channel; i++) {
+                    const tp_slice own = model_plan_band(&p, &c, by_channel[i]);
+                    assert_true(own.first == p.channels.first && own.count == p.channels.count);
+                }
+                assert_int_equal(model_plan_band(&p, &c, MODEL_IN_B).count, 0);
+                assert_int_equal(model_plan_band(&p, &c, MODEL_GATE_NORM).count, 0);
+                assert_int_equal(p.in_rows, 2 * p.channels.count);
+                assert_int_equal(p.conv_channels, p.channels.count);
+                assert_int_equal(p.norm, MODEL_NORM_NONE);
+            }
+            assert_int_equal(next, c.inner);
+            assert_true(most - least <= 1 || 8 * (most - least) <= least);
+        }
+        assert_int_equal(model_plan_make(&p, &c, 0, (int)c.inner + 1), PLP_ERR_USAGE);
+    }
+}
+
+/* falcon-mamba-7b on three ranks, by hand: 128 units of 64 channels are 43, 43 and 42. */
+static void a_published_mamba1_by_hand(void **state)
+{
+    (void)state;
+    const model_config c = { .kind = MODEL_MAMBA1,
+                             .hidden = 4096,
+                             .layers = 64,
+                             .heads = 8192,
+                             .head_dim = 1,
+                             .inner = 8192,
+                             .groups = 1,
+                             .state = 16,
+                             .conv = 4,
+                             .dt_rank = 256,
+                             .vocab = 65024,
+                             .vocab_used = 65024,
+                             .mixer_norm_eps = 1e-6,
+                             .conv_bias = true };
+    model_plan one, third;
+    assert_int_equal(model_plan_make(&one, &c, 0, 1), PLP_OK);
+    assert_int_equal(model_plan_make(&third, &c, 2, 3), PLP_OK);
+    assert_int_equal(third.channels.first, 86 * 64);
+    assert_int_equal(third.channels.count, 42 * 64);
+    assert_int_equal(model_plan_ssm_state(&one, &c, PLP_F32), 64ll * 8192 * 16 * 4);
+    assert_int_equal(model_plan_conv_state(&third, &c, PLP_BF16), 64ll * 3 * 42 * 64 * 2);
+    assert_int_equal(model_plan_weights(&one, &c, PLP_F32) / 4, 7272665088ull); /* the published count */
+    model_collective list[MODEL_COLLECTIVES];
+    assert_int_equal(model_plan_collectives(&third, &c, 5, list), 2);
+    assert_int_equal(list[0].elements, 5 * (256 + 2 * 16));
+    assert_int_equal(list[1].elements, 5 * 4096);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(slices_tile_and_differ_by_one), cmocka_unit_test(heads_find_their_groups),
         cmocka_unit_test(bands_cover_the_model),         cmocka_unit_test(norm_mode_follows_the_groups),
-        cmocka_unit_test(a_published_shape_by_hand),
+        cmocka_unit_test(a_published_shape_by_hand),     cmocka_unit_test(mamba1_is_cut_by_channel),
+        cmocka_unit_test(a_published_mamba1_by_hand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

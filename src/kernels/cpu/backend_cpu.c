@@ -60,7 +60,8 @@ static plp_status create(kn_context **context, const kn_options *o)
     c->level = kn_cpu_limit(most_level);
     c->linear = linear_of(c->level);
     c->rows_bytes = (size_t)o->max_tokens * round_up((size_t)o->max_k * sizeof(float));
-    c->scratch_bytes = round_up(larger(kn_ssd_scratch(o->max_dim, o->max_state), kn_candidates_scratch(o->max_n)));
+    c->scratch_bytes = larger(kn_ssd_scratch(o->max_dim, o->max_state), kn_scan_scratch(o->max_state));
+    c->scratch_bytes = round_up(larger(c->scratch_bytes, kn_candidates_scratch(o->max_n)));
     PLP_DO(PLP_ALLOCATED(c->rows = aligned_alloc(LINE, round_up(c->rows_bytes + 1))));
     PLP_DO(PLP_ALLOCATED(c->scratch = aligned_alloc(LINE, (size_t)c->threads * c->scratch_bytes + LINE)));
 done:
@@ -119,6 +120,12 @@ static plp_status sync_nothing(kn_context *c)
     return PLP_OK;
 }
 
+static plp_status mark_nothing(kn_context *c, int which)
+{
+    (void)c, (void)which;
+    return PLP_OK;
+}
+
 /* What the kernel calls available: free memory and what it can drop. */
 static plp_status memory(kn_context *c, size_t *available, size_t *total)
 {
@@ -150,6 +157,10 @@ const kn_backend *kn_cpu(void)
         .copy = copy,
         .fill = fill,
         .sync = sync_nothing,
+        .alloc_host = alloc,
+        .release_host = release,
+        .mark = mark_nothing,
+        .wait = mark_nothing,
         .memory = memory,
         .read_time = kn_read_time_cpu,
         .describe = kn_describe_cpu,
@@ -159,6 +170,9 @@ const kn_backend *kn_cpu(void)
         .conv = kn_conv_cpu,
         .ssd = kn_ssd_cpu,
         .ssm_step = kn_ssm_step_cpu,
+        .scan = kn_scan_cpu,
+        .scan_step = kn_scan_step_cpu,
+        .rms = kn_rms_cpu,
         .gated_norm = kn_gated_norm_cpu,
         .candidates = kn_candidates_cpu,
         .feed = kn_feed_cpu,

@@ -34,6 +34,7 @@ char *kn_scratch(const kn_context *c);
 /* PLP_ERR_INTERNAL: the context was created for less. */
 plp_status kn_scratch_holds(const kn_context *c, const char *who, size_t bytes);
 size_t kn_ssd_scratch(int dim, int state);
+size_t kn_scan_scratch(int state);
 size_t kn_candidates_scratch(int valid);
 
 plp_status kn_read_time_cpu(kn_context *c, size_t bytes, double *seconds);
@@ -45,6 +46,9 @@ plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a);
 plp_status kn_conv_cpu(kn_context *c, const kn_conv_args *a, const kn_batch *b);
 plp_status kn_ssd_cpu(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
 plp_status kn_ssm_step_cpu(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+plp_status kn_scan_cpu(kn_context *c, const kn_scan_args *a, const kn_batch *b);
+plp_status kn_scan_step_cpu(kn_context *c, const kn_scan_args *a, const kn_batch *b);
+plp_status kn_rms_cpu(kn_context *c, const kn_rms_args *a);
 plp_status kn_gated_norm_cpu(kn_context *c, const kn_gated_norm_args *a);
 plp_status kn_candidates_cpu(kn_context *c, const kn_candidates_args *a);
 

@@ -52,6 +52,21 @@ KN_INLINE float kn_expf(float x)
     return x > 88.37f ? INFINITY : y;
 }
 KN_INLINE float kn_siluf(float x) { return x / (1 + kn_expf(-x)); }
+/* log(1 + exp(x)) = max(x, 0) + log(1 + u), u = exp(-|x|), and log(1 + u) = 2 atanh(s), s = u / (2 + u) <= 1/3, by its series: the first
+ * term left out is below 2^-27 of the sum.  Linear above 20 to the last bit. */
+KN_INLINE float kn_softplusf(float x)
+{
+    const float u = kn_expf(x > 0 ? -x : x), s = u / (2 + u), q = s * s;
+    float p = 1.f / 15;
+    p = p * q + 1.f / 13;
+    p = p * q + 1.f / 11;
+    p = p * q + 1.f / 9;
+    p = p * q + 1.f / 7;
+    p = p * q + 1.f / 5;
+    p = p * q + 1.f / 3;
+    p = p * q + 1;
+    return (x > 0 ? x : 0) + 2 * s * p;
+}
 
 /* n elements of a stored type as float32, and back. */
 KN_INLINE void kn_widen(float *restrict dst, const void *restrict src, plp_dtype from, int n)

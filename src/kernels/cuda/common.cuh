@@ -24,6 +24,7 @@ struct kn_context {
     int sms;     /* multiprocessors                                         */
     bool hopper; /* compute capability 9.0, and this build holds code for it */
     cudaStream_t stream;
+    cudaEvent_t mark[KN_MARKS];
     kn_linear_cuda *linear;
     kn_ssd_cuda *ssd;
     void *candidates; /* partial results of kn->candidates, see candidates.cu */
@@ -116,7 +117,8 @@ static inline bool kn_aligned(const void *p, int64_t ld, plp_dtype type, size_t 
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- arithmetic */
-__device__ __forceinline__ float kn_silu(float v) { return v / (1.f + __expf(-v)); }
+/* Two units in the last place off at most; where e^-v overflows the quotient is -0. */
+__device__ __forceinline__ float kn_silu(float v) { return __fdividef(v, 1.f + __expf(-v)); }
 /* log(1 + e^x), linear above 20; log1p keeps its digits where e^x is small. */
 __device__ __forceinline__ float kn_softplus(float x) { return x > 20.f ? x : log1pf(expf(x)); }
 

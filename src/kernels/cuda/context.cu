@@ -27,6 +27,8 @@ static void destroy(kn_context **c)
     kn_linear_destroy_cuda(x);
     kn_ssd_destroy_cuda(x);
     cudaFree(x->candidates);
+    for (int i = 0; i < KN_MARKS; i++)
+        if (x->mark[i] != NULL) cudaEventDestroy(x->mark[i]);
     if (x->stream != NULL) cudaStreamDestroy(x->stream);
     free(x);
     *c = NULL;
@@ -71,6 +73,7 @@ static plp_status setup(kn_context *c)
                         c->options.device, p.name, p.major, p.minor);
     c->sms = p.multiProcessorCount;
     PLP_TRY(KN_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
+    for (int i = 0; i < KN_MARKS; i++) PLP_TRY(KN_CUDA(cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming)));
     PLP_TRY(probe_hopper(c));
     PLP_TRY(kn_linear_create_cuda(c));
     PLP_TRY(kn_ssd_create_cuda(c));
@@ -121,6 +124,14 @@ static plp_status copy(kn_context *c, void *dst, const void *src, size_t bytes)
 }
 static plp_status fill(kn_context *c, void *dst, int byte, size_t bytes) { return KN_CUDA(cudaMemsetAsync(dst, byte, bytes, c->stream)); }
 static plp_status sync(kn_context *c) { return KN_CUDA(cudaStreamSynchronize(c->stream)); }
+static plp_status alloc_host(kn_context *, void **p, size_t bytes) { return KN_CUDA(cudaMallocHost(p, bytes > 0 ? bytes : 1)); }
+static void release_host(kn_context *, void **p)
+{
+    cudaFreeHost(*p);
+    *p = NULL;
+}
+static plp_status mark(kn_context *c, int which) { return KN_CUDA(cudaEventRecord(c->mark[which], c->stream)); }
+static plp_status wait(kn_context *c, int which) { return KN_CUDA(cudaEventSynchronize(c->mark[which])); }
 static plp_status memory(kn_context *, size_t *available, size_t *total) { return KN_CUDA(cudaMemGetInfo(available, total)); }
 
 /* By name, and not in the order of the struct, so that an entry cannot land in another's place. */
@@ -130,6 +141,7 @@ static kn_backend fill_table(void)
     t.name = "cuda";
     t.create = create, t.destroy = destroy, t.stream = stream;
     t.alloc = alloc, t.release = release, t.to_device = to_device, t.to_host = to_host, t.copy = copy, t.fill = fill, t.sync = sync;
+    t.alloc_host = alloc_host, t.release_host = release_host, t.mark = mark, t.wait = wait;
     t.memory = memory, t.read_time = kn_read_time_cuda, t.describe = kn_describe_cuda;
     t.embed = kn_embed_cuda, t.add_norm = kn_add_norm_cuda, t.linear = kn_linear_cuda_run, t.conv = kn_conv_cuda;
     t.ssd = kn_ssd_cuda_run, t.ssm_step = kn_ssm_step_cuda, t.gated_norm = kn_gated_norm_cuda;

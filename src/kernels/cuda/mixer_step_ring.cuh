@@ -62,6 +62,13 @@ __device__ __forceinline__ void mma32(float (&c)[4], uint4 low, uint4 high, uint
     mma(c, low.z, high.z, low.w, high.w, b.z, b.w);
 }
 
+/* NB blocks of 32 columns of a row, 16 bytes of each for this lane */
+template <int NB> __device__ __forceinline__ void load_row(uint4 (&v)[NB], uint32_t at)
+{
+#pragma unroll
+    for (int b = 0; b < NB; b++) v[b] = load_shared16(at + b * 64);
+}
+
 /* ------------------------------------------------------------------------------------------------ numbers */
 __device__ __forceinline__ float2 unpack(uint32_t v) { return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)); }
 __device__ __forceinline__ uint32_t pack(float low, float high)
@@ -118,7 +125,11 @@ template <class F> __device__ __forceinline__ void ring_start(const ring &r, F i
     if (threadIdx.x == 0) {
         for (int s = 0; s < r.slots; s++) {
             barrier_init(r.full + 8 * s, 1);
+#ifdef LAST
+            asm volatile("st.shared.u32 [%0], 0;" ::"r"(r.empty + 8 * s) : "memory");
+#else
             barrier_init(r.empty + 8 * s, STEP_WARPS);
+#endif
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -134,6 +145,13 @@ __device__ __forceinline__ void ring_wait(const ring &r, const ring_place &p) { 
 template <class F> __device__ __forceinline__ void ring_release(const ring &r, const ring_place &p, F issue)
 {
     __syncwarp();
+#ifdef LAST
+    uint32_t before_ = 0;
+    if (threadIdx.x % 32 == 0) asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], 1;" : "=r"(before_) : "r"(r.empty + 8 * p.slot) : "memory");
+    before_ = __shfl_sync(~0u, before_, 0);
+    if (before_ % STEP_WARPS == STEP_WARPS - 1 && p.stage + r.slots < r.stages) issue(p.stage + r.slots, p.slot);
+    return;
+#endif
     if (threadIdx.x % 32 == 0) barrier_arrive(r.empty + 8 * p.slot);
     const int before = p.stage - 1;
     if (before < 0 || p.stage % STEP_WARPS != threadIdx.x / 32 || before + r.slots >= r.stages) return;

@@ -1,0 +1,100 @@
+#include "layers/layer.h"
+
+#include "base/error.h"
+
+plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int hidden, float *residual, layer_pending *pending,
+                          const int *map, int outs, const float *weight, double eps, void *out)
+{
+    const layer_pending p = *pending;
+    *pending = (layer_pending){ 0 };
+    return kn->add_norm(c, &(kn_add_norm_args){ .tokens = tokens,
+                                                .hidden = hidden,
+                                                .outs = outs,
+                                                .residual = residual,
+                                                .delta = p.delta,
+                                                .delta_dtype = p.dtype,
+                                                .ld_delta = p.ld,
+                                                .bias = p.bias,
+                                                .sumsq = p.sumsq,
+                                                .ld_sumsq = p.ld_sumsq,
+                                                .sumsq_width = p.width,
+                                                .sumsq_eps = p.eps,
+                                                .map = map,
+                                                .weight = weight,
+                                                .eps = eps,
+                                                .out = out });
+}
+
+plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns)
+{
+    const layer_probe *p = l->probe;
+    return p->see ? p->see(p->arg, p->layer, tensor, data, dtype, l->b->tokens, columns, columns) : PLP_OK;
+}
+
+plp_status layer_project_in(const layer_call *l, int rows)
+{
+    const layer_dims *d = l->d;
+    const int tokens = l->b->tokens;
+    PLP_TRY(layer_add_norm(l->kn, l->c, tokens, d->hidden, l->residual, l->pending, NULL, tokens, l->w->norm, d->eps, l->s->normed));
+    PLP_TRY(l->kn->linear(l->c, &(kn_linear_args){ .rows = tokens,
+                                                   .n = rows,
+                                                   .k = d->hidden,
+                                                   .x = l->s->normed,
+                                                   .x_dtype = d->act,
+                                                   .ldx = d->hidden,
+                                                   .w = l->w->in_proj,
+                                                   .w_dtype = d->weights,
+                                                   .bias = l->w->in_bias,
+                                                   .y = l->s->in,
+                                                   .y_dtype = d->act,
+                                                   .ldy = rows,
+                                                   .round_x = d->round }));
+    return layer_show(l, "in_proj", l->s->in, d->act, rows);
+}
+
+plp_status layer_convolve(const layer_call *l, int first, int rows, int channels)
+{
+    const layer_dims *d = l->d;
+    PLP_TRY(l->kn->conv(l->c,
+                        &(kn_conv_args){ .channels = channels,
+                                         .width = d->conv,
+                                         .in = layer_at(l->s->in, d->act, first),
+                                         .ld_in = rows,
+                                         .weight = l->w->conv,
+                                         .bias = l->w->conv_bias,
+                                         .state = l->w->conv_state,
+                                         .state_dtype = d->conv_dtype,
+                                         .out = l->s->conv,
+                                         .ld_out = channels },
+                        l->b));
+    return layer_show(l, "conv", l->s->conv, d->act, channels);
+}
+
+plp_status layer_project_out(const layer_call *l)
+{
+    const layer_dims *d = l->d;
+    const int inner = layer_inner(d);
+    return l->kn->linear(l->c, &(kn_linear_args){ .rows = l->b->tokens,
+                                                  .n = d->hidden,
+                                                  .k = inner,
+                                                  .x = l->s->y,
+                                                  .x_dtype = d->act,
+                                                  .ldx = inner,
+                                                  .w = l->w->out_proj,
+                                                  .w_dtype = d->weights,
+                                                  .y = l->s->delta,
+                                                  .y_dtype = PLP_F32,
+                                                  .ldy = layer_ld_delta(d),
+                                                  .round_x = d->round });
+}
+
+plp_status layer_finish(const layer_call *l)
+{
+    const layer_dims *d = l->d;
+    const int64_t ld = layer_ld_delta(d);
+    layer_pending *p = l->pending;
+    PLP_TRY(tp_all_reduce(l->g, l->s->delta, l->b->tokens * ld, PLP_F32));
+    *p = (layer_pending){ .delta = l->s->delta, .dtype = PLP_F32, .ld = ld, .bias = l->w->out_bias };
+    if (d->norm == LAYER_NORM_FOLDED) p->sumsq = l->s->delta + d->hidden, p->ld_sumsq = ld, p->width = d->norm_width, p->eps = d->eps;
+    return PLP_OK;
+}
