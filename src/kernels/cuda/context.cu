@@ -9,7 +9,8 @@ plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file,
     cudaGetLastError(); /* an error that does not stick must not fail the next launch as well */
     const bool memory = error == cudaErrorMemoryAllocation;
     return plp_fail(memory ? PLP_ERR_MEMORY : PLP_ERR_DEVICE, file, line, "%s: %s; fix: %s", call, cudaGetErrorString(error),
-                    memory ? "use more ranks, fewer slots or a smaller step" : "see the driver's log (dmesg, nvidia-smi), or run with --device cpu");
+                    memory ? "use more ranks, fewer slots or a smaller step"
+                           : "see the driver's log (dmesg, nvidia-smi), or run with --device cpu");
 }
 
 int kn_cuda_devices(void)
@@ -100,10 +101,13 @@ static plp_status memory(kn_context *, size_t *available, size_t *total) { retur
 const kn_backend *kn_cuda(void)
 {
     static const kn_backend table = {
-        "cuda",         create,      destroy,            stream,           alloc,           release,
-        to_device,      to_host,     copy,               fill,             sync,            memory,
-        kn_embed_cuda,  kn_add_norm_cuda, kn_linear_cuda_run, kn_conv_cuda, kn_ssd_cuda_run, kn_ssm_step_cuda,
-        kn_gated_norm_cuda, kn_candidates_cuda, NULL, NULL,
+        /* clang-format off */
+        "cuda", create, destroy, stream,
+        alloc, release, to_device, to_host, copy, fill, sync, memory,
+        kn_embed_cuda, kn_add_norm_cuda, kn_linear_cuda_run, kn_conv_cuda, kn_ssd_cuda_run, kn_ssm_step_cuda, kn_gated_norm_cuda,
+        kn_candidates_cuda,
+        NULL, NULL, /* mixer_step_work, mixer_step */
+        /* clang-format on */
     };
     return &table;
 }
