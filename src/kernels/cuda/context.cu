@@ -9,7 +9,8 @@ plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file,
     cudaGetLastError(); /* an error that does not stick must not fail the next launch as well */
     const bool memory = error == cudaErrorMemoryAllocation;
     return plp_fail(memory ? PLP_ERR_MEMORY : PLP_ERR_DEVICE, file, line, "%s: %s; fix: %s", call, cudaGetErrorString(error),
-                    memory ? "use more ranks, fewer slots or a smaller step" : "see the driver's log (dmesg, nvidia-smi), or run with --device cpu");
+                    memory ? "use more ranks, fewer slots or a smaller step"
+                           : "see the driver's log (dmesg, nvidia-smi), or run with --device cpu");
 }
 
 int kn_cuda_devices(void)

@@ -57,7 +57,7 @@ static plp_status tiled_run(kn_context *c, const kn_linear_args *a)
 }
 
 /* --------------------------------------------------------------------------------------------------------------------- cuBLASLt */
-enum { TRIES = 8, TIMED_RUNS = 5, CHOICES = 256, DETERMINISTIC_ROWS = 256 /* tiles that suit decode and prefill alike */ };
+enum { TRIES = 8, TIMED_RUNS = 5, CHOICES = 512, DETERMINISTIC_ROWS = 256 /* tiles that suit decode and prefill alike */ };
 static const size_t WORK_BYTES = (size_t)32 << 20;
 
 typedef struct { /* compared as bytes: made by key_of, which clears it */
@@ -75,8 +75,8 @@ typedef struct {
 
 struct kn_linear_cuda {
     cublasLtHandle_t handle;
-    void *work;     /* WORK_BYTES for cuBLAS                                      */
-    float *biased;  /* WORK_BYTES: a product in float32 that waits for its bias */
+    void *work;    /* WORK_BYTES for cuBLAS                                      */
+    float *biased; /* WORK_BYTES: a product in float32 that waits for its bias */
     cudaEvent_t begin, end;
     int choices, next; /* kept; the one that is replaced next when all are used */
     choice choice_of[CHOICES];
@@ -139,7 +139,8 @@ static plp_status product_run(kn_context *c, const kn_linear_args *a, const cubl
     return KN_BLAS(cublasLtMatmul(c->linear->handle, &p.op, &one, a->w, &p.w, a->x, &p.x, &zero, a->y, &p.y, a->y, &p.y, algo,
                                   c->linear->work, WORK_BYTES, c->stream));
 }
-/* cuBLASLt adds no float32 bias to a 16-bit result: with a bias the product stays float32 until it is added, a piece of the rows at a time. */
+/* cuBLASLt adds no float32 bias to a 16-bit result: the product stays float32 until the bias is added, a piece of the rows at a
+ * time. */
 static plp_status blas_run(kn_context *c, const kn_linear_args *a, const cublasLtMatmulAlgo_t *algo)
 {
     if (a->bias == NULL) return product_run(c, a, algo);
@@ -160,7 +161,8 @@ static plp_status blas_run(kn_context *c, const kn_linear_args *a, const cublasL
 }
 
 /* Up to TRIES algorithms, cuBLAS's favourite first; *found = 0 where it knows none. */
-static plp_status suggestions(kn_context *c, const kn_linear_args *a, const shape_key *k, cublasLtMatmulHeuristicResult_t *result, int *found)
+static plp_status suggestions(kn_context *c, const kn_linear_args *a, const shape_key *k, cublasLtMatmulHeuristicResult_t *result,
+                              int *found)
 {
     product p;
     cublasLtMatmulPreferenceOpaque_t pref;
