@@ -55,6 +55,10 @@ plp_status kn_linear_cuda_run(kn_context *c, const kn_linear_args *a);
 plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b);
 plp_status kn_ssd_cuda_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
 plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b);
+plp_status kn_scan_step_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b);
+size_t kn_scan_work_cuda(const kn_scan_args *a);
+plp_status kn_rms_cuda(kn_context *c, const kn_rms_args *a);
 plp_status kn_gated_norm_cuda(kn_context *c, const kn_gated_norm_args *a);
 plp_status kn_candidates_cuda(kn_context *c, const kn_candidates_args *a);
 

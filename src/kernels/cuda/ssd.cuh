@@ -53,6 +53,8 @@ struct kn_ssd_cuda {
     } mapped[3];
 };
 
+/* Makes the tables of this step, unless they are there: with `fused` all of them, else snap_start and snap_slot alone. */
+plp_status kn_ssd_tables(kn_context *c, const kn_ssm_args *a, const kn_batch *b, bool fused);
 /* Whether the fused kernel takes these arguments. */
 bool kn_ssd_hopper_takes(const kn_context *c, const kn_ssm_args *a, const kn_batch *b);
 plp_status kn_ssd_hopper_create(kn_context *c);
