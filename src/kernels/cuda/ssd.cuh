@@ -31,7 +31,7 @@ typedef struct {
 } kn_ssd_unit;
 
 struct kn_ssd_cuda {
-    bool hopper; /* the device is one, and this build holds code made for it */
+    bool hopper; /* ready for the fused kernel */
     char *host[KN_SSD_RING], *device;
     cudaEvent_t copied[KN_SSD_RING];
     int turn;

@@ -478,15 +478,6 @@ ssd_kernel(const __grid_constant__ CUtensorMap mx, const __grid_constant__ CUten
 #endif
 }
 
-__global__ void probe_kernel(int *found)
-{
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    *found = 1;
-#else
-    *found = 0;
-#endif
-}
-
 /* ------------------------------------------------------------------------------------------------------------------------- the cut
  * Microseconds that a block takes for a chunk (index: heads of a block - 1) in pass 2 and pass 1, and for everything else, as measured on
  * an H100.  They steer the choice of the cut alone. */
@@ -682,13 +673,7 @@ bool kn_ssd_hopper_takes(const kn_context *c, const kn_ssm_args *a, const kn_bat
 plp_status kn_ssd_hopper_create(kn_context *c)
 {
     kn_ssd_cuda *s = c->ssd;
-    int found = 0;
-    if (c->options.act != PLP_BF16 || c->options.max_dim < P || c->options.max_state < 64) return PLP_OK;
-    probe_kernel<<<1, 1, 0, c->stream>>>((int *)s->device);
-    PLP_TRY(KN_LAUNCHED());
-    PLP_TRY(KN_CUDA(cudaMemcpyAsync(&found, s->device, sizeof found, cudaMemcpyDeviceToHost, c->stream)));
-    PLP_TRY(KN_CUDA(cudaStreamSynchronize(c->stream)));
-    s->hopper = found;
+    s->hopper = c->hopper && c->options.act == PLP_BF16 && c->options.max_dim >= P && c->options.max_state >= 64;
     if (!s->hopper) return PLP_OK;
     PLP_TRY(allow_memory_all<64>());
     PLP_TRY(allow_memory_all<128>());
