@@ -48,6 +48,9 @@ plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_
 plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w);
 plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots);
 
+/* Bytes between the rows of w in a slot: measured on an H200, 1 and 2 rows gain 4 % without (faster copies), 8 rows 3 % with (no conflicts). */
+static inline int step_pad(int rows) { return rows <= 2 ? 0 : (int)RING_PAD; }
+
 /* Sizes that the kernels' instances know. */
 bool mixer_step_in_knows(const kn_mixer_step_args *a);
 bool mixer_step_ssm_knows(const kn_mixer_step_args *a);

@@ -16,7 +16,7 @@
 template <int NB_, int NST_, int MH_> struct product_shape { /* NST stages of NB x 32 columns a warp make a row */
     static constexpr int NB = NB_, NST = NST_, MH = MH_, BLOCKS = NB * NST;
     static constexpr int TILE = 8 * MH, COLUMNS = NB * 256, HIDDEN = COLUMNS * NST;
-    static constexpr int PITCH = COLUMNS * 2 + 64, SLOT = TILE * PITCH;
+    static __host__ __device__ constexpr int slot(int pad) { return TILE * (COLUMNS * 2 + pad); }
     static constexpr int SUM_PITCH = TILE + 4, DUTIES = STEP_THREADS / (TILE * 8);
 };
 /* Calls f with the shape for this hidden size; false if there is none.  Stages of at least 16 KB where the row allows it: with 8 KB the
@@ -42,7 +42,7 @@ struct product_args {
     const float *norm_w; /* (hidden)                                   */
     const float *res;    /* the residual, (., hidden)                  */
     const int *map;      /* (m) row of the residual, or NULL: row n    */
-    int rows, m, slots;
+    int rows, m, slots, pad; /* pad: bytes between rows in a slot */
     float eps;
 };
 
@@ -81,16 +81,17 @@ template <class S> struct product_place {
  *                finish(t, row, place, value)  store one value */
 template <class S, class E> __device__ __forceinline__ void norm_product(const product_args &a, unsigned char *slots, E epilogue)
 {
-    constexpr int NB = S::NB, BLOCKS = S::BLOCKS, COLUMNS = S::COLUMNS, HIDDEN = S::HIDDEN, PITCH = S::PITCH, SUM_PITCH = S::SUM_PITCH;
+    constexpr int NB = S::NB, BLOCKS = S::BLOCKS, COLUMNS = S::COLUMNS, HIDDEN = S::HIDDEN, SUM_PITCH = S::SUM_PITCH;
     constexpr int DUTIES = S::DUTIES;
+    const int pitch = COLUMNS * 2 + a.pad;
     __shared__ product_shared<S> sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const product_tiles tiles(a.rows, S::TILE);
     const product_place<S> at;
-    const ring rg = ring_make(slots, &sh.bars, a.slots, S::SLOT, tiles.count * S::NST);
+    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, tiles.count * S::NST);
     const auto issue = [&](int i, int slot) {
         const int t = i / S::NST;
-        ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, PITCH);
+        ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, pitch);
     };
     if (threadIdx.x == 0)
         for (int d = 0; d < DUTIES; d++) {
@@ -129,7 +130,7 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
     if (q == 0) sh.squares[warp][g] = square;
     __syncwarp(); /* `norm` was read, sums may be written */
 
-    const uint32_t lane_at = g * PITCH + warp * NB * 64 + q * 16;
+    const uint32_t lane_at = g * pitch + warp * NB * 64 + q * 16;
     ring_place place;
     for (int t = 0; t < tiles.count; t++) {
         float acc[4] = { 0, 0, 0, 0 };
@@ -139,7 +140,7 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
             uint4 low[NB], high[NB] = {};
             load_row(low, from);
-            if (S::MH == 2) load_row(high, from + 8 * PITCH);
+            if (S::MH == 2) load_row(high, from + 8 * pitch);
 #pragma unroll
             for (int b = 0; b < NB; b++) mma32(acc, low[b], high[b], x[st * NB + b]);
             ring_release(rg, place, issue);

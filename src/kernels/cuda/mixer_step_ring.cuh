@@ -3,12 +3,13 @@
  *
  * A decode step is a stream of weights, so everything here serves one aim: the memory bus never idles.  One block of 8 warps sits on
  * every multiprocessor and keeps tens of KB in flight with bulk copies (cp.async.bulk, one per row segment of 0.5-3 KB).
- * Stage i of a block is its i-th piece of the matrix; it lies in slot i % slots, rows at `pitch` bytes.  A pitch of 64 modulo 128 bytes
- * makes the 16-byte loads of mma fragments free of bank conflicts while the weights stay row-major.
+ * Stage i of a block is its i-th piece of the matrix; it lies in slot i % slots, rows at `pitch` bytes.  RING_PAD bytes between rows make
+ * the 16-byte loads of mma fragments free of bank conflicts while the weights stay row-major; without them, the copies are faster.
  *   full[s]   completes when the copies of a slot have landed: one arrival (the lane that announces the bytes), and the bytes
  *   empty[s]  completes when nobody reads the slot any more: one arrival a warp
  * There is no producer warp (its registers would keep the next kernel off the multiprocessor): warp i % 8 refills the slot of stage i - 1
- * at stage i. */
+ * at stage i.  Taking turns matters: when the last warp to release a slot refilled it at once, whoever was late paid for the copies as well
+ * and stayed late (5.9 ms a step instead of 4.4). */
 #ifndef KERNELS_CUDA_MIXER_STEP_RING_CUH
 #define KERNELS_CUDA_MIXER_STEP_RING_CUH
 
@@ -17,7 +18,7 @@
 
 typedef __nv_bfloat16 bf16;
 
-enum { STEP_THREADS = 256, STEP_WARPS = 8, STEP_ROWS = 8, RING_SLOTS = 16 };
+enum { STEP_THREADS = 256, STEP_WARPS = 8, STEP_ROWS = 8, RING_SLOTS = 16, RING_PAD = 64 };
 
 /* ------------------------------------------------------------------------------------------------ PTX */
 __device__ __forceinline__ uint32_t shared_at(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
@@ -125,11 +126,7 @@ template <class F> __device__ __forceinline__ void ring_start(const ring &r, F i
     if (threadIdx.x == 0) {
         for (int s = 0; s < r.slots; s++) {
             barrier_init(r.full + 8 * s, 1);
-#ifdef LAST
-            asm volatile("st.shared.u32 [%0], 0;" ::"r"(r.empty + 8 * s) : "memory");
-#else
             barrier_init(r.empty + 8 * s, STEP_WARPS);
-#endif
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -145,13 +142,6 @@ __device__ __forceinline__ void ring_wait(const ring &r, const ring_place &p) { 
 template <class F> __device__ __forceinline__ void ring_release(const ring &r, const ring_place &p, F issue)
 {
     __syncwarp();
-#ifdef LAST
-    uint32_t before_ = 0;
-    if (threadIdx.x % 32 == 0) asm volatile("atom.acq_rel.cta.shared::cta.add.u32 %0, [%1], 1;" : "=r"(before_) : "r"(r.empty + 8 * p.slot) : "memory");
-    before_ = __shfl_sync(~0u, before_, 0);
-    if (before_ % STEP_WARPS == STEP_WARPS - 1 && p.stage + r.slots < r.stages) issue(p.stage + r.slots, p.slot);
-    return;
-#endif
     if (threadIdx.x % 32 == 0) barrier_arrive(r.empty + 8 * p.slot);
     const int before = p.stage - 1;
     if (before < 0 || p.stage % STEP_WARPS != threadIdx.x / 32 || before + r.slots >= r.stages) return;
