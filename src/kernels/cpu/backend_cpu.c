@@ -2,13 +2,41 @@
 
 #include "base/error.h"
 
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 enum { LINE = 64 }; /* bytes of a cache line, and of the widest vector */
+
+static kn_level most_level = KN_AVX512_BF16;
+
+static kn_level level_here(void)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq"))
+        return __builtin_cpu_supports("avx512bf16") ? KN_AVX512_BF16 : KN_AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return KN_AVX2;
+#endif
+    return KN_PLAIN;
+}
+
+kn_level kn_cpu_limit(kn_level most)
+{
+    const kn_level here = level_here();
+    return most_level = most < here ? most : here;
+}
+
+static kn_linear_function linear_of(kn_level level)
+{
+#if defined(__x86_64__)
+    if (level >= KN_AVX512) return kn_linear_avx512;
+    if (level == KN_AVX2) return kn_linear_avx2;
+#endif
+    (void)level;
+    return kn_linear_plain;
+}
 
 static size_t round_up(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -29,6 +57,8 @@ static plp_status create(kn_context **context, const kn_options *o)
     PLP_DO(PLP_ALLOCATED(c));
     c->options = *o;
     c->threads = o->threads > 0 ? o->threads : omp_get_max_threads();
+    c->level = kn_cpu_limit(most_level);
+    c->linear = linear_of(c->level);
     c->rows_bytes = (size_t)o->max_tokens * round_up((size_t)o->max_k * sizeof(float));
     c->scratch_bytes = round_up(larger(kn_ssd_scratch(o->max_dim, o->max_state), kn_candidates_scratch(o->max_n)));
     PLP_DO(PLP_ALLOCATED(c->rows = aligned_alloc(LINE, round_up(c->rows_bytes + 1))));

@@ -4,11 +4,21 @@
 #ifndef KERNELS_CPU_CONTEXT_CPU_H
 #define KERNELS_CPU_CONTEXT_CPU_H
 
+#include "kernels/cpu/linear_cpu.h"
 #include "kernels/kernels.h"
+
+#include <omp.h>
+
+/* What the processor and the operating system offer; each includes those before it. */
+typedef enum { KN_PLAIN, KN_AVX2, KN_AVX512, KN_AVX512_BF16 } kn_level;
+/* The level of contexts created from now on: the lower of `most` and what is there, which is returned.  For tests of the lower paths. */
+kn_level kn_cpu_limit(kn_level most);
 
 struct kn_context {
     kn_options options;
     int threads;
+    kn_level level;
+    kn_linear_function linear;
     char *rows; /* the rounded activations of a matrix product: rows_bytes */
     size_t rows_bytes;
     char *scratch; /* threads * scratch_bytes */

@@ -1,50 +1,87 @@
 #include "kernels/cpu/context_cpu.h"
+#include "kernels/cpu/linear_cpu.h"
 #include "kernels/cpu/simd.h"
 
 #include "base/error.h"
 
-/* The definition: y[r][j] = bias[j] + sum_i x[r][i] w[j][i] for rows j of w in [first, last). */
-KN_CLONES static void product(const kn_linear_args *a, const float *x, int64_t ldx, int first, int last)
+/* The definition. */
+KN_CLONES static void product(const kn_linear_work *p, plp_dtype w_dtype, int first, int last)
 {
     enum { STEP = 512 };
     float w[STEP];
     for (int j = first; j < last; j++)
-        for (int r = 0; r < a->rows; r++) {
-            double sum = a->bias ? a->bias[j] : 0;
-            for (int i = 0; i < a->k; i += STEP) {
-                const int m = a->k - i < STEP ? a->k - i : STEP;
-                const float *xi = x + r * ldx + i;
-                kn_widen(w, (const char *)a->w + ((size_t)j * (size_t)a->k + (size_t)i) * plp_dtype_size(a->w_dtype), a->w_dtype, m);
+        for (int r = 0; r < p->rows; r++) {
+            double sum = p->bias ? p->bias[j] : 0;
+            for (int i = 0; i < p->k; i += STEP) {
+                const int m = p->k - i < STEP ? p->k - i : STEP;
+                const float *x = (const float *)(p->x + (size_t)r * p->x_row) + i;
+                kn_widen(w, p->w + (size_t)j * p->w_row + (size_t)i * plp_dtype_size(w_dtype), w_dtype, m);
 #pragma omp simd reduction(+ : sum)
-                for (int l = 0; l < m; l++) sum += (double)xi[l] * w[l];
+                for (int l = 0; l < m; l++) sum += (double)x[l] * w[l];
             }
-            ((float *)a->y)[r * a->ldy + j] = (float)sum;
+            p->y[r * p->ldy + j] = (float)sum;
         }
+}
+
+void kn_linear_plain(const kn_linear_work *p, int first, int last)
+{
+    product(p, p->kind == KN_F32_BF16 ? PLP_BF16 : p->kind == KN_F32_F16 ? PLP_F16 : PLP_F32, first, last);
+}
+
+/* One row of x, rounded to bf16 or f16, and kept so or as the float32 of the same value. */
+KN_CLONES static void round_row(void *restrict dst, bool keep, const float *restrict x, plp_dtype dtype, int k)
+{
+    enum { STEP = 512 };
+    uint16_t rounded[STEP];
+    for (int i = 0; i < k; i += STEP) {
+        const int m = k - i < STEP ? k - i : STEP;
+        kn_narrow(rounded, dtype, x + i, m);
+        if (keep)
+            memcpy((uint16_t *)dst + i, rounded, (size_t)m * sizeof *rounded);
+        else
+            kn_widen((float *)dst + i, rounded, dtype, m);
+    }
 }
 
 plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a)
 {
+    enum { ROWS = 8 }; /* of w, that go to a thread together */
     if (a->x_dtype != PLP_F32 || a->y_dtype != PLP_F32)
         return PLP_FAIL(PLP_ERR_INTERNAL, "linear: activations %s and %s on the CPU; float32 only", plp_dtype_name(a->x_dtype),
                         plp_dtype_name(a->y_dtype));
-    const float *x = a->x;
-    int64_t ldx = a->ldx;
+    kn_linear_work p = { .rows = a->rows,
+                         .n = a->n,
+                         .k = a->k,
+                         .x = a->x,
+                         .x_row = (size_t)a->ldx * sizeof(float),
+                         .w = a->w,
+                         .w_row = (size_t)a->k * plp_dtype_size(a->w_dtype),
+                         .bias = a->bias,
+                         .y = a->y,
+                         .ldy = a->ldy,
+                         .kind = a->w_dtype == PLP_F32    ? KN_F32_F32
+                                 : a->w_dtype == PLP_BF16 ? KN_F32_BF16
+                                                          : KN_F32_F16 };
+    const double work = 2.0 * a->rows * a->n * a->k;
+    const int threads = kn_threads(c, work);
     if (a->round_x && a->w_dtype != PLP_F32) {
-        if ((size_t)a->rows * (size_t)a->k * sizeof *x > c->rows_bytes)
+        const bool keep = a->w_dtype == PLP_BF16 && c->level >= KN_AVX512_BF16;
+        p.x_row = ((size_t)a->k * (keep ? sizeof(uint16_t) : sizeof(float)) + 63) / 64 * 64;
+        if ((size_t)a->rows * p.x_row > c->rows_bytes)
             return PLP_FAIL(PLP_ERR_INTERNAL, "linear: %d rows of %d, scratch for %d of %d", a->rows, a->k, c->options.max_tokens,
                             c->options.max_k);
-        float *rounded = (float *)c->rows;
+#pragma omp parallel for num_threads(threads) if (threads > 1 && a->rows > 8)
         for (int r = 0; r < a->rows; r++)
-            for (int i = 0; i < a->k; i++) {
-                const float v = x[r * ldx + i];
-                rounded[(size_t)r * (size_t)a->k + (size_t)i] = a->w_dtype == PLP_BF16 ? plp_bf16_to_f32(plp_f32_to_bf16(v))
-                                                                                       : plp_f16_to_f32(plp_f32_to_f16(v));
-            }
-        x = rounded;
-        ldx = a->k;
+            round_row(c->rows + (size_t)r * p.x_row, keep, (const float *)a->x + r * a->ldx, a->w_dtype, a->k);
+        p.x = c->rows;
+        if (keep) p.kind = KN_BF16_BF16;
     }
-    const int threads = kn_threads(c, 2.0 * a->rows * a->n * a->k);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int j = 0; j < a->n; j++) product(a, x, ldx, j, j + 1);
+    const int parts = (a->n + ROWS - 1) / ROWS;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        const int count = omp_get_num_threads(), me = omp_get_thread_num();
+        const int first = (int)((int64_t)parts * me / count) * ROWS, last = (int)((int64_t)parts * (me + 1) / count) * ROWS;
+        c->linear(&p, first, last < a->n ? last : a->n);
+    }
     return PLP_OK;
 }

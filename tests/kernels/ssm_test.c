@@ -1,0 +1,193 @@
+/* The state space: kn->ssd on the slices and kn->ssm_step on the decode rows of one batch, against the recurrence in float64. */
+#include "kernel_test.h"
+
+#include <string.h>
+
+enum { SKIP = 1, LIMITS = 2, LARGE_DT = 4 }; /* D x is added; dt is clamped; some dt and decays are extreme */
+
+typedef struct {
+    int heads, groups, dim, state, chunk, flags, ld_x, ld_bc, ld_dt, ld_y;
+    double dt_min, dt_max;
+    int *group;
+    kt_array x, B, C, dt, A, dt_bias, D, y;
+} inputs;
+
+static inputs make(kt *t, int tokens, const int *size)
+{
+    inputs in = { .heads = size[0], .groups = size[1], .dim = size[2], .state = size[3], .chunk = size[4], .flags = size[7] };
+    in.ld_x = in.heads * in.dim + 4, in.ld_bc = in.groups * in.state + 8, in.ld_dt = in.heads + 1, in.ld_y = in.heads * in.dim + 2;
+    in.dt_min = in.flags & LIMITS ? 0.3 : 0, in.dt_max = in.flags & LIMITS ? 0.9 : INFINITY;
+    in.x = kt_matrix(t, t->act, tokens, in.heads * in.dim, in.ld_x, 1);
+    in.B = kt_matrix(t, t->act, tokens, in.groups * in.state, in.ld_bc, 1 / sqrt(in.state));
+    in.C = kt_matrix(t, t->act, tokens, in.groups * in.state, in.ld_bc, 1);
+    in.dt = kt_matrix(t, t->act, tokens, in.heads, in.ld_dt, 1);
+    in.A = kt_random(t, PLP_F32, (size_t)in.heads, 0, 1);
+    for (int i = 0; i < in.heads; i++) in.A.v[i] = -exp(kt_uniform(t, -2, in.flags & LARGE_DT ? 3 : 1));
+    kt_put(t, &in.A);
+    if (in.flags & LARGE_DT)
+        for (int i = 0; i < tokens; i++)
+            for (int j = 0; j < in.heads; j++)
+                if (kt_below(t, 8) == 0) in.dt.v[i * in.ld_dt + j] = kt_below(t, 2) ? kt_uniform(t, 18, 40) : -30;
+    kt_put(t, &in.dt);
+    in.dt_bias = kt_random(t, PLP_F32, (size_t)in.heads, -1, 1);
+    in.D = kt_random(t, PLP_F32, (size_t)in.heads, 1, 0.5);
+    in.y = kt_nan(t, t->act, (size_t)tokens * (size_t)in.ld_y);
+    in.group = kt_host(t, (size_t)in.heads * sizeof *in.group);
+    /* A rank that starts in the middle of a group: the first group has fewer heads than the others. */
+    const int per_group = (in.heads + in.groups - 1) / in.groups, missing = in.groups > 1 ? per_group / 2 : 0;
+    for (int i = 0; i < in.heads; i++) in.group[i] = (i + missing) / per_group < in.groups ? (i + missing) / per_group : in.groups - 1;
+    return in;
+}
+
+static kn_ssm_args arguments(kt *t, const inputs *in, const kt_array *h)
+{
+    return (kn_ssm_args){ .heads = in->heads,
+                          .groups = in->groups,
+                          .dim = in->dim,
+                          .state = in->state,
+                          .chunk = in->chunk,
+                          .group = kt_upload(t, in->group, (size_t)in->heads * sizeof *in->group),
+                          .host_group = in->group,
+                          .x = in->x.p,
+                          .B = in->B.p,
+                          .C = in->C.p,
+                          .dt = in->dt.p,
+                          .ld_x = in->ld_x,
+                          .ld_bc = in->ld_bc,
+                          .ld_dt = in->ld_dt,
+                          .A = in->A.p,
+                          .dt_bias = in->dt_bias.p,
+                          .D = in->flags & SKIP ? in->D.p : NULL,
+                          .dt_min = (float)in->dt_min,
+                          .dt_max = (float)in->dt_max,
+                          .h = h->p,
+                          .state_dtype = h->dtype,
+                          .y = in->y.p,
+                          .ld_y = in->ld_y };
+}
+
+/* One token of one head. */
+static void reference(const inputs *in, int row, int head, double *h, double *y)
+{
+    const double raw = in->dt.v[row * in->ld_dt + head] + in->dt_bias.v[head], plus = raw > 20 ? raw : log1p(exp(raw));
+    const double dt = plus < in->dt_min ? in->dt_min : plus > in->dt_max ? in->dt_max : plus;
+    const double *x = in->x.v + row * in->ld_x + head * in->dim, *B = in->B.v + row * in->ld_bc + in->group[head] * in->state;
+    const double *C = in->C.v + row * in->ld_bc + in->group[head] * in->state;
+    for (int p = 0; p < in->dim; p++) {
+        double sum = 0;
+        for (int n = 0; n < in->state; n++) {
+            double *e = h + p * in->state + n;
+            *e = exp(dt * in->A.v[head]) * *e + dt * x[p] * B[n];
+            sum += *e * C[n];
+        }
+        y[row * in->ld_y + head * in->dim + p] = sum + (in->flags & SKIP ? in->D.v[head] * x[p] : 0);
+    }
+}
+
+static void run(kt *t, const int *size)
+{
+    const int blocks = size[6], block = blocks * size[4];
+    kt_batch b = kt_ragged(t, size[5]);
+    const inputs in = make(t, b.b.tokens, size);
+    const size_t head = (size_t)(in.dim * in.state), slot = (size_t)in.heads * head;
+
+    int *snap_start = kt_host(t, (size_t)(b.b.seqs + 1) * sizeof *snap_start),
+        *snap_slot = kt_host(t, (size_t)b.b.tokens * sizeof *snap_slot);
+    for (int s = 0, n = 0; s < b.b.seqs; s++) {
+        const int64_t end = b.past[s] + b.start[s + 1] - b.start[s];
+        for (int64_t at = block ? b.past[s] / block + 1 : 0; block && s >= b.b.decodes && at * block <= end; at++, n++)
+            snap_slot[n] = n % 3 == 1 ? -1 : b.slots++; /* slots behind the others */
+        snap_start[s + 1] = n;
+    }
+    const kt_array h = kt_state(t, &b, (plp_dtype)size[8], slot);
+    kn_ssm_args a = arguments(t, &in, &h);
+    a.block = block, a.snap_start = snap_start, a.snap_slot = snap_slot;
+    if (!kt_ok(t, t->kn->ssd(t->c, &a, &b.b)) || !kt_ok(t, t->kn->ssm_step(t->c, &a, &b.b))) return;
+
+    double *want = kt_host(t, h.n * sizeof *want), *y = kt_host(t, in.y.n * sizeof *y), *state = kt_host(t, head * sizeof *state);
+    memcpy(want, h.v, h.n * sizeof *want);
+    memcpy(y, in.y.v, in.y.n * sizeof *y);
+    for (int s = 0; s < b.b.seqs; s++)
+        for (int j = 0; j < in.heads; j++) {
+            int snap = snap_start[s];
+            if (b.past[s] > 0)
+                memcpy(state, h.v + (size_t)b.src[s] * slot + (size_t)j * head, head * sizeof *state);
+            else
+                memset(state, 0, head * sizeof *state);
+            for (int row = b.start[s]; row < b.start[s + 1]; row++) {
+                reference(&in, row, j, state, y);
+                if (block == 0 || s < b.b.decodes || (b.past[s] + row + 1 - b.start[s]) % block) continue;
+                const int to = snap_slot[snap++];
+                if (to >= 0) memcpy(want + (size_t)to * slot + (size_t)j * head, state, head * sizeof *state);
+            }
+            memcpy(want + (size_t)b.dst[s] * slot + (size_t)j * head, state, head * sizeof *state);
+        }
+    kt_expect(t, "y", &in.y, y);
+    kt_expect(t, "h", &h, want);
+}
+
+/* A sequence in slices that end on chunks is the sequence at once, to the bit. */
+static void run_slices(kt *t, const int *size)
+{
+    const int tokens = size[5], chunk = size[4];
+    const int64_t none = 0;
+    kt_batch whole = kt_sequences(t, 0, 1, &tokens, &none);
+    const inputs in = make(t, tokens, size);
+    const size_t slot = (size_t)(in.heads * in.dim * in.state);
+    const kt_array h = kt_state(t, &whole, PLP_F32, slot);
+    kn_ssm_args a = arguments(t, &in, &h);
+    if (!kt_ok(t, t->kn->ssd(t->c, &a, &whole.b))) return;
+
+    inputs again = in;
+    again.y = kt_nan(t, t->act, in.y.n);
+    for (int done = 0, n = 0; done < tokens; done += n) {
+        n = chunk * (done % 3 + 1) < tokens - done ? chunk * (done % 3 + 1) : tokens - done;
+        const int64_t past = done;
+        kt_batch b = kt_sequences(t, 0, 1, &n, &past);
+        const int other = whole.dst[0] == 0 ? 1 : 0;
+        b.b.src_slot = b.b.dst_slot = kt_upload(t, &other, sizeof other);
+        kn_ssm_args part = arguments(t, &again, &h);
+        const size_t size_of = plp_dtype_size(t->act), row = (size_t)done;
+        part.x = (const char *)part.x + row * (size_t)in.ld_x * size_of;
+        part.B = (const char *)part.B + row * (size_t)in.ld_bc * size_of;
+        part.C = (const char *)part.C + row * (size_t)in.ld_bc * size_of;
+        part.dt = (const char *)part.dt + row * (size_t)in.ld_dt * size_of;
+        part.y = (char *)part.y + row * (size_t)in.ld_y * size_of;
+        if (!kt_ok(t, t->kn->ssd(t->c, &part, &b.b))) return;
+    }
+    const size_t bytes = in.y.n * plp_dtype_size(t->act);
+    char *first = kt_host(t, bytes), *second = kt_host(t, bytes);
+    kt_ok(t, t->kn->to_host(t->c, first, in.y.p, bytes));
+    kt_ok(t, t->kn->to_host(t->c, second, again.y.p, bytes));
+    kt_ok(t, t->kn->sync(t->c));
+    for (int row = 0; row < tokens; row++) {
+        const size_t at = (size_t)row * (size_t)in.ld_y * plp_dtype_size(t->act), n = (size_t)(in.heads * in.dim) * plp_dtype_size(t->act);
+        if (memcmp(first + at, second + at, n) != 0) kt_fail(t, "row %d of y in slices differs from the sequence at once", row);
+    }
+}
+
+/* rtol 1e-5 of what is summed, and sums of `state` products cancel to about atol; 5e-5 where dt reaches 40 and y hundreds. */
+const kt_case kt_ssm_rows[] = {
+    /* name             run  heads groups dim state chunk pattern blocks flags dtype       rtol  atol */
+    { "ssm.one", run, { 1, 1, 1, 1, 16, KT_ONE, 0, 0 }, 1e-5, 1e-6 },
+    { "ssm.decode", run, { 24, 1, 64, 128, 256, KT_DECODE, 0, SKIP }, 1e-5, 1e-5 },
+    { "ssm.decode.bf16", run, { 6, 2, 64, 128, 256, KT_DECODE, 0, SKIP, PLP_BF16 }, 1e-5, 1e-5 },
+    { "ssm.decode.f16", run, { 5, 1, 33, 16, 256, KT_DECODE, 0, LIMITS, PLP_F16 }, 1e-5, 1e-5 },
+    { "ssm.decode.wide", run, { 3, 1, 80, 256, 256, KT_DECODE, 0, SKIP | LARGE_DT }, 5e-5, 5e-5 },
+    { "ssm.short", run, { 24, 1, 64, 128, 16, KT_SHORT, 0, SKIP }, 1e-5, 1e-5 },
+    { "ssm.short.odd", run, { 7, 3, 7, 33, 16, KT_SHORT, 0, LIMITS }, 1e-5, 1e-5 },
+    { "ssm.short.large_dt", run, { 6, 2, 16, 32, 16, KT_SHORT, 0, SKIP | LARGE_DT }, 5e-5, 5e-5 },
+    { "ssm.tiles", run, { 5, 2, 64, 128, 64, KT_TILES, 0, SKIP }, 1e-5, 1e-5 },
+    { "ssm.tiles.large_dt", run, { 9, 4, 32, 16, 32, KT_TILES, 0, SKIP | LARGE_DT }, 5e-5, 5e-5 },
+    { "ssm.tiles.bf16", run, { 3, 1, 80, 64, 128, KT_TILES, 0, 0, PLP_BF16 }, 1e-5, 1e-5 },
+    { "ssm.tiles.f16", run, { 3, 1, 20, 24, 100, KT_TILES, 0, LIMITS, PLP_F16 }, 1e-5, 1e-5 },
+    { "ssm.long", run, { 3, 1, 64, 128, 256, KT_LONG, 0, SKIP }, 1e-5, 1e-5 },
+    { "ssm.long.chunk17", run, { 2, 1, 15, 17, 17, KT_LONG, 0, SKIP | LIMITS }, 1e-5, 1e-5 },
+    { "ssm.snapshots", run, { 5, 2, 32, 64, 16, KT_SHORT, 1, SKIP }, 1e-5, 1e-5 },
+    { "ssm.snapshots.long", run, { 3, 1, 32, 16, 64, KT_LONG, 2, SKIP }, 1e-5, 1e-5 },
+    { "ssm.snapshots.bf16", run, { 3, 3, 64, 16, 128, KT_LONG, 1, 0, PLP_BF16 }, 1e-5, 1e-5 },
+    /*                          heads groups dim state chunk tokens - flags */
+    { "ssm.slices", run_slices, { 6, 2, 64, 32, 64, 300, 0, SKIP }, 0, 0 },
+    { "ssm.slices.odd", run_slices, { 3, 1, 17, 15, 40, 333, 0, SKIP }, 0, 0 },
+    { 0 }
+};
