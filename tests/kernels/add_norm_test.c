@@ -1,10 +1,11 @@
 #include "kernel_test.h"
 
-enum { DELTA = 1, BIAS = 2, SUMSQ = 4, MAP = 8, NORM = 16, ALL = 31 };
+enum { DELTA = 1, BIAS = 2, SUMSQ = 4, MAP = 8, NORM = 16, ALL = 31, ALIGNED = 32 };
 
 static void run(kt *t, const int *size)
 {
-    const int tokens = size[0], hidden = size[1], parts = size[2], outs = parts & MAP ? size[4] : tokens, ld = hidden + 3, ld_sumsq = 2;
+    const int tokens = size[0], hidden = size[1], parts = size[2], outs = parts & MAP ? size[4] : tokens,
+              ld = hidden + (parts & ALIGNED ? 8 : 3), ld_sumsq = 2;
     const plp_dtype dtype = (plp_dtype)size[3];
     const size_t n = (size_t)tokens * (size_t)hidden;
     const double eps = 1e-5, width = 3 * hidden, sumsq_eps = 1e-3;
@@ -61,6 +62,9 @@ const kt_case kt_add_norm_rows[] = {
     { "add_norm.bias", run, { 1, 64, DELTA | BIAS | NORM, PLP_F16 }, 1e-5, 1e-6 },
     { "add_norm.folded", run, { 15, 257, DELTA | BIAS | SUMSQ | NORM, PLP_F32 }, 1e-5, 1e-6 },
     { "add_norm.all", run, { 63, 768, ALL, PLP_F32, 5 }, 1e-5, 1e-6 },
+    { "add_norm.aligned", run, { 5, 4096, ALL | ALIGNED, PLP_F32, 7 }, 1e-5, 1e-6 },
+    { "add_norm.aligned.bf16", run, { 3, 2560, DELTA | NORM | ALIGNED, PLP_BF16 }, 1e-5, 1e-6 },
+    { "add_norm.wide", run, { 2, 20484, DELTA | BIAS | NORM | ALIGNED, PLP_F16 }, 1e-5, 1e-6 },
     { "add_norm.none", run, { 0, 768, ALL, PLP_F32, 0 }, 0, 0 },
     { 0 }
 };

@@ -57,6 +57,9 @@ const kt_case kt_conv_rows[] = {
     { "conv.width5", run, { 100, 5, PLP_BF16, KT_DECODE, 0, 1 }, 1e-5, 1e-6 },
     { "conv.width8", run, { 17, 8, PLP_F32, KT_SHORT, 0, 1 }, 1e-5, 2e-6 },
     { "conv.tiles", run, { 300, 4, PLP_F32, KT_TILES, 0, 1 }, 1e-5, 1e-6 },
+    { "conv.long.aligned", run, { 264, 4, PLP_F32, KT_LONG, 8, 1 }, 1e-5, 1e-6 },
+    { "conv.short.aligned", run, { 1096, 3, PLP_BF16, KT_SHORT, 16, 1 }, 1e-5, 1e-6 },
+    { "conv.width8.aligned", run, { 64, 8, PLP_F32, KT_TILES, 8, 0 }, 1e-5, 2e-6 },
     { "conv.long", run, { 31, 4, PLP_F32, KT_LONG, 2, 1 }, 1e-5, 1e-6 },
     { 0 }
 };

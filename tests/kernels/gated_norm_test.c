@@ -5,11 +5,15 @@
 static void run(kt *t, const int *size)
 {
     const int tokens = size[0], channels = size[1], groups = size[2], mode = size[3], in_place = size[4];
-    const int ld_y = channels + 2, ld_z = channels + 5, ld_out = in_place ? ld_y : channels + 1, ld_sums = groups + 1;
+    const int pad = size[5], ld_sums = groups + 1; /* pad: the distance of rows lets wide accesses through, and groups begin on it */
+    const int ld_y = channels + (pad ? pad : 2), ld_z = channels + (pad ? 2 * pad : 5),
+              ld_out = in_place ? ld_y : channels + (pad ? pad : 1);
     const double width = 1.5 * channels / groups, eps = 1e-5;
     int *first = kt_host(t, (size_t)(groups + 1) * sizeof *first);
     for (int g = 1; g <= groups; g++)
-        first[g] = g == groups ? channels : channels * g / groups - g % 2; /* uneven: a rank cuts groups anywhere */
+        first[g] = g == groups ? channels
+                   : pad       ? channels * g / groups / pad * pad
+                               : channels * g / groups - g % 2; /* uneven: a rank cuts groups anywhere */
     const kt_array y = kt_matrix(t, t->act, tokens, channels, ld_y, 1), z = kt_matrix(t, t->act, tokens, channels, ld_z, 2);
     const kt_array weight = kt_random(t, PLP_F32, (size_t)channels, 1, 0.3),
                    out = in_place ? y : kt_nan(t, t->act, (size_t)(tokens * ld_out));
@@ -56,7 +60,7 @@ static void run(kt *t, const int *size)
 }
 
 const kt_case kt_gated_norm_rows[] = {
-    /* name               run  tokens channels groups mode in_place        rtol  atol */
+    /* name               run  tokens channels groups mode in_place pad    rtol  atol */
     { "gated_norm.local", run, { 16, 1536, 1, KN_NORM_LOCAL }, 1e-5, 1e-6 },
     { "gated_norm.local.groups", run, { 65, 130, 4, KN_NORM_LOCAL, 1 }, 1e-5, 1e-6 },
     { "gated_norm.local.one", run, { 1, 5, 1, KN_NORM_LOCAL }, 1e-5, 1e-6 },
@@ -67,6 +71,9 @@ const kt_case kt_gated_norm_rows[] = {
     { "gated_norm.fold.in_place", run, { 2, 64, 1, KN_NORM_FOLD, 1 }, 1e-5, 1e-6 },
     { "gated_norm.plain", run, { 33, 100, 1, KN_NORM_NONE }, 1e-5, 1e-6 },
     { "gated_norm.plain.in_place", run, { 5, 1025, 1, KN_NORM_NONE, 1 }, 1e-5, 1e-6 },
+    { "gated_norm.local.aligned", run, { 9, 2048, 4, KN_NORM_LOCAL, 0, 8 }, 1e-5, 1e-6 },
+    { "gated_norm.apply.aligned", run, { 3, 5120, 3, KN_NORM_APPLY, 1, 16 }, 1e-5, 1e-6 },
+    { "gated_norm.fold.aligned", run, { 2, 40960, 1, KN_NORM_FOLD, 0, 8 }, 1e-5, 1e-6 },
     { "gated_norm.none", run, { 0, 100, 2, KN_NORM_LOCAL }, 0, 0 },
     { 0 }
 };

@@ -135,6 +135,27 @@ void kt_expect(kt *t, const char *what, const kt_array *a, const double *want)
     }
 }
 
+void kt_expect_blocks(kt *t, const char *what, const kt_array *a, const double *want, size_t block, double limit)
+{
+    const size_t size = plp_dtype_size(a->dtype);
+    char *got = kt_host(t, a->n * size);
+    kt_ok(t, t->kn->sync(t->c));
+    if (!kt_ok(t, t->kn->to_host(t->c, got, a->p, a->n * size)) || !kt_ok(t, t->kn->sync(t->c))) return;
+    for (size_t from = 0; from < a->n; from += block) {
+        double error = 0, norm = 0;
+        for (size_t i = from; i < from + block && i < a->n; i++) {
+            float f;
+            plp_convert(&f, PLP_F32, got + i * size, a->dtype, 1);
+            if (isnan(f) != isnan(want[i])) kt_fail(t, "%s[%zu] is %.9g, want %.9g", what, i, f, want[i]);
+            if (isnan(f) || isnan(want[i])) continue;
+            error += (f - want[i]) * (f - want[i]);
+            norm += want[i] * want[i];
+        }
+        if (!(sqrt(error) <= limit * sqrt(norm)))
+            kt_fail(t, "%s[%zu..] is off by %.3g of its size, limit %.3g", what, from, sqrt(error / norm), limit);
+    }
+}
+
 /* ---------------------------------------------------------------------------------------------------------------- batches */
 kt_batch kt_sequences(kt *t, int decodes, int seqs, const int *length, const int64_t *past)
 {
@@ -183,6 +204,7 @@ kt_batch kt_ragged(kt *t, int pattern)
         [KT_SHORT] = { 3, 9, { 1, 1, 1, 1, 2, 3, 15, 16, 17 }, { 9, 0, 1, 0, 1, 2, 0, 16, 31 } },
         [KT_TILES] = { 0, 6, { 63, 64, 65, 1, 2, 33 }, { 0, 64, 0, 63, 3, 100 } },
         [KT_LONG] = { 1, 4, { 1, 255, 256, 257 }, { 300, 0, 511, 100 } },
+        [KT_CUT] = { 0, 3, { 800, 1, 150 }, { 37, 64, 0 } },
     };
     return kt_sequences(t, mix[pattern].decodes, mix[pattern].seqs, mix[pattern].length, mix[pattern].past);
 }

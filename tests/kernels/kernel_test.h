@@ -24,6 +24,7 @@ struct kt {
     const kn_backend *kn;
     kn_context *c;
     plp_dtype act;
+    bool deterministic;  /* results of a row may not depend on the rows beside it, and do not */
     const char *variant; /* which path of the backend, for messages */
     const kt_case *row;
     uint64_t seed, random;
@@ -61,6 +62,8 @@ void kt_fail(kt *t, const char *format, ...) __attribute__((format(printf, 2, 3)
 bool kt_near(const kt *t, plp_dtype stored, double got, double want);
 /* The backend's memory against want (a->n values). */
 void kt_expect(kt *t, const char *what, const kt_array *a, const double *want);
+/* The same by blocks of `block` values: ||got - want|| <= limit ||want|| in each, for results whose error is a share of what was summed. */
+void kt_expect_blocks(kt *t, const char *what, const kt_array *a, const double *want, size_t block, double limit);
 
 /* ---- batches */
 typedef struct {
@@ -71,7 +74,7 @@ typedef struct {
 } kt_batch;
 
 /* A named mix of decode rows and slices (see kernel_test.c), some with a past, some reading a slot that others read too, some in place. */
-enum { KT_ONE, KT_DECODE, KT_SHORT, KT_TILES, KT_LONG, KT_PATTERNS };
+enum { KT_ONE, KT_DECODE, KT_SHORT, KT_TILES, KT_LONG, KT_CUT, KT_PATTERNS };
 kt_batch kt_ragged(kt *t, int pattern);
 kt_batch kt_sequences(kt *t, int decodes, int seqs, const int *length, const int64_t *past);
 
@@ -82,6 +85,6 @@ kt_array kt_state(kt *t, const kt_batch *b, plp_dtype dtype, size_t elements);
 void kt_end_row(kt *t);
 
 extern const kt_case kt_embed_rows[], kt_add_norm_rows[], kt_linear_rows[], kt_conv_rows[], kt_ssm_rows[], kt_gated_norm_rows[],
-    kt_candidates_rows[];
+    kt_candidates_rows[], kt_mixer_step_rows[];
 
 #endif

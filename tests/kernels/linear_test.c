@@ -43,6 +43,7 @@ static void run_alone(kt *t, const int *size)
 {
     const int rows = size[0], n = size[1], k = size[2];
     const plp_dtype dtype = (plp_dtype)size[3];
+    if (!t->deterministic) return;
     if (t->act != PLP_F32 && dtype != t->act) return;
     if (t->act == PLP_F32 && t->kn != kn_cpu() && dtype != PLP_F32) return;
     const kt_array x = kt_random(t, t->act, (size_t)rows * (size_t)k, 0, 1), w = kt_random(t, dtype, (size_t)n * (size_t)k, 0, 1 / sqrt(k));
@@ -93,9 +94,12 @@ const kt_case kt_linear_rows[] = {
     { "linear.f16.gemv", run, { 1, 255, 768, PLP_F16, ROUND | WIDE }, 1e-5, 1e-5 },
     { "linear.f16.many", run, { 65, 100, 333, PLP_F16, ROUND | BIAS | PAD }, 1e-5, 1e-5 },
     { "linear.f16.wide_x", run, { 16, 33, 1025, PLP_F16, PAD }, 1e-5, 1e-5 },
+    { "linear.bf16.aligned", run, { 300, 1024, 1536, PLP_BF16, ROUND | BIAS }, 1e-5, 1e-5 },
+    { "linear.bf16.stream", run, { 3, 1000, 2064, PLP_BF16, ROUND | BIAS | WIDE }, 1e-5, 1e-5 },
     { "linear.no_rows", run, { 0, 3, 5, PLP_F32, BIAS }, 0, 0 },
     { "linear.no_columns", run, { 3, 0, 5, PLP_F32, 0 }, 0, 0 },
     { "linear.alone.bf16", run_alone, { 67, 131, 1536, PLP_BF16, 1 }, 0, 0 },
+    { "linear.alone.bf16.aligned", run_alone, { 600, 1024, 2048, PLP_BF16, 1 }, 0, 0 },
     { "linear.alone.bf16.odd", run_alone, { 40, 37, 77, PLP_BF16, 1 }, 0, 0 },
     { "linear.alone.wide_x", run_alone, { 40, 66, 1540, PLP_BF16, 0 }, 0, 0 },
     { "linear.alone.f16", run_alone, { 33, 35, 500, PLP_F16, 1 }, 0, 0 },

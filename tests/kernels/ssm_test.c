@@ -3,7 +3,12 @@
 
 #include <string.h>
 
-enum { SKIP = 1, LIMITS = 2, LARGE_DT = 4 }; /* D x is added; dt is clamped; some dt and decays are extreme */
+enum {
+    SKIP = 1,
+    LIMITS = 2,
+    LARGE_DT = 4,
+    ALIGNED = 8
+}; /* D x is added; dt is clamped; some dt and decays are extreme; rows 16 bytes apart */
 
 typedef struct {
     int heads, groups, dim, state, chunk, flags, ld_x, ld_bc, ld_dt, ld_y;
@@ -16,6 +21,7 @@ static inputs make(kt *t, int tokens, const int *size)
 {
     inputs in = { .heads = size[0], .groups = size[1], .dim = size[2], .state = size[3], .chunk = size[4], .flags = size[7] };
     in.ld_x = in.heads * in.dim + 4, in.ld_bc = in.groups * in.state + 8, in.ld_dt = in.heads + 1, in.ld_y = in.heads * in.dim + 2;
+    if (in.flags & ALIGNED) in.ld_x += 4, in.ld_y += 6;
     in.dt_min = in.flags & LIMITS ? 0.3 : 0, in.dt_max = in.flags & LIMITS ? 0.9 : INFINITY;
     in.x = kt_matrix(t, t->act, tokens, in.heads * in.dim, in.ld_x, 1);
     in.B = kt_matrix(t, t->act, tokens, in.groups * in.state, in.ld_bc, 1 / sqrt(in.state));
@@ -84,6 +90,11 @@ static void reference(const inputs *in, int row, int head, double *h, double *y)
     }
 }
 
+static bool on_tensor_cores(const kt *t, const inputs *in)
+{
+    return t->kn != kn_cpu() && t->act == PLP_BF16 && in->dim == 64 && (in->state == 64 || in->state == 128) && in->flags & ALIGNED;
+}
+
 static void run(kt *t, const int *size)
 {
     const int blocks = size[6], block = blocks * size[4];
@@ -122,6 +133,11 @@ static void run(kt *t, const int *size)
             }
             memcpy(want + (size_t)b.dst[s] * slot + (size_t)j * head, state, head * sizeof *state);
         }
+    if (on_tensor_cores(t, &in)) { /* what they multiply is bf16: dt and decay in x or in C B^T, and the state before C */
+        kt_expect_blocks(t, "y", &in.y, y, (size_t)in.ld_y, 1e-2);
+        kt_expect_blocks(t, "h", &h, want, head, 4e-3);
+        return;
+    }
     kt_expect(t, "y", &in.y, y);
     kt_expect(t, "h", &h, want);
 }
@@ -130,6 +146,7 @@ static void run(kt *t, const int *size)
 static void run_slices(kt *t, const int *size)
 {
     const int tokens = size[5], chunk = size[4];
+    if (!t->deterministic) return;
     const int64_t none = 0;
     kt_batch whole = kt_sequences(t, 0, 1, &tokens, &none);
     const inputs in = make(t, tokens, size);
@@ -187,7 +204,15 @@ const kt_case kt_ssm_rows[] = {
     { "ssm.snapshots.long", run, { 3, 1, 32, 16, 64, KT_LONG, 2, SKIP }, 1e-5, 1e-5 },
     { "ssm.snapshots.bf16", run, { 3, 3, 64, 16, 128, KT_LONG, 1, 0, PLP_BF16 }, 1e-5, 1e-5 },
     /*                          heads groups dim state chunk tokens - flags */
+    { "ssm.aligned", run, { 5, 2, 64, 128, 64, KT_TILES, 1, SKIP | ALIGNED }, 1e-5, 1e-5 },
+    { "ssm.aligned.short", run, { 7, 3, 64, 64, 16, KT_SHORT, 0, ALIGNED }, 1e-5, 1e-5 },
+    { "ssm.aligned.long", run, { 6, 1, 64, 128, 128, KT_LONG, 1, SKIP | LIMITS | ALIGNED }, 1e-5, 1e-5 },
+    { "ssm.aligned.bf16", run, { 4, 1, 64, 128, 64, KT_LONG, 2, SKIP | ALIGNED, PLP_BF16 }, 1e-5, 1e-5 },
+    { "ssm.aligned.f16", run, { 3, 2, 64, 64, 64, KT_TILES, 1, ALIGNED, PLP_F16 }, 1e-5, 1e-5 },
+    { "ssm.aligned.cut", run, { 7, 3, 64, 128, 64, KT_CUT, 1, SKIP | ALIGNED }, 1e-5, 1e-5 },
+    { "ssm.aligned.cut.large_dt", run, { 4, 2, 64, 64, 64, KT_CUT, 2, SKIP | LARGE_DT | ALIGNED }, 5e-5, 5e-5 },
     { "ssm.slices", run_slices, { 6, 2, 64, 32, 64, 300, 0, SKIP }, 0, 0 },
+    { "ssm.slices.aligned", run_slices, { 6, 2, 64, 128, 64, 900, 0, SKIP | ALIGNED }, 0, 0 },
     { "ssm.slices.odd", run_slices, { 3, 1, 17, 15, 40, 333, 0, SKIP }, 0, 0 },
     { 0 }
 };

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kt_case *const tables[] = { kt_embed_rows, kt_add_norm_rows,   kt_linear_rows,    kt_conv_rows,
-                                         kt_ssm_rows,   kt_gated_norm_rows, kt_candidates_rows };
+static const kt_case *const tables[] = { kt_embed_rows, kt_add_norm_rows,   kt_linear_rows,     kt_conv_rows,
+                                         kt_ssm_rows,   kt_gated_norm_rows, kt_candidates_rows, kt_mixer_step_rows };
 
 static uint64_t seed_of(const char *name) /* FNV-1a: a row keeps its inputs when others come and go */
 {
@@ -17,11 +17,11 @@ static uint64_t seed_of(const char *name) /* FNV-1a: a row keeps its inputs when
     return h;
 }
 
-static int run_rows(const kn_backend *kn, const char *variant, plp_dtype act, const char *filter, int *ran)
+static int run_rows(const kn_backend *kn, const char *variant, plp_dtype act, bool deterministic, const char *filter, int *ran)
 {
     const kn_options options = { .threads = 2,
                                  .act = act,
-                                 .deterministic = true,
+                                 .deterministic = deterministic,
                                  .max_tokens = 1024,
                                  .max_k = 2560,
                                  .max_n = 50304,
@@ -29,7 +29,7 @@ static int run_rows(const kn_backend *kn, const char *variant, plp_dtype act, co
                                  .max_dim = 80,
                                  .max_state = 256,
                                  .max_chunk = 256 };
-    kt t = { .kn = kn, .act = act, .variant = variant };
+    kt t = { .kn = kn, .act = act, .deterministic = deterministic, .variant = variant };
     int failed = 0;
     if (kn->create(&t.c, &options) != PLP_OK) {
         printf("FAIL %s act %s: create: %s\n", variant, plp_dtype_name(act), plp_last_error());
@@ -58,12 +58,15 @@ int main(int argc, char **argv)
     if (strcmp(which, "cpu") == 0) {
         static const char *const levels[] = { "cpu (plain)", "cpu (AVX2)", "cpu (AVX-512)", "cpu (AVX-512 BF16)" };
         for (kn_level level = KN_PLAIN; level <= KN_AVX512_BF16; level++)
-            if (kn_cpu_limit(level) == level) failed += run_rows(kn_cpu(), levels[level], PLP_F32, filter, &ran);
+            if (kn_cpu_limit(level) == level) failed += run_rows(kn_cpu(), levels[level], PLP_F32, true, filter, &ran);
     } else if (!kn_cuda() || kn_cuda_devices() == 0) {
         printf("skipped: %s\n", kn_cuda() ? "no CUDA device" : "built without CUDA");
         return 77;
     } else
-        for (plp_dtype act = PLP_F32; act <= PLP_F16; act++) failed += run_rows(kn_cuda(), "cuda", act, filter, &ran);
+        for (plp_dtype act = PLP_F32; act <= PLP_F16; act++) {
+            failed += run_rows(kn_cuda(), "cuda", act, true, filter, &ran);
+            failed += run_rows(kn_cuda(), "cuda, free to choose", act, false, filter, &ran);
+        }
     printf("%d rows, %d failed\n", ran, failed);
     return failed > 0 || ran == 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -1,4 +1,4 @@
-/* src/kernels/cuda/common.cuh -- what every CUDA file of the backend shares: the context, errors as statuses, arithmetic. */
+/* src/kernels/cuda/common.cuh -- what every CUDA file of the backend shares: the context, errors as statuses, element types, reductions. */
 #ifndef KERNELS_CUDA_COMMON_CUH
 #define KERNELS_CUDA_COMMON_CUH
 
@@ -8,21 +8,164 @@ extern "C" {
 }
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+/* A CUDA call as a status; KN_LAUNCHED() after a kernel launch. */
 #define KN_CUDA(call) kn_cuda_status((call), #call, __FILE__, __LINE__)
+#define KN_LAUNCHED() KN_CUDA(cudaGetLastError())
 plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file, int line);
+
+struct kn_linear_cuda; /* linear.cu */
+struct kn_ssd_cuda;    /* ssd.cuh   */
 
 struct kn_context {
     kn_options options;
-    int sms;     /* multiprocessors                                                */
-    bool hopper; /* compute capability 9.0, and this build holds code made for it  */
+    int sms; /* multiprocessors */
     cudaStream_t stream;
+    kn_linear_cuda *linear;
+    kn_ssd_cuda *ssd;
+    void *candidates; /* partial results of kn->candidates, see candidates.cu */
 };
 
+/* What the files of single operations hang into the context and the table. */
+plp_status kn_linear_create_cuda(kn_context *c);
+void kn_linear_destroy_cuda(kn_context *c);
+plp_status kn_ssd_create_cuda(kn_context *c);
+void kn_ssd_destroy_cuda(kn_context *c);
+plp_status kn_candidates_create_cuda(kn_context *c);
+
+plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a);
+plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a);
+plp_status kn_linear_cuda_run(kn_context *c, const kn_linear_args *a);
+plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b);
+plp_status kn_ssd_cuda_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+plp_status kn_gated_norm_cuda(kn_context *c, const kn_gated_norm_args *a);
+plp_status kn_candidates_cuda(kn_context *c, const kn_candidates_args *a);
+
+/* ------------------------------------------------------------------------------------------------------------------ element types */
+__host__ __device__ __forceinline__ float kn_float(float v) { return v; }
+__host__ __device__ __forceinline__ float kn_float(__nv_bfloat16 v) { return __bfloat162float(v); }
+__host__ __device__ __forceinline__ float kn_float(__half v) { return __half2float(v); }
+template <class T> __device__ __forceinline__ T kn_as(float v);
+template <> __device__ __forceinline__ float kn_as<float>(float v) { return v; }
+template <> __device__ __forceinline__ __nv_bfloat16 kn_as<__nv_bfloat16>(float v) { return __float2bfloat16_rn(v); }
+template <> __device__ __forceinline__ __half kn_as<__half>(float v) { return __float2half_rn(v); }
+
+/* V neighbours, moved in one access where V * sizeof(T) is a power of two up to 16 bytes.  The address must be aligned to that. */
+template <class T, int V> struct alignas(sizeof(T) * V) kn_pack {
+    T v[V];
+};
+template <int V, class T> __device__ __forceinline__ void kn_load(const T *p, float (&out)[V])
+{
+    const kn_pack<T, V> pack = *(const kn_pack<T, V> *)p;
+#pragma unroll
+    for (int i = 0; i < V; i++) out[i] = kn_float(pack.v[i]);
+}
+template <int V, class T> __device__ __forceinline__ void kn_store(T *p, const float (&in)[V])
+{
+    kn_pack<T, V> pack;
+#pragma unroll
+    for (int i = 0; i < V; i++) pack.v[i] = kn_as<T>(in[i]);
+    *(kn_pack<T, V> *)p = pack;
+}
+
+/* One element of a type that is known at run time alone: for values that are read rarely. */
+__device__ __forceinline__ float kn_load_any(const void *p, plp_dtype type, int64_t i)
+{
+    if (type == PLP_BF16) return kn_float(((const __nv_bfloat16 *)p)[i]);
+    if (type == PLP_F16) return kn_float(((const __half *)p)[i]);
+    return ((const float *)p)[i];
+}
+__device__ __forceinline__ void kn_store_any(void *p, plp_dtype type, int64_t i, float v)
+{
+    if (type == PLP_BF16)
+        ((__nv_bfloat16 *)p)[i] = kn_as<__nv_bfloat16>(v);
+    else if (type == PLP_F16)
+        ((__half *)p)[i] = kn_as<__half>(v);
+    else
+        ((float *)p)[i] = v;
+}
+
+/* Calls f with a value of the type that `type` names: f is a generic lambda that launches a template. */
+template <class F> void kn_by_type(plp_dtype type, F f)
+{
+    switch (type) {
+    case PLP_BF16: f(__nv_bfloat16()); break;
+    case PLP_F16: f(__half()); break;
+    default: f(float()); break;
+    }
+}
+
 static inline int64_t kn_ceil(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
-__device__ __forceinline__ float kn_silu(float v) { return v / (1.f + __expf(-v)); }
+/* Whether `p` and the rows behind it, ld elements apart, allow accesses of `bytes`. */
+static inline bool kn_aligned(const void *p, int64_t ld, plp_dtype type, size_t bytes)
+{
+    return (uintptr_t)p % bytes == 0 && (uint64_t)ld * plp_dtype_size(type) % bytes == 0;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------- arithmetic */
+/* One instruction each: about two units in the last place off, denormals are zero. */
+__device__ __forceinline__ float kn_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float kn_reciprocal(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float kn_silu(float v) { return v * kn_reciprocal(1.f + kn_exp2(-1.4426950408889634f * v)); }
 /* log(1 + e^x), linear above 20; log1p keeps its digits where e^x is small. */
 __device__ __forceinline__ float kn_softplus(float x) { return x > 20.f ? x : log1pf(expf(x)); }
+
+/* One head's dt of a row, and what it does to the state. */
+struct kn_ssm_scalars {
+    float dt, decay, skip;
+};
+__device__ __forceinline__ kn_ssm_scalars kn_ssm_scalars_of(const kn_ssm_args &a, float raw, int head)
+{
+    kn_ssm_scalars r;
+    r.dt = fminf(fmaxf(kn_softplus(raw + (a.dt_bias != NULL ? a.dt_bias[head] : 0.f)), a.dt_min), a.dt_max);
+    r.decay = expf(r.dt * a.A[head]);
+    r.skip = a.D != NULL ? a.D[head] : 0.f;
+    return r;
+}
+
+__device__ __forceinline__ float kn_warp_sum(float v)
+{
+#pragma unroll
+    for (int o = 16; o > 0; o /= 2) v += __shfl_xor_sync(~0u, v, o);
+    return v;
+}
+/* The sum over a block of full warps, at every thread; `shared` holds 32 values.  May be called again after other barriers. */
+__device__ __forceinline__ float kn_block_sum(float v, float *shared)
+{
+    const int warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    v = kn_warp_sum(v);
+    if (warps == 1) return v;
+    __syncthreads(); /* the last call's values were read */
+    if (lane == 0) shared[threadIdx.x / 32] = v;
+    __syncthreads();
+    return kn_warp_sum(lane < warps ? shared[lane] : 0.f);
+}
+
+/* The sequence that row t belongs to, searched among first .. seqs - 1.  Sequences without rows are passed over. */
+__device__ __forceinline__ int kn_sequence_of(const int *start, int first, int seqs, int t)
+{
+    int lo = first, hi = seqs - 1;
+    while (lo < hi) {
+        const int mid = (lo + hi + 1) / 2;
+        if (start[mid] <= t)
+            lo = mid;
+        else
+            hi = mid - 1;
+    }
+    return lo;
+}
 
 #endif

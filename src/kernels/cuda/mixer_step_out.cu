@@ -38,6 +38,7 @@ static_assert(STEP_ROWS == STEP_WARPS, "a warp adds up one row's squares");
 
 template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_out_kernel(const __grid_constant__ out_args a)
 {
+#if STEP_CODE
     extern __shared__ __align__(128) unsigned char smem[];
     __shared__ out_shared sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -65,7 +66,7 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
     dependency_wait();
 
     /* The warp's own ring of v: V_AHEAD x (m, 64 columns), one cp.async group a stage. */
-    const uint32_t v_at = shared_at(smem) + a.slots * a.slot_rows * a.pitch + a.spare_bytes + warp * V_AHEAD * a.m * V_PITCH;
+    const uint32_t v_at = kn_shared(smem) + a.slots * a.slot_rows * a.pitch + a.spare_bytes + warp * V_AHEAD * a.m * V_PITCH;
     const auto fetch_v = [&](int st) {
         if (st < nst) {
             const int head = columns_of(st) * STEP_WARPS + warp;
@@ -142,6 +143,7 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
         for (int w = 0; w < STEP_WARPS; w++) sum += sh.sums[w][en * SUM_PITCH + er];
         *out = old + (sum + bias);
     }
+#endif
 }
 
 struct out_split {

@@ -81,6 +81,7 @@ template <class S> struct product_place {
  *                finish(t, row, place, value)  store one value */
 template <class S, class E> __device__ __forceinline__ void norm_product(const product_args &a, unsigned char *slots, E epilogue)
 {
+#if STEP_CODE
     constexpr int NB = S::NB, BLOCKS = S::BLOCKS, COLUMNS = S::COLUMNS, HIDDEN = S::HIDDEN, SUM_PITCH = S::SUM_PITCH;
     constexpr int DUTIES = S::DUTIES;
     const int pitch = COLUMNS * 2 + a.pad;
@@ -95,8 +96,8 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
     };
     if (threadIdx.x == 0)
         for (int d = 0; d < DUTIES; d++) {
-            barrier_init(shared_at(sh.sums_full + d), STEP_WARPS);
-            barrier_init(shared_at(sh.sums_empty + d), STEP_WARPS / DUTIES);
+            kn_bar_init(kn_shared(sh.sums_full + d), STEP_WARPS);
+            kn_bar_init(kn_shared(sh.sums_empty + d), STEP_WARPS / DUTIES);
         }
     ring_start(rg, issue);
     dependents_start();
@@ -119,7 +120,7 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             const float4 u = __ldcg((const float4 *)(res + column(j)) + 2 * q), v = __ldcg((const float4 *)(res + column(j)) + 2 * q + 1);
             square += u.x * u.x + u.y * u.y + u.z * u.z + u.w * u.w + v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
             const float4 nu = *(const float4 *)(norm + j * 32 + q * 8), nv = *(const float4 *)(norm + j * 32 + q * 8 + 4);
-            x[j] = make_uint4(pack(u.x * nu.x, u.y * nu.y), pack(u.z * nu.z, u.w * nu.w), pack(v.x * nv.x, v.y * nv.y), pack(v.z * nv.z, v.w * nv.w));
+            x[j] = make_uint4(kn_pack_bf16(u.x * nu.x, u.y * nu.y), kn_pack_bf16(u.z * nu.z, u.w * nu.w), kn_pack_bf16(v.x * nv.x, v.y * nv.y), kn_pack_bf16(v.z * nv.z, v.w * nv.w));
         }
     } else {
 #pragma unroll
@@ -148,7 +149,7 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
         }
         /* Hand the partial sums to the group on duty; nobody else waits (the buffer was read DUTIES tiles ago). */
         const int duty = t % DUTIES, turn = t / DUTIES;
-        if (turn) barrier_wait(shared_at(sh.sums_empty + duty), (turn - 1) & 1);
+        if (turn) kn_bar_wait(kn_shared(sh.sums_empty + duty), (turn - 1) & 1);
         float *mine = sh.of[warp].sums[duty];
         mine[2 * q * SUM_PITCH + g] = acc[0];
         mine[(2 * q + 1) * SUM_PITCH + g] = acc[1];
@@ -157,9 +158,9 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             mine[(2 * q + 1) * SUM_PITCH + g + 8] = acc[3];
         }
         __syncwarp();
-        if (lane == 0) barrier_arrive(shared_at(sh.sums_full + duty));
+        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_full + duty));
         if (at.duty != duty) continue;
-        barrier_wait(shared_at(sh.sums_full + duty), turn & 1);
+        kn_bar_wait(kn_shared(sh.sums_full + duty), turn & 1);
         float sum = 0, squares = 0;
 #pragma unroll
         for (int w = 0; w < STEP_WARPS; w++) {
@@ -167,9 +168,10 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             squares += sh.squares[w][at.en];
         }
         __syncwarp();
-        if (lane == 0) barrier_arrive(shared_at(sh.sums_empty + duty));
+        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_empty + duty));
         if (at.er < tiles.rows(t) && at.en < a.m) epilogue.finish(t, tiles.row(t) + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
     }
+#endif
 }
 
 #endif
