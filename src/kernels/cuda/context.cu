@@ -1,5 +1,6 @@
 /* src/kernels/cuda/context.cu -- the CUDA backend: device, stream, memory, and the table of its operations. */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/mixer_step.cuh"
 
 #include <cstdlib>
 

@@ -16,7 +16,7 @@
 template <int NB_, int NST_, int MH_> struct product_shape { /* NST stages of NB x 32 columns a warp make a row */
     static constexpr int NB = NB_, NST = NST_, MH = MH_, BLOCKS = NB * NST;
     static constexpr int TILE = 8 * MH, COLUMNS = NB * 256, HIDDEN = COLUMNS * NST;
-    static constexpr int PITCH = COLUMNS * 2 + 64, SLOT = TILE * PITCH;
+    static __host__ __device__ constexpr int slot(int pad) { return TILE * (COLUMNS * 2 + pad); }
     static constexpr int SUM_PITCH = TILE + 4, DUTIES = STEP_THREADS / (TILE * 8);
 };
 /* Calls f with the shape for this hidden size; false if there is none.  Stages of at least 16 KB where the row allows it: with 8 KB the
@@ -42,7 +42,7 @@ struct product_args {
     const float *norm_w; /* (hidden)                                   */
     const float *res;    /* the residual, (., hidden)                  */
     const int *map;      /* (m) row of the residual, or NULL: row n    */
-    int rows, m, slots;
+    int rows, m, slots, pad; /* pad: bytes between rows in a slot */
     float eps;
 };
 
@@ -81,21 +81,23 @@ template <class S> struct product_place {
  *                finish(t, row, place, value)  store one value */
 template <class S, class E> __device__ __forceinline__ void norm_product(const product_args &a, unsigned char *slots, E epilogue)
 {
-    constexpr int NB = S::NB, BLOCKS = S::BLOCKS, COLUMNS = S::COLUMNS, HIDDEN = S::HIDDEN, PITCH = S::PITCH, SUM_PITCH = S::SUM_PITCH;
+#if STEP_CODE
+    constexpr int NB = S::NB, BLOCKS = S::BLOCKS, COLUMNS = S::COLUMNS, HIDDEN = S::HIDDEN, SUM_PITCH = S::SUM_PITCH;
     constexpr int DUTIES = S::DUTIES;
+    const int pitch = COLUMNS * 2 + a.pad;
     __shared__ product_shared<S> sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const product_tiles tiles(a.rows, S::TILE);
     const product_place<S> at;
-    const ring rg = ring_make(slots, &sh.bars, a.slots, S::SLOT, tiles.count * S::NST);
+    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, tiles.count * S::NST);
     const auto issue = [&](int i, int slot) {
         const int t = i / S::NST;
-        ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, PITCH);
+        ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, pitch);
     };
     if (threadIdx.x == 0)
         for (int d = 0; d < DUTIES; d++) {
-            barrier_init(shared_at(sh.sums_full + d), STEP_WARPS);
-            barrier_init(shared_at(sh.sums_empty + d), STEP_WARPS / DUTIES);
+            kn_bar_init(kn_shared(sh.sums_full + d), STEP_WARPS);
+            kn_bar_init(kn_shared(sh.sums_empty + d), STEP_WARPS / DUTIES);
         }
     ring_start(rg, issue);
     dependents_start();
@@ -118,7 +120,7 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             const float4 u = __ldcg((const float4 *)(res + column(j)) + 2 * q), v = __ldcg((const float4 *)(res + column(j)) + 2 * q + 1);
             square += u.x * u.x + u.y * u.y + u.z * u.z + u.w * u.w + v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
             const float4 nu = *(const float4 *)(norm + j * 32 + q * 8), nv = *(const float4 *)(norm + j * 32 + q * 8 + 4);
-            x[j] = make_uint4(pack(u.x * nu.x, u.y * nu.y), pack(u.z * nu.z, u.w * nu.w), pack(v.x * nv.x, v.y * nv.y), pack(v.z * nv.z, v.w * nv.w));
+            x[j] = make_uint4(kn_pack_bf16(u.x * nu.x, u.y * nu.y), kn_pack_bf16(u.z * nu.z, u.w * nu.w), kn_pack_bf16(v.x * nv.x, v.y * nv.y), kn_pack_bf16(v.z * nv.z, v.w * nv.w));
         }
     } else {
 #pragma unroll
@@ -129,7 +131,7 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
     if (q == 0) sh.squares[warp][g] = square;
     __syncwarp(); /* `norm` was read, sums may be written */
 
-    const uint32_t lane_at = g * PITCH + warp * NB * 64 + q * 16;
+    const uint32_t lane_at = g * pitch + warp * NB * 64 + q * 16;
     ring_place place;
     for (int t = 0; t < tiles.count; t++) {
         float acc[4] = { 0, 0, 0, 0 };
@@ -139,7 +141,7 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
             uint4 low[NB], high[NB] = {};
             load_row(low, from);
-            if (S::MH == 2) load_row(high, from + 8 * PITCH);
+            if (S::MH == 2) load_row(high, from + 8 * pitch);
 #pragma unroll
             for (int b = 0; b < NB; b++) mma32(acc, low[b], high[b], x[st * NB + b]);
             ring_release(rg, place, issue);
@@ -147,7 +149,7 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
         }
         /* Hand the partial sums to the group on duty; nobody else waits (the buffer was read DUTIES tiles ago). */
         const int duty = t % DUTIES, turn = t / DUTIES;
-        if (turn) barrier_wait(shared_at(sh.sums_empty + duty), (turn - 1) & 1);
+        if (turn) kn_bar_wait(kn_shared(sh.sums_empty + duty), (turn - 1) & 1);
         float *mine = sh.of[warp].sums[duty];
         mine[2 * q * SUM_PITCH + g] = acc[0];
         mine[(2 * q + 1) * SUM_PITCH + g] = acc[1];
@@ -156,9 +158,9 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             mine[(2 * q + 1) * SUM_PITCH + g + 8] = acc[3];
         }
         __syncwarp();
-        if (lane == 0) barrier_arrive(shared_at(sh.sums_full + duty));
+        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_full + duty));
         if (at.duty != duty) continue;
-        barrier_wait(shared_at(sh.sums_full + duty), turn & 1);
+        kn_bar_wait(kn_shared(sh.sums_full + duty), turn & 1);
         float sum = 0, squares = 0;
 #pragma unroll
         for (int w = 0; w < STEP_WARPS; w++) {
@@ -166,9 +168,10 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             squares += sh.squares[w][at.en];
         }
         __syncwarp();
-        if (lane == 0) barrier_arrive(shared_at(sh.sums_empty + duty));
+        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_empty + duty));
         if (at.er < tiles.rows(t) && at.en < a.m) epilogue.finish(t, tiles.row(t) + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
     }
+#endif
 }
 
 #endif

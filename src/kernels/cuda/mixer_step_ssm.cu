@@ -50,8 +50,8 @@ template <int V> __device__ __forceinline__ void store(float *p, const float (&s
 }
 template <int V> __device__ __forceinline__ void store(bf16 *p, const float (&s)[V])
 {
-    if constexpr (V == 4) __stcs((uint2 *)p, make_uint2(pack(s[0], s[1]), pack(s[2], s[3])));
-    else __stcs((uint32_t *)p, pack(s[0], s[1]));
+    if constexpr (V == 4) __stcs((uint2 *)p, make_uint2(kn_pack_bf16(s[0], s[1]), kn_pack_bf16(s[2], s[3])));
+    else __stcs((uint32_t *)p, kn_pack_bf16(s[0], s[1]));
 }
 /* The 8 sums over 32 lanes in 9 shuffles: halve the list while halving the lanes.  Lane l returns sum l / 4. */
 __device__ __forceinline__ float sum_rows(float (&y)[8], int lane)
@@ -69,6 +69,7 @@ __device__ __forceinline__ float sum_rows(float (&y)[8], int lane)
 
 template <class T, int V, bool MANY> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ssm_kernel(const __grid_constant__ ssm_args a)
 {
+#if STEP_CODE
     constexpr int N = 32 * V;
     __shared__ float part[2][STEP_WARPS];
     const int h = blockIdx.x, heads = gridDim.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -139,6 +140,7 @@ template <class T, int V, bool MANY> __global__ void __launch_bounds__(STEP_THRE
             a.work.squares[(size_t)m * heads + h] = t;
         }
     }
+#endif
 }
 
 template <class T, int V> plp_status launch(kn_context *c, dim3 grid, const ssm_args &a)
