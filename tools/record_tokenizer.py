@@ -205,6 +205,43 @@ def partial():
     return data
 
 
+def cuts(*steps):
+    """Every piece with a ▁ in front and no merges: the ids show where the pre-tokenizer cuts, which those of a trained model hide where no
+    merge would cross."""
+    t = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(BYTES["initial_alphabet"] + ["▁"])}, merges=[]))
+    t.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.Metaspace(prepend_scheme="always", split=False)])
+    t.decoder = decoders.Sequence([decoders.Replace("▁", ""), decoders.ByteLevel()])
+    return json.loads(t.to_str())
+
+
+TO_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+
+def cuts_gpt2():
+    return cuts(pre_tokenizers.ByteLevel(add_prefix_space=False))
+
+
+def cuts_llama3():
+    return cuts(pre_tokenizers.Split(Regex(LLAMA3), "isolated"), TO_BYTES)
+
+
+def cuts_tekken():
+    return cuts(pre_tokenizers.Split(Regex(TEKKEN), "isolated"), TO_BYTES)
+
+
+def cuts_deepseek():
+    return cuts(
+        pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), "isolated"), pre_tokenizers.Split(Regex(r"[一-龥\u3040-ゟ゠-ヿ]+"), "isolated"),
+        pre_tokenizers.Split(Regex(r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+|"""
+                                   r""" ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""), "isolated"), TO_BYTES)
+
+
+def cuts_classes():
+    return cuts(
+        pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.Digits(False), pre_tokenizers.Split(Regex(r"\w+"), "isolated"),
+        pre_tokenizers.Split(Regex(r"(?i:[a-k]+|ſ)"), "merged_with_next"), TO_BYTES)
+
+
 def record(name, tokenizer, entries):
     strings = [random_text(entries, i) for i in range(STRINGS)]
     out, cases = [], []
@@ -216,7 +253,7 @@ def record(name, tokenizer, entries):
         ids = random_ids(vocab, i)
         out += [text_digest(decode(tokenizer, ids, skip)) for skip in (False, True)]
     (DATA / f"{name}.digests").write_bytes(struct.pack(f"<{len(out)}I", *out))
-    for text in CHOSEN + strings[:READABLE]:
+    for text in CHOSEN + strings[:READABLE // (4 if name.startswith("cuts") else 1)]:
         ids = tokenizer.encode(text).ids
         cases.append({"text": text, "ids": ids, "plain": tokenizer.encode(text, add_special_tokens=False).ids,
                       "decoded": decode(tokenizer, ids, False), "skipped": decode(tokenizer, ids, True)})
@@ -230,7 +267,8 @@ def record(name, tokenizer, entries):
 def main():
     entries = alphabet()
     record("demo", Tokenizer.from_file(str(ROOT / "models/demo/tokenizer.json")), entries)
-    for build in (neox, falcon, llama3, tekken, sentencepiece, metaspace, splits, partial):
+    for build in (neox, falcon, llama3, tekken, sentencepiece, metaspace, splits, partial, cuts_gpt2, cuts_llama3, cuts_tekken, cuts_deepseek,
+                  cuts_classes):
         path = DATA / f"{build.__name__}.json"
         path.write_text(json.dumps(build(), ensure_ascii=False) + "\n")
         record(build.__name__, Tokenizer.from_file(str(path)), entries)

@@ -36,7 +36,7 @@ typedef enum plp_link { PLP_LINK_AUTO, PLP_LINK_MPI, PLP_LINK_NCCL } plp_link;
 typedef struct plp_engine_options {
     const char *model;    /* a polylepis model file or a checkpoint directory                              */
     plp_device device;    /* auto: CUDA where every rank sees a GPU                                        */
-    plp_number compute;   /* auto: as the weights are stored; f32: float32 everywhere                      */
+    plp_number compute;   /* auto: as the weights are stored on CUDA, f32 on the CPU; f32: float32 everywhere */
     plp_number state;     /* of the SSM state between steps; auto: f32, the only one without drift         */
     plp_link link;        /* of the sums over ranks; auto: NCCL between GPUs, else MPI                     */
     int threads;          /* CPU threads of a rank; 0: its share of the host's                             */

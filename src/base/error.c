@@ -41,7 +41,7 @@ const char *plp_last_error(void) { return message; }
 const char *plp_last_error_site(void) { return site; }
 
 /* File names and tensor names end up in messages: a newline or an escape sequence in one must not forge a log line. */
-static void escape_control(char *text)
+void plp_escape_control(char *text)
 {
     for (unsigned char *p = (unsigned char *)text; *p; p++)
         if (*p < 0x20 || *p == 0x7f) *p = '?';
@@ -54,7 +54,7 @@ plp_status plp_fail(plp_status code, const char *file, int line, const char *for
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    escape_control(text);
+    plp_escape_control(text);
     memcpy(message, text, sizeof message);
     snprintf(site, sizeof site, "%s:%d", file, line);
     return code;

@@ -1,6 +1,7 @@
 #include "base/log.h"
 
 #include "base/clock.h"
+#include "base/error.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -39,7 +40,9 @@ static void vlog_line(plp_log_level level, const char *tag, const char *format, 
     int used = 0;
     if (state.size > 1 && level <= PLP_LOG_WARN) used = snprintf(line, sizeof line, "[rank %d/%d %s] ", state.rank, state.size, state.host);
     used += snprintf(line + used, sizeof line - used, "%s", tag);
+    const int text = used;
     used += vsnprintf(line + used, sizeof line - used, format, args);
+    plp_escape_control(line + text); /* names come from files */
     put(line, (size_t)used, sizeof line);
 }
 

@@ -28,7 +28,7 @@ static const plp_option model_options[] = {
     { "--model", "-m", "PATH", PLP_OPTION_TEXT, &common.model, 1, 0, "model file (polylepis convert) or checkpoint directory" },
     { "--device", NULL, "auto|cpu|cuda", PLP_OPTION_CHOICE, &common.device, 0, 0, "where to compute; auto: CUDA where GPUs are visible" },
     { "--dtype", NULL, "auto|f32|bf16|f16", PLP_OPTION_CHOICE, &common.compute, 0, 0,
-      "numbers of matrix products; auto: as the weights are\nstored; f32: float32 everywhere" },
+      "numbers of matrix products; auto: on CUDA as the weights are\nstored, on the CPU f32: float32 everywhere, weights exact" },
     { "--state-dtype", NULL, "auto|f32|bf16|f16", PLP_OPTION_CHOICE, &common.state, 0, 0,
       "of the SSM state between steps; auto: f32 (16-bit states drift)" },
     { "--comm", NULL, "auto|mpi|nccl", PLP_OPTION_CHOICE, &common.link, 0, 0, "how ranks add up; auto: NCCL between GPUs, else MPI" },
@@ -132,7 +132,7 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
     if (c->count < (*command)->least)
         return PLP_FAIL(PLP_ERR_USAGE, "%d arguments of %d; command line; fix: polylepis %s", c->count, (*command)->least,
                         (*command)->usage);
-    if ((*command)->model && common.model == NULL)
+    if ((*command)->model && !(*command)->model_optional && common.model == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--model is missing; command line; fix: polylepis %s", (*command)->usage);
     c->quiet = common.quiet;
     if (c->quiet) plp_log_threshold(PLP_LOG_WARN);
@@ -218,12 +218,4 @@ done:
     free(*text);
     *text = NULL;
     return st;
-}
-
-void cli_log_engine(const plp_engine_info *info, double seconds)
-{
-    plp_log(PLP_LOG_INFO, "ready in %.1f s: %d rank%s on %s%s%s; a rank holds %.1f MB of weights, %.1f MB of states, %.1f MB of work space",
-            seconds, info->size, info->size == 1 ? "" : "s", info->backend, info->size == 1 ? "" : ", sums over ",
-            info->size == 1 ? "" : info->link, 1e-6 * (double)info->weight_bytes, 1e-6 * (double)info->state_bytes,
-            1e-6 * (double)info->work_bytes);
 }

@@ -25,6 +25,7 @@ typedef struct {
     const char *usage;         /* "generate --model M --prompt TEXT [options]"          */
     const char *examples;      /* for --help, whole lines                               */
     bool model;                /* takes the options that open a model, --model required */
+    bool model_optional;       /* ... but does without --model, too                    */
     int least, most;           /* words                                                 */
     const plp_option *options; /* values in static storage: the command line is read once */
     int option_count;
@@ -36,9 +37,6 @@ int cli_main(int argc, char **argv);
 /* Collective.  A whole file, read by rank 0 alone: a file that only some ranks can see must not hang the others.  NUL behind it; *text is
  * the caller's to free. */
 plp_status cli_read_input(const cli *c, const char *path, size_t most, char **text, size_t *bytes);
-
-/* Says on stderr what was opened, and how long it took. */
-void cli_log_engine(const plp_engine_info *info, double seconds);
 
 /* --version: the program's and of what it was built with and finds. */
 void cli_print_version(void);

@@ -1,8 +1,6 @@
 /* polylepis convert: a checkpoint directory becomes one model file. */
 #include "cli/commands.h"
 
-#include "base/error.h"
-#include "base/log.h"
 #include "model/source.h"
 
 static struct {
@@ -24,9 +22,7 @@ static plp_status run(cli *c)
     const model_convert_options o = { .source = { .full_norm = given.full_norm },
                                       .replace = given.replace,
                                       .check_finite = given.check_finite };
-    PLP_TRY(model_convert(c->words[0], c->words[1], &o));
-    plp_log(PLP_LOG_INFO, "wrote %s", c->words[1]);
-    return PLP_OK;
+    return model_convert(c->words[0], c->words[1], &o);
 }
 
 const cli_command cli_convert = {

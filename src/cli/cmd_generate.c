@@ -268,7 +268,8 @@ static plp_status run(cli *c)
     PLP_DO(plp_engine_create(&e, MPI_COMM_WORLD, &c->model));
     const double load = plp_seconds() - began;
     plp_engine_describe(e, &info);
-    cli_log_engine(&info, load);
+    plp_log(PLP_LOG_INFO, "ready in %.1f s: %d rank%s on %s%s%s", load, info.size, info.size == 1 ? "" : "s", info.backend,
+            info.size == 1 ? "" : ", sums over ", info.size == 1 ? "" : info.link);
     o.engine = e;
     if (o.prints && given.json) {
         json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);

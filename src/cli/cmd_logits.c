@@ -100,7 +100,7 @@ static plp_status score_record(const cli *c, engine_session *s, sink *out, const
     plp_status st = PLP_OK;
     if (out->writer != NULL) st = io_logits_begin(out->writer, r->id, r->ids, (int64_t)r->count, out->vocab);
     PLP_TRY(tp_agree(c->group, st));
-    return engine_score(s->model, r->ids, (int64_t)r->count, write_row, out);
+    return engine_score_logits(s->model, r->ids, (int64_t)r->count, write_row, out);
 }
 
 static plp_status score_lines(const cli *c, engine_session *s, sink *out, const char *text, size_t bytes)

@@ -103,26 +103,9 @@ static plp_status prepare(const engine_session *s, const char *text, size_t byte
 
 /* ------------------------------------------------------------------------------------------------------------------- scoring */
 typedef struct {
-    const int *ids; /* of the window */
-    int64_t vocab, window;
     int64_t scored;
-    double sum, squares; /* of the scores, in nats */
+    double sum, squares; /* in nats */
 } score;
-
-static plp_status score_row(void *arg, int64_t index, const float *logits)
-{
-    score *s = arg;
-    if (index + 1 == s->window) return PLP_OK; /* its next token is another window's */
-    double max = -INFINITY, sum = 0;
-    for (int64_t v = 0; v < s->vocab; v++) max = logits[v] > max ? logits[v] : max;
-    for (int64_t v = 0; v < s->vocab; v++) sum += exp(logits[v] - max); /* padding: exp(-inf) */
-    const double nats = max + log(sum) - logits[s->ids[index + 1]];
-    if (!isfinite(nats))
-        return PLP_FAIL(PLP_ERR_DATA, "logits are not finite; token %lld of a window; fix: polylepis convert --check-finite",
-                        (long long)index);
-    s->sum += nats, s->squares += nats * nats, s->scored++;
-    return PLP_OK;
-}
 
 typedef struct {
     double nats, error, perplexity, bits;
@@ -161,14 +144,14 @@ static void print_result(const score *s, const stream *t, int64_t windows)
     json_object_put(o);
 }
 
-static plp_status score_windows(const cli *c, engine_session *s, const stream *t)
+static plp_status score_windows(const cli *c, engine_session *s, const stream *t, double *nats)
 {
     int64_t windows = (int64_t)t->count / given.window;
     if (given.windows > 0 && given.windows < windows) windows = given.windows;
-    score sum = { .vocab = model_config_of(s->model)->vocab, .window = given.window };
+    score sum = { 0 };
     for (int64_t w = 0; w < windows; w++) {
-        sum.ids = t->ids + w * given.window;
-        PLP_TRY(engine_score(s->model, sum.ids, given.window, score_row, &sum));
+        PLP_TRY(engine_score_tokens(s->model, t->ids + w * given.window, given.window, nats));
+        for (int64_t i = 0; i + 1 < given.window; i++) sum.sum += nats[i], sum.squares += nats[i] * nats[i], sum.scored++;
         const result r = result_of(&sum, t);
         plp_log_progress(w + 1 == windows, "[%lld/%lld] PPL %.4f, %.4f nats/token", (long long)w + 1, (long long)windows, r.perplexity,
                          r.nats);
@@ -182,6 +165,7 @@ static plp_status run(cli *c)
     plp_status st = PLP_OK;
     engine_session s = { 0 };
     stream tokens = { 0 };
+    double *nats = NULL;
     char *text = NULL;
     size_t bytes = 0;
     if (given.text == NULL) return PLP_FAIL(PLP_ERR_USAGE, "--text is missing; command line; fix: polylepis %s", cli_perplexity.usage);
@@ -190,8 +174,10 @@ static plp_status run(cli *c)
     if (c->model.max_batch_tokens == 0) c->model.max_batch_tokens = ROWS;
     PLP_DO(engine_session_open(&s, MPI_COMM_WORLD, &c->model, c->model.max_batch_tokens));
     PLP_DO(tp_agree(c->group, prepare(&s, text, bytes, &tokens)));
-    PLP_DO(score_windows(c, &s, &tokens));
+    PLP_DO(PLP_ALLOCATED(nats = malloc((size_t)given.window * sizeof *nats)));
+    PLP_DO(score_windows(c, &s, &tokens, nats));
 done:
+    free(nats);
     engine_session_close(&s);
     free(tokens.ids);
     free(text);

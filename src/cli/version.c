@@ -2,7 +2,6 @@
 
 #include "polylepis/polylepis.h"
 
-#include <cblas.h>
 #include <dlfcn.h>
 #include <hdf5.h>
 #include <stdint.h>
@@ -37,17 +36,6 @@ static void print_hdf5(void)
     printf("HDF5  built with %s, found %u.%u.%u\n", H5_VERS_INFO, major, minor, release);
 }
 
-static void print_blas(void)
-{
-    const char *(*config)(void);
-    ASK(config, "openblas_get_config");
-#ifdef OPENBLAS_VERSION
-    printf("BLAS  built with %s, found %s\n", OPENBLAS_VERSION, config != NULL ? config() : "none: not linked");
-#else
-    printf("BLAS  built with a CBLAS that is not OpenBLAS, found %s\n", config != NULL ? config() : "the same");
-#endif
-}
-
 /* What CUDA's and NCCL's version calls say: 1000 major + 10 minor, and 10000 major + 100 minor + patch. */
 static void print_cuda(void)
 {
@@ -70,6 +58,6 @@ void cli_print_version(void)
     printf("polylepis %s\n", plp_version());
     print_mpi();
     print_hdf5();
-    print_blas();
+    printf("BLAS  none: the CPU's matrix products are the program's own\n");
     print_cuda();
 }

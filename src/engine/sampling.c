@@ -111,15 +111,32 @@ static void offer(sampling_choice *c, int most, int id, double raw)
     c->top_id[at] = id, c->top_logprob[at] = raw;
 }
 
-/* Raw logits become logprobs. */
-static void normalise(sampling_choice *c, const kn_candidates *all, int stride, int ranks)
+double sampling_log_mass(const kn_candidates *all, int stride, int ranks)
 {
     double max = -INFINITY, sum = 0;
     for (int i = 0; i < ranks; i++) max = fmax(max, all[i * stride].raw_max);
     for (int i = 0; i < ranks; i++) sum += all[i * stride].raw_sum * exp(all[i * stride].raw_max - max);
-    const double total = max + log(sum);
-    c->logprob -= total;
-    for (int i = 0; i < c->tops; i++) c->top_logprob[i] -= total;
+    return max + log(sum);
+}
+
+bool sampling_raw_of(const kn_candidates *all, int stride, int ranks, int id, double *raw)
+{
+    bool found = false;
+    for (int i = 0; i < ranks; i++) {
+        const kn_candidates *c = &all[i * stride];
+        if (!c->finite) return false;
+        for (int k = 0; k < c->count && !found; k++)
+            if (c->id[k] == id) *raw = c->raw[k], found = true;
+    }
+    return found;
+}
+
+/* Raw logits become logprobs. */
+static void normalise(sampling_choice *c, const kn_candidates *all, int stride, int ranks)
+{
+    const double mass = sampling_log_mass(all, stride, ranks);
+    c->logprob -= mass;
+    for (int i = 0; i < c->tops; i++) c->top_logprob[i] -= mass;
 }
 
 static bool banned(const sampling_row *r, int id)

@@ -39,11 +39,16 @@ bool sampling_penalises(const plp_sampling *params);
 /* The row for kn_candidates_args; the penalty lists begin at penalty_first. */
 kn_sample_row sampling_kernel_row(const sampling_row *r, int penalty_first);
 
-/* Rank i's candidates are all[i * stride]. */
+/* Rank i's candidates are all[i * stride], here and below. */
 sampling_result sampling_from_candidates(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks,
                                          sampling_choice *choice);
 /* After SAMPLING_NEEDS_ROW: with the whole row, (vocab) of which the first `valid` may be drawn. */
 void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks, const float *logits,
                           int valid, sampling_choice *choice);
+
+/* log sum exp of the logits as they are: what a logprob is short of. */
+double sampling_log_mass(const kn_candidates *all, int stride, int ranks);
+/* The logit of an id that is among the candidates.  false when it is not, or a logit is not finite. */
+bool sampling_raw_of(const kn_candidates *all, int stride, int ranks, int id, double *raw);
 
 #endif

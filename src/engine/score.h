@@ -1,4 +1,7 @@
-/* src/engine/score.h -- teacher forcing: the logits behind every token of a text that is known. */
+/* src/engine/score.h -- teacher forcing: what the model says of a text that is known.
+ *
+ * Both compute `count` tokens as one sequence in state slot 0, in slices of at most model_options.max_outs rows that end on multiples of
+ * the model's chunk. */
 #ifndef ENGINE_SCORE_H
 #define ENGINE_SCORE_H
 
@@ -7,8 +10,10 @@
 /* Called on every rank, in order: logits (vocab) after ids[0 .. index], padding columns -INFINITY; borrowed for the call. */
 typedef plp_status (*engine_score_row)(void *arg, int64_t index, const float *logits);
 
-/* Collective.  Computes count tokens as one sequence in state slot 0, in slices of at most model_options.max_outs rows that end on
- * multiples of the model's chunk. */
-plp_status engine_score(model *m, const int *ids, int64_t count, engine_score_row row, void *arg);
+/* Collective.  Gathers every row of logits. */
+plp_status engine_score_logits(model *m, const int *ids, int64_t count, engine_score_row row, void *arg);
+/* Collective.  nats[i] = -log p(ids[i + 1] after ids[0 .. i]), count - 1 of them, the same on all ranks.  PLP_ERR_DATA where the logits
+ * are not finite. */
+plp_status engine_score_tokens(model *m, const int *ids, int64_t count, double *nats);
 
 #endif

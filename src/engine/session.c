@@ -24,7 +24,7 @@ static plp_status choose_device(const tp_group *g, plp_device wanted, tp_comm_ki
                     tp_rank(g), local, tp_host(g), seen, ranks, seen);
 }
 
-static plp_status translate(const plp_engine_options *in, const tp_group *g, int max_outs, model_options *o)
+plp_status engine_model_options(const plp_engine_options *in, const tp_group *g, int max_outs, model_options *o)
 {
     static const tp_comm_kind links[] = { TP_COMM_AUTO, TP_COMM_MPI, TP_COMM_NCCL };
     static const plp_dtype states[] = { PLP_F32, PLP_F32, PLP_BF16, PLP_F16 };
@@ -36,7 +36,6 @@ static plp_status translate(const plp_engine_options *in, const tp_group *g, int
     *o = (model_options){
         .threads = in->threads,
         .comm = links[in->link],
-        .f32 = in->compute == PLP_NUMBER_F32,
         .ssm_dtype = states[in->state],
         .deterministic = in->deterministic,
         .max_tokens = tokens,
@@ -44,7 +43,10 @@ static plp_status translate(const plp_engine_options *in, const tp_group *g, int
         .max_outs = max_outs > 0 ? max_outs : seqs,
         .slots = seqs,
     };
-    return choose_device(g, in->device, o->comm, o);
+    PLP_TRY(choose_device(g, in->device, o->comm, o));
+    /* The CPU reads 16-bit weights as fast for float32 activations as for rounded ones, and so np = 1 and np = N give the same text. */
+    o->f32 = in->compute == PLP_NUMBER_F32 || (in->compute == PLP_NUMBER_AUTO && o->backend == kn_cpu());
+    return PLP_OK;
 }
 
 static plp_status check_compute(plp_number compute, const model_config *c)
@@ -59,7 +61,7 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
 {
     const char *text;
     size_t bytes;
-    PLP_TRY(translate(options, s->group, max_outs, o));
+    PLP_TRY(engine_model_options(options, s->group, max_outs, o));
     PLP_TRY(model_source_open(&s->source, options->model, NULL));
     PLP_TRY(check_compute(options->compute, model_source_config(s->source)));
     PLP_TRY(model_source_tokenizer(s->source, &text, &bytes));

@@ -16,6 +16,8 @@ typedef struct {
 /* Collective.  max_outs: most rows whose logits a step gives; 0: as many as sequences.  PLP_ERR_DISAGREE when ranks see another model file
  * or were given other options. */
 plp_status engine_session_open(engine_session *s, MPI_Comm comm, const plp_engine_options *options, int max_outs);
+/* What a user's options mean for a model of this rank, its device chosen.  Local. */
+plp_status engine_model_options(const plp_engine_options *in, const tp_group *g, int max_outs, model_options *o);
 /* Collective.  What was opened, after a failure as well. */
 void engine_session_close(engine_session *s);
 

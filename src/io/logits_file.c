@@ -21,19 +21,19 @@ struct io_logits_writer {
 static plp_status create_part(io_logits_writer *w)
 {
     plp_status st = PLP_OK;
-    io_hdf5_settings saved;
+    unsigned plugins;
     hid_t access = -1;
     const int fd = open(w->part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; fix: check the directory", w->part, strerror(errno));
     close(fd);
     w->made = true;
-    PLP_TRY(io_hdf5_enter(&saved));
+    PLP_TRY(io_hdf5_enter(&plugins));
     PLP_DO(IO_H5(PLP_ERR_IO, access = H5Pcreate(H5P_FILE_ACCESS), "%s: no access list", w->part));
     PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110), "%s: file format", w->part));
     PLP_DO(IO_H5(PLP_ERR_IO, w->file = H5Fcreate(w->part, H5F_ACC_TRUNC, H5P_DEFAULT, access), "%s: cannot create", w->part));
 done:
     if (access >= 0) H5Pclose(access);
-    io_hdf5_leave(&saved);
+    io_hdf5_leave(plugins);
     return st;
 }
 
@@ -91,12 +91,12 @@ done:
 
 plp_status io_logits_begin(io_logits_writer *w, const char *id, const int *tokens, int64_t count, int64_t vocab)
 {
-    io_hdf5_settings saved;
+    unsigned plugins;
     if (!io_name_is_part(id)) return PLP_FAIL(PLP_ERR_DATA, "id %.60s cannot name an HDF5 group; fix: use letters, digits and . _ -", id);
-    PLP_TRY(io_hdf5_enter(&saved));
+    PLP_TRY(io_hdf5_enter(&plugins));
     w->rows = count, w->done = 0, w->vocab = vocab;
     const plp_status st = begin(w, id, tokens);
-    io_hdf5_leave(&saved);
+    io_hdf5_leave(plugins);
     return st;
 }
 
@@ -125,10 +125,10 @@ done:
 
 plp_status io_logits_append(io_logits_writer *w, const float *logits, int64_t rows)
 {
-    io_hdf5_settings saved;
-    PLP_TRY(io_hdf5_enter(&saved));
+    unsigned plugins;
+    PLP_TRY(io_hdf5_enter(&plugins));
     const plp_status st = append(w, logits, rows);
-    io_hdf5_leave(&saved);
+    io_hdf5_leave(plugins);
     return st;
 }
 
@@ -145,12 +145,12 @@ plp_status io_logits_finish(io_logits_writer **out)
 {
     plp_status st = PLP_OK;
     io_logits_writer *w = *out;
-    io_hdf5_settings saved;
-    PLP_DO(io_hdf5_enter(&saved));
+    unsigned plugins;
+    PLP_DO(io_hdf5_enter(&plugins));
     const herr_t closed = H5Fclose(w->file);
     w->file = -1;
     st = IO_H5(PLP_ERR_IO, closed, "%s: cannot write", w->part);
-    io_hdf5_leave(&saved);
+    io_hdf5_leave(plugins);
     if (st != PLP_OK) goto done;
     PLP_DO(sync_file(w->part));
     if (rename(w->part, w->path) != 0) {

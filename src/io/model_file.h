@@ -1,7 +1,8 @@
 /* src/io/model_file.h -- polylepis model files: HDF5, contiguous datasets, a manifest with a checksum for every 1-MiB block.
  *
  * docs/file-format.md describes the file so that it can be written with h5py.  This layer knows datasets and attributes, not models.
- * Writing goes to a temporary name beside the target, which appears under its own name complete or not at all. */
+ * Writing goes to a temporary name beside the target, which appears under its own name complete or not at all.  A writer or a file is used
+ * by one thread at a time.  From the first call on, HDF5 prints no errors of its own in this process. */
 #ifndef IO_MODEL_FILE_H
 #define IO_MODEL_FILE_H
 
@@ -15,7 +16,8 @@ enum { IO_MODEL_FORMAT = 1, IO_BLOCK = 1 << 20 };
 /* ------------------------------------------------------------------------------------------------------------------- writing */
 typedef struct io_model_writer io_model_writer;
 
-/* PLP_ERR_CREATE when the target exists (unless `replace`) or its directory cannot be written. */
+/* PLP_ERR_CREATE when the target exists (unless `replace`), its directory cannot be written, or another process is writing it.  The bytes go
+ * to PATH.part; one that a killed process left is replaced. */
 plp_status io_model_create(io_model_writer **w, const char *path, bool replace);
 /* Attributes of the root group. */
 plp_status io_model_put_string(io_model_writer *w, const char *name, const char *value);
@@ -30,14 +32,15 @@ plp_status io_model_begin(io_model_writer *w, const char *name, plp_dtype dtype,
                           const char *source_dtype);
 plp_status io_model_append(io_model_writer *w, const void *data, int64_t count);
 plp_status io_model_end(io_model_writer *w);
-/* Manifest, fsync, rename, fsync of the directory.  Without it, io_model_discard leaves nothing behind. */
+/* Manifest, fsync, rename, fsync of the directory.  Where it fails, or is not called, io_model_discard leaves nothing behind. */
 plp_status io_model_finish(io_model_writer **w);
 void io_model_discard(io_model_writer **w);
 
 /* ------------------------------------------------------------------------------------------------------------------- reading */
 typedef struct io_model_file io_model_file;
 
-/* Checks the profile (no links, external storage, virtual or chunked datasets, filters, foreign types) before anything is read, and the
+/* PLP_ERR_INPUT: no such file.  PLP_ERR_USAGE: the environment asks HDF5 for plugins.  PLP_ERR_DATA names the object that is wrong.
+ * Checks the profile (no links, external storage, virtual or chunked datasets, filters, foreign types) before anything is read, and the
  * manifest against the datasets.  Payloads are read with pread at the offsets that were checked. */
 plp_status io_model_open(io_model_file **f, const char *path);
 void io_model_close(io_model_file **f);
@@ -53,11 +56,12 @@ plp_status io_model_get_blob(const io_model_file *f, const char *name, const voi
 int64_t io_model_tensors(const io_model_file *f);
 const io_tensor *io_model_tensor(const io_model_file *f, int64_t i); /* sorted by name */
 const io_tensor *io_model_find(const io_model_file *f, const char *name);
-/* As io_checkpoint_read.  Every 1-MiB block that is read whole or in part is checked against the manifest once: PLP_ERR_DATA names the
- * tensor and the block.  Turn the check off with io_model_check(f, false). */
+/* As io_checkpoint_read.  Every byte has passed its 1-MiB block's checksum before it is handed out: PLP_ERR_DATA names the tensor and the
+ * block.  A block that is needed in part is read whole and kept, so small pieces in order read the file once.  Turn the check off with
+ * io_model_check(f, false): then exactly the bytes asked for are read. */
 plp_status io_model_read(const io_model_file *f, const io_tensor *t, int64_t first, int64_t count, void *dst);
 void io_model_check(io_model_file *f, bool on);
-uint64_t io_model_bytes_read(const io_model_file *f);
-const char *io_model_digest(const io_model_file *f); /* of the manifest, 64 hex digits */
+uint64_t io_model_bytes_read(const io_model_file *f); /* of payloads, from the file */
+const char *io_model_digest(const io_model_file *f);  /* of the manifest, 64 hex digits */
 
 #endif

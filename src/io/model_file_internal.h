@@ -21,7 +21,8 @@ enum {
     IO_MOST_ATTRIBUTES = 4096,  /* of one object */
     IO_ATTRIBUTE_BYTES = 32768, /* HDF5 keeps small attributes in the object's header, at most 64 KiB */
     IO_PAYLOAD_ALIGN = 4096,    /* of payloads of at least IO_ALIGN_FROM bytes: pages */
-    IO_ALIGN_FROM = 65536
+    IO_ALIGN_FROM = 65536,
+    IO_SUPERBLOCK_END = 28 /* where the superblock states the file's length */
 };
 
 /* ------------------------------------------------------------------------------------------------------- HDF5 (model_file_hdf5.c) */
@@ -31,15 +32,10 @@ const char *io_element_name(io_element e);
 size_t io_element_size(io_element e);
 hid_t io_element_type(io_element e); /* the caller's: H5Tclose.  Negative: HDF5 failed */
 
-/* HDF5 prints errors and loads plugins as it likes, for the whole process.  Between enter and leave it does neither; then the host's
- * settings are back.  PLP_ERR_USAGE when the environment asks HDF5 for plugins, another driver or a VOL connector. */
-typedef struct {
-    H5E_auto2_t print;
-    void *print_data;
-    unsigned plugins;
-} io_hdf5_settings;
-plp_status io_hdf5_enter(io_hdf5_settings *saved);
-void io_hdf5_leave(const io_hdf5_settings *saved);
+/* HDF5 is silent from here on, to the end of the process: its complaints belong into our messages, and after a damaged file it has another one
+ * at exit.  Between enter and leave it loads no plugins.  PLP_ERR_USAGE when the environment asks for plugins, another driver or a VOL connector. */
+plp_status io_hdf5_enter(unsigned *plugins);
+void io_hdf5_leave(unsigned plugins);
 
 /* The innermost message of HDF5's error stack; borrowed until the thread's next call. */
 const char *io_hdf5_reason(void);

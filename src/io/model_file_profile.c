@@ -60,7 +60,7 @@ static plp_status check_superblock(const char *path, int fd, uint64_t file_bytes
                         path, b[8]);
     if (b[9] != 8 || b[10] != 8 || b[11] != 0 || little_endian(b + 12) != 0 || little_endian(b + 20) != UINT64_MAX)
         return PLP_FAIL(PLP_ERR_DATA, "%s: HDF5 superblock with unusual sizes, flags or extensions; " IO_RECONVERT, path);
-    const uint64_t end = little_endian(b + 28);
+    const uint64_t end = little_endian(b + IO_SUPERBLOCK_END);
     if (end != file_bytes)
         return PLP_FAIL(PLP_ERR_DATA,
                         "%s: %" PRIu64 " bytes, its header says %" PRIu64 " (%s); fix: copy the file or convert the checkpoint again", path,

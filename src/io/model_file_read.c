@@ -121,8 +121,9 @@ static plp_status check_constants(const io_model_file *f)
     if (find_attribute(c, "/manifest", "sha256") == NULL)
         return PLP_FAIL(PLP_ERR_DATA, "%s: no manifest: it was not finished; " IO_RECONVERT, f->path);
     if (!is_text(sum, IO_CHECKSUM) || !is_int(find_attribute(c, "/manifest", "block_bytes"), IO_BLOCK))
-        return PLP_FAIL(PLP_ERR_DATA, "%s: manifest: checksum %s over other blocks than this program knows (%s, %d bytes); " IO_RECONVERT,
-                        f->path, sum != NULL && sum->kind == IO_STRING ? sum->value.text : "?", IO_CHECKSUM, IO_BLOCK);
+        return PLP_FAIL(PLP_ERR_DATA,
+                        "%s: manifest: checksum %.40s over other blocks than this program knows (%s, %d bytes); " IO_RECONVERT, f->path,
+                        sum != NULL && sum->kind == IO_STRING ? sum->value.text : "?", IO_CHECKSUM, IO_BLOCK);
     return PLP_OK;
 }
 
@@ -222,7 +223,7 @@ static plp_status check_manifest(io_model_file *f)
     io_manifest_digest(c, text, bytes, f->digest);
     const io_attribute *stated = find_attribute(c, "/manifest", "sha256");
     if (!is_text(stated, f->digest))
-        st = PLP_FAIL(PLP_ERR_DATA, "%s: attributes or checksums were changed: sha256 %s, the manifest says %s; " IO_RECONVERT, f->path,
+        st = PLP_FAIL(PLP_ERR_DATA, "%s: attributes or checksums were changed: sha256 %s, the manifest says %.64s; " IO_RECONVERT, f->path,
                       f->digest, stated->kind == IO_STRING ? stated->value.text : "no text");
 done:
     free(text);
@@ -252,9 +253,9 @@ static plp_status list_tensors(io_model_file *f)
 plp_status io_model_open(io_model_file **out, const char *path)
 {
     plp_status st = PLP_OK;
-    io_hdf5_settings saved;
+    unsigned plugins;
     *out = NULL;
-    PLP_TRY(io_hdf5_enter(&saved));
+    PLP_TRY(io_hdf5_enter(&plugins));
     io_model_file *f = calloc(1, sizeof *f);
     PLP_DO(PLP_ALLOCATED(f));
     f->fd = -1, f->check = true;
@@ -267,7 +268,7 @@ plp_status io_model_open(io_model_file **out, const char *path)
     PLP_DO(list_tensors(f));
     f->reading->bytes_read = 0; /* the manifest was no payload */
 done:
-    io_hdf5_leave(&saved);
+    io_hdf5_leave(plugins);
     if (st != PLP_OK) io_model_close(&f);
     *out = f;
     return st;

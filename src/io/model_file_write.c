@@ -14,6 +14,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* A call of HDF5 about `what` in the part. */
+#define H5(w, call, what) IO_H5(PLP_ERR_IO, call, "%s: %s", (w)->part, (what))
+
+enum { METADATA = 1 << 20, METADATA_OF_ONE = 1 << 10 }; /* bytes that HDF5 may need: for few objects, and for each one more */
+
 struct io_model_writer {
     char *path, *part; /* as given; with ".part" behind it */
     const char *name;  /* the last component of path, and of part */
@@ -24,10 +29,11 @@ struct io_model_writer {
     mode_t mode; /* of the finished file */
     hid_t file;  /* HDF5 on the part */
     io_contents contents;
-    bool writing;     /* between begin and end */
-    io_entry entry;   /* which dataset */
-    uint64_t written; /* bytes of it */
-    uint32_t sum;     /* of its last block, as far as it was written */
+    uint64_t reserved; /* bytes of disk that are ours already */
+    bool writing;      /* between begin and end */
+    io_entry entry;    /* which dataset */
+    uint64_t written;  /* bytes of it */
+    uint32_t sum;      /* of its last block, as far as it was written */
 };
 
 static plp_status open_directory(io_model_writer *w)
@@ -78,23 +84,53 @@ static plp_status open_part(io_model_writer *w)
     return PLP_FAIL(PLP_ERR_CREATE, "%s cannot be removed; fix: remove it", w->part);
 }
 
+static plp_status write_all(const io_model_writer *w, const uint8_t *data, uint64_t bytes, uint64_t at)
+{
+    while (bytes > 0) {
+        const ssize_t put = pwrite(w->fd, data, bytes < 1 << 30 ? bytes : 1 << 30, (off_t)at);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0)
+            return PLP_FAIL(PLP_ERR_IO, "cannot write %s at byte %" PRIu64 ": %s; fix: check the disk and its free space", w->part, at,
+                            strerror(errno));
+        data += put, bytes -= (uint64_t)put, at += (uint64_t)put;
+    }
+    return PLP_OK;
+}
+
 static plp_status create_file(io_model_writer *w)
 {
     plp_status st = PLP_OK;
+    PLP_TRY(write_all(w, (const uint8_t[4096]){ 0 }, 4096, 0)); /* the superblock needs room before reserve() can ask HDF5 for more */
     const hid_t access = H5Pcreate(H5P_FILE_ACCESS), creation = H5Pcreate(H5P_FILE_CREATE);
-    PLP_DO(IO_H5(PLP_ERR_IO, access, "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, creation, "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110), "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_alignment(access, IO_ALIGN_FROM, IO_PAYLOAD_ALIGN), "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), "%s", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_file_locking(access, false, true), "%s", w->part)); /* our own lock is on it */
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_obj_track_times(creation, false), "%s", w->part));  /* the same model, the same bytes */
+    PLP_DO(H5(w, access, "cannot be set up"));
+    PLP_DO(H5(w, creation, "cannot be set up"));
+    PLP_DO(H5(w, H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110), "cannot be set up"));
+    PLP_DO(H5(w, H5Pset_alignment(access, IO_ALIGN_FROM, IO_PAYLOAD_ALIGN), "cannot be set up"));
+    PLP_DO(H5(w, H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), "cannot be set up"));
+    PLP_DO(H5(w, H5Pset_file_locking(access, false, true), "cannot be set up")); /* our own lock is on it */
+    PLP_DO(H5(w, H5Pset_obj_track_times(creation, false), "cannot be set up"));  /* the same model, the same bytes */
     PLP_DO(IO_H5(PLP_ERR_IO, w->file = H5Fcreate(w->part, H5F_ACC_TRUNC, creation, access), "cannot create %s", w->part));
     if (!io_hdf5_is_same(w->file, w->fd)) st = PLP_FAIL(PLP_ERR_CREATE, "%s was replaced while it was created; fix: try again", w->part);
 done:
     if (creation >= 0) H5Pclose(creation);
     if (access >= 0) H5Pclose(access);
     return st;
+}
+
+/* HDF5 writes its metadata when it likes, at the latest when the file is closed, and does not survive a failure: the file stays open, and the
+ * process crashes at its end.  So disk space is taken first, for `bytes` of payload and for what HDF5 will have to say about them. */
+static plp_status reserve(io_model_writer *w, uint64_t bytes)
+{
+    haddr_t end = 0;
+    PLP_TRY(H5(w, H5Fget_eoa(w->file, &end), "its length"));
+    const uint64_t most = end + bytes + IO_PAYLOAD_ALIGN + METADATA + METADATA_OF_ONE * (uint64_t)w->contents.entry_count;
+    if (most <= w->reserved) return PLP_OK;
+    const int e = posix_fallocate(w->fd, (off_t)w->reserved, (off_t)(most - w->reserved));
+    if (e != 0 && e != EINVAL && e != EOPNOTSUPP) /* some file systems cannot say */
+        return PLP_FAIL(PLP_ERR_IO, "cannot make %s %" PRIu64 " bytes long: %s; fix: check the disk and its free space", w->part, most,
+                        strerror(e));
+    w->reserved = most;
+    return PLP_OK;
 }
 
 /* The root's attributes go to the file here and into the manifest; other objects' go where their object is made. */
@@ -108,15 +144,14 @@ static plp_status put_attribute(io_model_writer *w, hid_t object, const char *pa
     if ((kind == IO_INTS ? 8 * count : count) > IO_ATTRIBUTE_BYTES || count < 0)
         return PLP_FAIL(PLP_ERR_DATA, "attribute %s: %lld bytes, at most %d", name, (long long)count, IO_ATTRIBUTE_BYTES);
     if (kind == IO_STRING) {
-        PLP_DO(IO_H5(PLP_ERR_IO, type = H5Tcopy(H5T_C_S1), "%s: attribute %s", w->part, name));
-        PLP_DO(IO_H5(PLP_ERR_IO, H5Tset_size(type, (size_t)count + 1), "%s: attribute %s", w->part, name)); /* 0 is no size: keep the NUL */
-        PLP_DO(IO_H5(PLP_ERR_IO, H5Tset_cset(type, H5T_CSET_UTF8), "%s: attribute %s", w->part, name));
+        PLP_DO(H5(w, type = H5Tcopy(H5T_C_S1), name));
+        PLP_DO(H5(w, H5Tset_size(type, (size_t)count + 1), name)); /* 0 is no size: keep the NUL */
+        PLP_DO(H5(w, H5Tset_cset(type, H5T_CSET_UTF8), name));
     } else
-        PLP_DO(IO_H5(PLP_ERR_IO, type = H5Tcopy(kind == IO_INTS ? H5T_STD_I64LE : H5T_IEEE_F64LE), "%s: attribute %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, space = list ? H5Screate_simple(1, &length, NULL) : H5Screate(H5S_SCALAR), "%s: attribute %s", w->part, name));
-    PLP_DO(
-        IO_H5(PLP_ERR_IO, attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT), "%s: attribute %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Awrite(attribute, type, data), "%s: attribute %s", w->part, name));
+        PLP_DO(H5(w, type = H5Tcopy(kind == IO_INTS ? H5T_STD_I64LE : H5T_IEEE_F64LE), name));
+    PLP_DO(H5(w, space = list ? H5Screate_simple(1, &length, NULL) : H5Screate(H5S_SCALAR), name));
+    PLP_DO(H5(w, attribute = H5Acreate2(object, name, type, space, H5P_DEFAULT, H5P_DEFAULT), name));
+    PLP_DO(H5(w, H5Awrite(attribute, type, data), name));
     PLP_DO(io_contents_add_attribute(&w->contents, path, name, kind, list, data, count));
 done:
     if (attribute >= 0) H5Aclose(attribute);
@@ -132,10 +167,11 @@ static plp_status put_text(io_model_writer *w, hid_t object, const char *path, c
 
 static plp_status put_root(io_model_writer *w, const char *name, io_kind kind, bool list, const void *data, int64_t count)
 {
-    io_hdf5_settings saved;
-    PLP_TRY(io_hdf5_enter(&saved));
-    const plp_status st = put_attribute(w, w->file, "/", name, kind, list, data, count);
-    io_hdf5_leave(&saved);
+    unsigned plugins;
+    PLP_TRY(io_hdf5_enter(&plugins));
+    plp_status st = reserve(w, 0);
+    if (st == PLP_OK) st = put_attribute(w, w->file, "/", name, kind, list, data, count);
+    io_hdf5_leave(plugins);
     return st;
 }
 
@@ -164,12 +200,12 @@ static plp_status make_groups(io_model_writer *w, const char *name)
     char path[IO_NAME];
     plp_status st = PLP_OK;
     const hid_t creation = H5Pcreate(H5P_GROUP_CREATE);
-    PLP_DO(IO_H5(PLP_ERR_IO, creation, "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_obj_track_times(creation, false), "%s: %s", w->part, name));
+    PLP_DO(H5(w, creation, name));
+    PLP_DO(H5(w, H5Pset_obj_track_times(creation, false), name));
     for (const char *slash = strchr(name + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
         snprintf(path, sizeof path, "%.*s", (int)(slash - name), name);
         const htri_t exists = H5Lexists(w->file, path, H5P_DEFAULT);
-        PLP_DO(IO_H5(PLP_ERR_IO, exists, "%s: %s", w->part, path));
+        PLP_DO(H5(w, exists, path));
         if (exists > 0) continue;
         const hid_t group = H5Gcreate2(w->file, path, H5P_DEFAULT, creation, H5P_DEFAULT);
         PLP_DO(IO_H5(PLP_ERR_IO, group, "%s: cannot make group %s", w->part, path));
@@ -194,19 +230,20 @@ static plp_status make_dataset(io_model_writer *w, const char *name, io_element 
     if (element <= IO_F16) e->tensor.dtype = (plp_dtype)element;
     for (int i = 0; i < rank; i++) {
         e->tensor.shape[i] = shape[i];
-        if (shape[i] < 1 || __builtin_mul_overflow(e->tensor.bytes, (uint64_t)shape[i], &e->tensor.bytes) || e->tensor.bytes > INT64_MAX)
+        if (shape[i] < 1 || __builtin_mul_overflow(e->tensor.bytes, (uint64_t)shape[i], &e->tensor.bytes) ||
+            e->tensor.bytes > INT64_MAX / 2)
             return PLP_FAIL(PLP_ERR_SHAPE, "%s: dimension %d is %lld, which cannot be stored", name, i, (long long)shape[i]);
         dims[i] = (hsize_t)shape[i];
     }
+    PLP_DO(reserve(w, e->tensor.bytes));
     PLP_DO(make_groups(w, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, type = io_element_type(element), "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, space = H5Screate_simple(rank, dims, NULL), "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, creation = H5Pcreate(H5P_DATASET_CREATE), "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_layout(creation, H5D_CONTIGUOUS), "%s: %s", w->part, name));
-    PLP_DO(
-        IO_H5(PLP_ERR_IO, H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY), "%s: %s", w->part, name)); /* so that it has an offset now */
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), "%s: %s", w->part, name));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_obj_track_times(creation, false), "%s: %s", w->part, name));
+    PLP_DO(H5(w, type = io_element_type(element), name));
+    PLP_DO(H5(w, space = H5Screate_simple(rank, dims, NULL), name));
+    PLP_DO(H5(w, creation = H5Pcreate(H5P_DATASET_CREATE), name));
+    PLP_DO(H5(w, H5Pset_layout(creation, H5D_CONTIGUOUS), name));
+    PLP_DO(H5(w, H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY), name)); /* so that it has an offset now */
+    PLP_DO(H5(w, H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), name));
+    PLP_DO(H5(w, H5Pset_obj_track_times(creation, false), name));
     set = H5Dcreate2(w->file, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
     PLP_DO(IO_H5(PLP_ERR_IO, set, "%s: cannot make dataset %s", w->part, name));
     e->tensor.offset = H5Dget_offset(set);
@@ -229,28 +266,15 @@ done:
 static plp_status begin(io_model_writer *w, const char *name, io_element element, int rank, const int64_t *shape, const char *source,
                         const char *source_dtype)
 {
-    io_hdf5_settings saved;
+    unsigned plugins;
     if (w->writing) return PLP_FAIL(PLP_ERR_INTERNAL, "%s was not ended before %s", w->entry.tensor.name, name);
     if (!io_name_is_path(name) || *name != '/')
         return PLP_FAIL(PLP_ERR_DATA, "%s: not a name for a dataset; fix: /parts/of/[A-Za-z0-9._-]", name);
     if (rank < 1 || rank > IO_RANK) return PLP_FAIL(PLP_ERR_SHAPE, "%s: rank %d, possible are 1 to %d", name, rank, IO_RANK);
-    PLP_TRY(io_hdf5_enter(&saved));
+    PLP_TRY(io_hdf5_enter(&plugins));
     const plp_status st = make_dataset(w, name, element, rank, shape, source, source_dtype);
-    io_hdf5_leave(&saved);
+    io_hdf5_leave(plugins);
     return st;
-}
-
-static plp_status write_all(const io_model_writer *w, const uint8_t *data, uint64_t bytes, uint64_t at)
-{
-    while (bytes > 0) {
-        const ssize_t put = pwrite(w->fd, data, bytes < 1 << 30 ? bytes : 1 << 30, (off_t)at);
-        if (put < 0 && errno == EINTR) continue;
-        if (put < 0)
-            return PLP_FAIL(PLP_ERR_IO, "cannot write %s at byte %" PRIu64 ": %s; fix: check the disk and its free space", w->part, at,
-                            strerror(errno));
-        data += put, bytes -= (uint64_t)put, at += (uint64_t)put;
-    }
-    return PLP_OK;
 }
 
 /* The payload bypasses HDF5: any run of elements goes to its bytes at once, and the file is never read back. */
@@ -306,9 +330,9 @@ plp_status io_model_put_blob(io_model_writer *w, const char *name, const void *d
 plp_status io_model_create(io_model_writer **out, const char *path, bool replace)
 {
     plp_status st = PLP_OK;
-    io_hdf5_settings saved;
+    unsigned plugins;
     *out = NULL;
-    PLP_TRY(io_hdf5_enter(&saved));
+    PLP_TRY(io_hdf5_enter(&plugins));
     io_model_writer *w = calloc(1, sizeof *w);
     PLP_DO(PLP_ALLOCATED(w));
     w->directory = w->fd = -1, w->file = -1, w->replace = replace;
@@ -325,10 +349,11 @@ plp_status io_model_create(io_model_writer **out, const char *path, bool replace
     PLP_DO(check_target(w));
     PLP_DO(open_part(w));
     PLP_DO(create_file(w));
+    PLP_DO(reserve(w, 0));
     PLP_DO(put_text(w, w->file, "/", "format", IO_FORMAT_NAME));
     PLP_DO(put_attribute(w, w->file, "/", "format_version", IO_INTS, false, &(int64_t){ IO_MODEL_FORMAT }, 1));
 done:
-    io_hdf5_leave(&saved);
+    io_hdf5_leave(plugins);
     if (st != PLP_OK) io_model_discard(&w);
     *out = w;
     return st;
@@ -381,13 +406,15 @@ static plp_status publish(io_model_writer *w)
 
 static plp_status finish(io_model_writer *w)
 {
+    uint64_t length = 0;
     if (w->writing) return PLP_FAIL(PLP_ERR_INTERNAL, "%s was not ended", w->entry.tensor.name);
     PLP_TRY(put_manifest(w));
     const herr_t closed = H5Fclose(w->file);
-    PLP_TRY(IO_H5(PLP_ERR_IO, closed, "cannot complete %s", w->part));
     w->file = -1;
-    /* After a failed fsync the pages may be gone and a second one would succeed: the file is given up. */
-    if (fchmod(w->fd, w->mode) != 0 || fsync(w->fd) != 0)
+    PLP_TRY(IO_H5(PLP_ERR_IO, closed, "cannot complete %s", w->part));
+    /* HDF5 leaves what was reserved behind the end it has stated.  After a failed fsync the pages may be gone and a second one would succeed: the file is given up. */
+    if (pread(w->fd, &length, sizeof length, IO_SUPERBLOCK_END) != sizeof length || ftruncate(w->fd, (off_t)length) != 0 ||
+        fchmod(w->fd, w->mode) != 0 || fsync(w->fd) != 0)
         return PLP_FAIL(PLP_ERR_IO, "cannot complete %s: %s; fix: check the disk and its free space", w->part, strerror(errno));
     PLP_TRY(publish(w));
     if (fsync(w->directory) != 0) return PLP_FAIL(PLP_ERR_IO, "cannot sync the directory of %s: %s", w->path, strerror(errno));
@@ -396,10 +423,10 @@ static plp_status finish(io_model_writer *w)
 
 plp_status io_model_finish(io_model_writer **w)
 {
-    io_hdf5_settings saved;
-    PLP_TRY(io_hdf5_enter(&saved));
+    unsigned plugins;
+    PLP_TRY(io_hdf5_enter(&plugins));
     const plp_status st = finish(*w);
-    io_hdf5_leave(&saved);
+    io_hdf5_leave(plugins);
     if (st == PLP_OK) io_model_discard(w); /* nothing but memory is left to give back */
     return st;
 }
@@ -407,12 +434,12 @@ plp_status io_model_finish(io_model_writer **w)
 void io_model_discard(io_model_writer **out)
 {
     io_model_writer *w = *out;
-    io_hdf5_settings saved;
+    unsigned plugins;
     if (w == NULL) return;
     if (w->mine) unlinkat(w->directory, w->part_name, 0);
-    if (w->file >= 0 && io_hdf5_enter(&saved) == PLP_OK) {
+    if (w->file >= 0 && io_hdf5_enter(&plugins) == PLP_OK) {
         H5Fclose(w->file);
-        io_hdf5_leave(&saved);
+        io_hdf5_leave(plugins);
     }
     if (w->fd >= 0) close(w->fd);
     if (w->directory >= 0) close(w->directory);

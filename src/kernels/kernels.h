@@ -277,6 +277,8 @@ typedef struct {
     int max_heads, max_dim, max_state, max_chunk;
 } kn_options;
 
+enum { KN_MARKS = 4 };
+
 typedef struct kn_backend {
     const char *name; /* "cpu", "cuda" */
     plp_status (*create)(kn_context **c, const kn_options *options);
@@ -291,6 +293,12 @@ typedef struct kn_backend {
     plp_status (*copy)(kn_context *c, void *dst, const void *src, size_t bytes);
     plp_status (*fill)(kn_context *c, void *dst, int byte, size_t bytes);
     plp_status (*sync)(kn_context *c);
+    /* Host memory that copies need not stage. */
+    plp_status (*alloc_host)(kn_context *c, void **p, size_t bytes);
+    void (*release_host)(kn_context *c, void **p);
+    /* mark: a place in the queue, one of KN_MARKS; wait: until everything queued before that place is done. */
+    plp_status (*mark)(kn_context *c, int which);
+    plp_status (*wait)(kn_context *c, int which);
     plp_status (*memory)(kn_context *c, size_t *available, size_t *total);
     /* Seconds that reading `bytes` once takes, at best: the floor under everything that streams.  Allocates for the call; waits. */
     plp_status (*read_time)(kn_context *c, size_t bytes, double *seconds);

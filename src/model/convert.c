@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 8 << 20 }; /* bytes in memory at a time */
+enum { PIECE = 64 << 20 }; /* an out_proj at once, up to the models of 7 billion: a checkpoint is read whole for any of its columns */
 
 typedef struct {
     const char *path;
@@ -20,21 +20,23 @@ typedef struct {
     bool check_finite;
     char *piece, *blocks; /* as the source gives it; with its columns in blocks */
     size_t room;          /* bytes of each */
+    int64_t piece_bytes;
     uint64_t done, total; /* bytes of weights */
 } conversion;
 
-/* A band as pieces of `most` units: rows, or blocks of columns where it is cut by columns. */
+/* A band, counted in units: rows, or blocks of columns where it is cut by columns. */
 typedef struct {
     int64_t layer;
     model_band band;
     const model_band_info *info;
     plp_dtype dtype;
-    int64_t rows, columns, block;
-    int64_t units, most, unit_count; /* elements of a unit: unit_count */
+    int64_t rows, columns, block; /* columns of a block; 1 where there are none */
+    int64_t units, unit_count;    /* how many; elements of each                  */
+    int64_t most;                 /* units that make a piece                     */
     char name[IO_NAME];
 } task;
 
-static task describe(const model_config *c, model_band band, int64_t layer)
+static task describe(const model_config *c, model_band band, int64_t layer, int64_t piece_bytes)
 {
     task t = { .layer = layer, .band = band, .info = model_band_of(band) };
     t.dtype = t.info->matrix ? c->dtype : PLP_F32;
@@ -42,7 +44,7 @@ static task describe(const model_config *c, model_band band, int64_t layer)
     t.block = t.info->by_columns ? model_layout_block(c) : 1;
     t.units = t.info->by_columns ? t.columns / t.block : t.rows;
     t.unit_count = t.info->by_columns ? t.rows * t.block : t.columns;
-    const int64_t fit = PIECE / ((t.unit_count > 0 ? t.unit_count : 1) * (int64_t)plp_dtype_size(t.dtype));
+    const int64_t fit = piece_bytes / ((t.unit_count > 0 ? t.unit_count : 1) * (int64_t)plp_dtype_size(t.dtype));
     t.most = fit > 0 ? fit : 1;
     model_layout_path(band, layer, t.name);
     return t;
@@ -104,7 +106,7 @@ static plp_status each_band(conversion *c, plp_status (*visit)(conversion *, con
     for (int part = 0; part < 3; part++) /* before, in and behind the layers */
         for (int64_t layer = 0; layer < (part == 1 ? c->config->layers : 1); layer++)
             for (int band = 0; band < MODEL_BANDS; band++) {
-                const task t = describe(c->config, (model_band)band, layer);
+                const task t = describe(c->config, (model_band)band, layer, c->piece_bytes);
                 const int its_part = t.info->per_layer ? 1 : band < MODEL_NORM ? 0 : 2;
                 if (its_part == part && t.rows > 0) PLP_TRY(visit(c, &t));
             }
@@ -145,7 +147,7 @@ plp_status model_convert(const char *dir, const char *path, const model_convert_
     const model_convert_options *o = options != NULL ? options : &none;
     plp_status st = PLP_OK;
     model_source *source = NULL;
-    conversion c = { .path = path, .check_finite = o->check_finite };
+    conversion c = { .path = path, .check_finite = o->check_finite, .piece_bytes = o->piece_bytes > 0 ? o->piece_bytes : PIECE };
     PLP_DO(model_source_open(&source, dir, &o->source));
     c.source = source, c.config = model_source_config(source);
     PLP_DO(each_band(&c, make_room));

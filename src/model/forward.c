@@ -12,7 +12,9 @@ static plp_status check_step(const model *m, const model_step *s)
     if (s->tokens > o->max_tokens || s->seqs > o->max_seqs || s->outs > o->max_outs)
         return PLP_FAIL(PLP_ERR_INTERNAL, "step of %d rows, %d sequences, %d outputs; the model was made for %d, %d, %d", s->tokens,
                         s->seqs, s->outs, o->max_tokens, o->max_seqs, o->max_outs);
-    for (int t = 0; t < s->tokens; t++)
+    if (s->ids == NULL && !model_draws_on_device(m))
+        return PLP_FAIL(PLP_ERR_INTERNAL, "a step without ids, but the candidates are on several ranks");
+    for (int t = 0; s->ids && t < s->tokens; t++)
         if (s->ids[t] < 0 || s->ids[t] >= m->config.vocab_used)
             return PLP_FAIL(PLP_ERR_DATA, "token id %d, the vocabulary has 0 to %lld; fix: use the model's own tokenizer", s->ids[t],
                             (long long)m->config.vocab_used - 1);
@@ -24,14 +26,15 @@ static plp_status check_step(const model *m, const model_step *s)
 
 static plp_status upload(model *m, const model_step *s)
 {
-    const model_inputs *h = &m->host;
+    const model_inputs *h = &m->host[m->input];
     memcpy(h->past, s->past, (size_t)s->seqs * sizeof *h->past);
     memcpy(h->start, s->start, (size_t)(s->seqs + 1) * sizeof(int));
     memcpy(h->src_slot, s->src_slot, (size_t)s->seqs * sizeof(int));
     memcpy(h->dst_slot, s->dst_slot, (size_t)s->seqs * sizeof(int));
     if (s->outs) memcpy(h->out_row, s->out_row, (size_t)s->outs * sizeof(int));
-    memcpy(h->ids, s->ids, (size_t)s->tokens * sizeof(int));
-    return m->kn->to_device(m->context, m->there.past, m->inputs_host, h->fixed + (size_t)s->tokens * sizeof(int));
+    if (s->ids) memcpy(h->ids, s->ids, (size_t)s->tokens * sizeof(int));
+    PLP_TRY(m->kn->to_device(m->context, m->there.past, h->past, h->fixed + (s->ids ? (size_t)s->tokens * sizeof(int) : 0)));
+    return s->ids ? PLP_OK : m->kn->feed(m->context, m->there.ids, m->candidates, s->tokens);
 }
 
 /* Brings the residual up to date and shows it. */
@@ -43,11 +46,48 @@ static plp_status show_residual(model *m, const model_step *s, layer_pending *pe
     return p->see(p->arg, p->layer, "residual", m->residual, PLP_F32, s->tokens, m->dims.hidden, m->dims.hidden);
 }
 
-plp_status model_forward(model *m, const model_step *s)
+/* The last norm and the head, for the rows whose logits are wanted. */
+static plp_status head(model *m, const model_step *s, layer_pending *pending)
 {
     const kn_backend *kn = m->kn;
-    const model_inputs *in = &m->there;
     const int hidden = m->dims.hidden, vocab = (int)m->plan.vocab.count;
+    bool done = false;
+    if (kn->norm_linear && pending->delta == NULL)
+        PLP_TRY(kn->norm_linear(m->context,
+                                &(kn_norm_linear_args){ .rows = s->outs,
+                                                        .n = vocab,
+                                                        .hidden = hidden,
+                                                        .residual = m->residual,
+                                                        .map = m->there.out_row,
+                                                        .weight = m->weights.final_norm,
+                                                        .eps = m->config.norm_eps,
+                                                        .w = m->weights.head,
+                                                        .w_dtype = m->weights.dtype,
+                                                        .y = m->logits,
+                                                        .ld_y = vocab },
+                                &done));
+    if (done) return PLP_OK;
+    PLP_TRY(layer_add_norm(kn, m->context, s->tokens, hidden, m->residual, pending, m->there.out_row, s->outs, m->weights.final_norm,
+                           m->config.norm_eps, m->normed_out));
+    return kn->linear(m->context, &(kn_linear_args){ .rows = s->outs,
+                                                     .n = vocab,
+                                                     .k = hidden,
+                                                     .x = m->normed_out,
+                                                     .x_dtype = m->act,
+                                                     .ldx = hidden,
+                                                     .w = m->weights.head,
+                                                     .w_dtype = m->weights.dtype,
+                                                     .y = m->logits,
+                                                     .y_dtype = PLP_F32,
+                                                     .ldy = vocab,
+                                                     .round_x = m->dims.round });
+}
+
+/* Queues the step's computation; its inputs are there. */
+static plp_status compute(model *m, const model_step *s)
+{
+    const kn_backend *kn = m->kn;
+    const model_inputs *in = &m->there, *host = &m->host[m->input];
     const kn_batch batch = { .tokens = s->tokens,
                              .seqs = s->seqs,
                              .decodes = s->decodes,
@@ -55,15 +95,11 @@ plp_status model_forward(model *m, const model_step *s)
                              .src_slot = in->src_slot,
                              .dst_slot = in->dst_slot,
                              .past = in->past,
-                             .host_start = m->host.start,
-                             .host_past = m->host.past };
+                             .host_start = host->start,
+                             .host_past = host->past };
     layer_pending pending = { 0 };
-    PLP_TRY(check_step(m, s));
-    m->outs = s->outs;
-    if (s->tokens == 0) return PLP_OK;
-    PLP_TRY(upload(m, s));
     PLP_TRY(kn->embed(m->context, &(kn_embed_args){ .tokens = s->tokens,
-                                                    .hidden = hidden,
+                                                    .hidden = m->dims.hidden,
                                                     .vocab = m->config.vocab,
                                                     .ids = in->ids,
                                                     .table = m->weights.embed,
@@ -87,22 +123,40 @@ plp_status model_forward(model *m, const model_step *s)
         PLP_TRY(m->kind->forward(&call));
         PLP_TRY(show_residual(m, s, &pending));
     }
-    if (s->outs == 0) return PLP_OK;
-    PLP_TRY(layer_add_norm(kn, m->context, s->tokens, hidden, m->residual, &pending, in->out_row, s->outs, m->weights.final_norm,
-                           m->config.norm_eps, m->normed_out));
-    PLP_TRY(kn->linear(m->context, &(kn_linear_args){ .rows = s->outs,
-                                                      .n = vocab,
-                                                      .k = hidden,
-                                                      .x = m->normed_out,
-                                                      .x_dtype = m->act,
-                                                      .ldx = hidden,
-                                                      .w = m->weights.head,
-                                                      .w_dtype = m->weights.dtype,
-                                                      .y = m->logits,
-                                                      .y_dtype = PLP_F32,
-                                                      .ldy = vocab,
-                                                      .round_x = m->dims.round }));
-    return m->probe.see ? m->probe.see(m->probe.arg, m->config.layers, "logits", m->logits, PLP_F32, s->outs, vocab, vocab) : PLP_OK;
+    return s->outs == 0 ? PLP_OK : head(m, s, &pending);
+}
+
+/* A step that is the same work every time: one row of every sequence, its logits wanted, nothing else. */
+static bool repeats(const model *m, const model_step *s)
+{
+    if (m->kn->capture_begin == NULL || m->probe.see || s->block || s->decodes != s->tokens || s->outs != s->tokens) return false;
+    for (int i = 0; i < s->outs; i++)
+        if (s->out_row[i] != i) return false;
+    return tp_capturable(m->group);
+}
+
+plp_status model_forward(model *m, const model_step *s)
+{
+    PLP_TRY(check_step(m, s));
+    m->outs = s->outs;
+    if (s->tokens == 0) return PLP_OK;
+    m->input = (m->input + 1) % MODEL_FLIGHTS;
+    PLP_TRY(upload(m, s));
+    if (repeats(m, s)) {
+        kn_graph **graph = &m->graph[s->seqs];
+        if (*graph == NULL && m->warm[s->seqs]) {
+            PLP_TRY(m->kn->capture_begin(m->context));
+            const plp_status st = compute(m, s);
+            PLP_TRY(m->kn->capture_end(m->context, graph));
+            PLP_TRY(st);
+        }
+        m->warm[s->seqs] = true;
+        if (*graph) return m->kn->replay(m->context, *graph);
+    }
+    PLP_TRY(compute(m, s));
+    const layer_probe *p = &m->probe;
+    const int64_t vocab = m->plan.vocab.count;
+    return p->see && s->outs ? p->see(p->arg, m->config.layers, "logits", m->logits, PLP_F32, s->outs, vocab, vocab) : PLP_OK;
 }
 
 /* How many of this rank's rows of the head are real: the rest pads the vocabulary. */
@@ -112,12 +166,18 @@ static int valid_ids(const model *m)
     return (int)(valid < 0 ? 0 : valid < m->plan.vocab.count ? valid : m->plan.vocab.count);
 }
 
-plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
-                            kn_candidates *all)
+bool model_draws_on_device(const model *m) { return m->plan.size == 1; }
+
+plp_status model_candidates_begin(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits,
+                                  int penalties)
 {
     const kn_backend *kn = m->kn;
+    const int flight = m->begun % MODEL_FLIGHTS;
     if (rows > m->outs) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates of %d rows, the step gave %d", rows, m->outs);
     if (penalties > MODEL_PENALTIES) return PLP_FAIL(PLP_ERR_INTERNAL, "%d penalties, at most %d", penalties, MODEL_PENALTIES);
+    if (m->begun - m->ended >= 2) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates of a third step, the first one's were not read");
+    m->candidate_rows[flight] = rows;
+    m->begun++;
     if (rows == 0) return PLP_OK;
     PLP_TRY(kn->to_device(m->context, m->sample_rows, row, (size_t)rows * sizeof *row));
     if (penalties) {
@@ -133,9 +193,25 @@ plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const 
                                                               .penalty_id = m->penalties,
                                                               .penalty_hits = m->penalties + MODEL_PENALTIES,
                                                               .out = m->candidates }));
-    PLP_TRY(kn->to_host(m->context, m->candidates_host, m->candidates, (size_t)rows * sizeof *all));
-    PLP_TRY(kn->sync(m->context));
-    return tp_gather_all(m->group, m->candidates_host, (size_t)rows * sizeof *all, all);
+    PLP_TRY(kn->to_host(m->context, m->candidates_host[flight], m->candidates, (size_t)rows * sizeof *m->candidates));
+    return kn->mark(m->context, flight);
+}
+
+plp_status model_candidates_end(model *m, kn_candidates *all)
+{
+    const int flight = m->ended % MODEL_FLIGHTS, rows = m->candidate_rows[flight];
+    if (m->ended == m->begun) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates read that were never begun");
+    m->ended++;
+    if (rows == 0) return PLP_OK;
+    PLP_TRY(m->kn->wait(m->context, flight));
+    return tp_gather_all(m->group, m->candidates_host[flight], (size_t)rows * sizeof *all, all);
+}
+
+plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
+                            kn_candidates *all)
+{
+    PLP_TRY(model_candidates_begin(m, rows, row, penalty_id, penalty_hits, penalties));
+    return model_candidates_end(m, all);
 }
 
 plp_status model_gather_logits(model *m, int row, float *logits)

@@ -165,9 +165,13 @@ static plp_status allocate(model *m)
     plp_status st = PLP_OK;
     const int heads = m->dims.heads, groups = m->dims.norm_groups;
     plp_arena host = { 0 };
-    lay_out_inputs(m, &m->host, &host);
-    PLP_DO(PLP_ALLOCATED(m->inputs_host = malloc(host.used)));
-    PLP_DO(PLP_ALLOCATED(m->candidates_host = malloc((size_t)m->options.max_outs * sizeof *m->candidates_host)));
+    lay_out_inputs(m, &m->host[0], &host);
+    for (int i = 0; i < MODEL_FLIGHTS; i++) {
+        PLP_DO(m->kn->alloc_host(m->context, &m->inputs_host[i], host.used));
+        PLP_DO(m->kn->alloc_host(m->context, (void **)&m->candidates_host[i], (size_t)m->options.max_outs * sizeof **m->candidates_host));
+    }
+    PLP_DO(PLP_ALLOCATED(m->graph = calloc((size_t)m->options.max_seqs + 1, sizeof *m->graph)));
+    PLP_DO(PLP_ALLOCATED(m->warm = calloc((size_t)m->options.max_seqs + 1, sizeof *m->warm)));
     PLP_DO(PLP_ALLOCATED(m->logits_host = malloc((size_t)(m->plan.vocab.count + 1) * sizeof(float))));
     PLP_DO(m->kn->alloc(m->context, &m->weights_memory, m->memory.weights));
     PLP_DO(m->kn->alloc(m->context, &m->states_memory, m->memory.states));
@@ -177,7 +181,7 @@ static plp_status allocate(model *m)
     model_weights_lay_out(&m->weights, &(plp_arena){ .base = m->weights_memory }, &m->plan, &m->config);
     lay_out_states(m, &(plp_arena){ .base = m->states_memory });
     lay_out_work(m, &(plp_arena){ .base = m->work_memory });
-    lay_out_inputs(m, &m->host, &(plp_arena){ .base = m->inputs_host });
+    for (int i = 0; i < MODEL_FLIGHTS; i++) lay_out_inputs(m, &m->host[i], &(plp_arena){ .base = m->inputs_host[i] });
 
     int *maps;
     PLP_DO(PLP_ALLOCATED(maps = malloc((size_t)(heads + groups + 1) * sizeof *maps)));
@@ -236,11 +240,17 @@ void model_destroy(model **out)
         m->kn->release(m->context, &m->weights_memory);
         m->kn->release(m->context, &m->states_memory);
         m->kn->release(m->context, &m->work_memory);
+        for (int i = 0; i < MODEL_FLIGHTS; i++) {
+            m->kn->release_host(m->context, &m->inputs_host[i]);
+            m->kn->release_host(m->context, (void **)&m->candidates_host[i]);
+        }
+        for (int i = 0; m->graph && i <= m->options.max_seqs; i++)
+            if (m->graph[i]) m->kn->graph_destroy(m->context, &m->graph[i]);
         m->kn->destroy(&m->context);
     }
     free((void *)m->dims.host_group);
-    free(m->inputs_host);
-    free(m->candidates_host);
+    free(m->graph);
+    free(m->warm);
     free(m->logits_host);
     free(m->weights.layers);
     free(m);

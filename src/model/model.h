@@ -47,7 +47,7 @@ tp_slice model_vocab_slice(const model *m, int rank); /* rows of the head on a r
 /* One step: host arrays, borrowed for the call.  See kn_batch for the meaning. */
 typedef struct {
     int tokens, seqs, decodes;
-    const int *ids;                         /* (tokens)          */
+    const int *ids; /* (tokens); NULL: row i takes the token drawn for row i of the last candidates, see model_draws_on_device */
     const int *start, *src_slot, *dst_slot; /* (seqs + 1), (seqs), (seqs) */
     const int64_t *past;                    /* (seqs)            */
     int outs;
@@ -63,6 +63,13 @@ plp_status model_forward(model *m, const model_step *s);
  * memory. */
 plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
                             kn_candidates *all);
+/* The same in two halves: begin queues, end waits for what the oldest begin queued and brings the ranks' candidates together.  At most two
+ * may be under way, so that the next step runs while the host reads the last one's tokens. */
+plp_status model_candidates_begin(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits,
+                                  int penalties);
+plp_status model_candidates_end(model *m, kn_candidates *all);
+/* Whether a step may take its tokens from the last candidates without a round trip to the host: no other rank has any. */
+bool model_draws_on_device(const model *m);
 /* Collective.  Logits row `row` of the last step from all ranks: host (vocab) float32 on every rank.  Padding columns are -INFINITY. */
 plp_status model_gather_logits(model *m, int row, float *logits);
 

@@ -77,14 +77,15 @@ plp_status model_source_read(const model_source *s, model_band band, int64_t lay
 uint64_t model_source_bytes_read(const model_source *s);
 /* Bytes that reading this range takes from the files: what `inspect --plan` reports. */
 uint64_t model_source_cost(const model_source *s, model_band band, int64_t first, int64_t count);
-/* 64 hex digits: a model file's manifest digest; of a directory, a SHA-256 over its headers and sizes. */
+/* 64 hex digits: a model file's manifest digest; of a directory, a SHA-256 over its headers, sizes and config. */
 const char *model_source_digest(const model_source *s);
 
 /* ------------------------------------------------------------------------------------------------------------------- convert */
 typedef struct {
     model_source_options source;
     bool replace;
-    bool check_finite; /* PLP_ERR_DATA names the first tensor and index that is NaN or infinite */
+    bool check_finite;   /* PLP_ERR_DATA names the first tensor and index that is NaN or infinite */
+    int64_t piece_bytes; /* of weights in memory at a time, kept twice; 0: 64 MiB            */
 } model_convert_options;
 plp_status model_convert(const char *dir, const char *path, const model_convert_options *options);
 

@@ -12,6 +12,8 @@ typedef struct {
     size_t fixed;                                     /* bytes before ids */
 } model_inputs;
 
+enum { MODEL_FLIGHTS = 3 }; /* buffers of what crosses between host and device: two steps under way, one being filled */
+
 struct model {
     model_config config;
     model_options options;
@@ -27,8 +29,11 @@ struct model {
     const layer_kind *kind;
     void *weights_memory, *states_memory, *work_memory;
 
-    void *inputs_host;
-    model_inputs host, there; /* the same, in host memory and in the backend's */
+    void *inputs_host[MODEL_FLIGHTS];
+    model_inputs host[MODEL_FLIGHTS], there; /* the same, in host memory and in the backend's */
+    int input;                               /* whose turn it is */
+    kn_graph **graph;                        /* (max_seqs + 1): a decode step of so many rows, once captured */
+    bool *warm;                              /* such a step has run uncaptured: heuristics have been searched */
 
     /* work space */
     layer_scratch scratch;
@@ -40,7 +45,8 @@ struct model {
     int *maps;      /* group map, then first channels of norm groups */
     int outs;       /* of the last step */
 
-    kn_candidates *candidates_host;
+    kn_candidates *candidates_host[MODEL_FLIGHTS];
+    int candidate_rows[MODEL_FLIGHTS], begun, ended; /* halves of model_candidates, counted */
     float *logits_host;
     layer_probe probe;
 };

@@ -79,29 +79,17 @@ static struct pair *pair_of(const text_bpe *b, int left, int right)
 static plp_status read_vocab(text_bpe *b, json_object *model, const char *where)
 {
     json_object *vocab = NULL;
-    char *seen = NULL; /* by id */
-    plp_status st = text_need(model, "vocab", where, json_type_object, &vocab);
-    PLP_TRY(st);
-    PLP_DO(text_vocab_create(&b->vocab, (size_t)json_object_object_length(vocab)));
-    PLP_DO(PLP_ALLOCATED(seen = calloc(TEXT_MOST_IDS, 1)));
+    PLP_TRY(text_need(model, "vocab", where, json_type_object, &vocab));
+    PLP_TRY(text_vocab_create(&b->vocab, (size_t)json_object_object_length(vocab)));
     json_object_object_foreach(vocab, token, value)
     {
         int64_t id = -1;
-        PLP_DO(plp_json_int(vocab, token, where, 0, TEXT_MOST_IDS - 1, &id));
-        if (id < 0)
-            st = PLP_FAIL(PLP_ERR_DATA, "%s: vocab: '%s' has no id", where, token);
-        else if (*token == 0)
-            st = PLP_FAIL(PLP_ERR_DATA, "%s: vocab: a token is empty, or begins with a NUL (id %d)", where, (int)id);
-        else if (seen[id])
-            st = PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d belongs to '%s' and to another token", where, (int)id, token);
-        if (st != PLP_OK) goto done;
-        seen[id] = 1;
-        PLP_DO(text_vocab_add(&b->vocab, token, strlen(token), (int)id));
-        (void)value;
+        PLP_TRY(plp_json_int(vocab, token, where, 0, TEXT_MOST_IDS - 1, &id));
+        if (value == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: '%s' has no id", where, token);
+        if (*token == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d is an empty token's", where, (int)id);
+        PLP_TRY(text_vocab_add(&b->vocab, token, strlen(token), (int)id));
     }
-done:
-    free(seen);
-    return st;
+    return PLP_OK;
 }
 
 /* The two tokens of a merge, "a b" or ["a", "b"], one after the other in `joined`; *split is where the second begins. */
@@ -245,8 +233,8 @@ static plp_status add_characters(text_bpe *b, const char *word, size_t length)
         if (id < 0 && b->byte_fallback) PLP_TRY(add_bytes(b, word + at, size, &added));
         if (added || (id < 0 && b->unk_token == NULL)) continue;
         if (id < 0 && b->unk < 0)
-            return PLP_FAIL(PLP_ERR_DATA, "no token for U+%04X, and the unknown token '%s' is not in the vocabulary", (unsigned)c,
-                            b->unk_token);
+            return PLP_FAIL(PLP_ERR_DATA, "no token for U+%04X, and the unknown token '%s' is not in the vocabulary; fix: add it",
+                            (unsigned)c, b->unk_token);
         if (waiting && (id >= 0 || !b->fuse_unk)) PLP_TRY(add_symbol(b, b->unk));
         waiting = id < 0;
         if (id >= 0) PLP_TRY(add_symbol(b, id));

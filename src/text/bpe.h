@@ -13,7 +13,7 @@
 typedef struct text_bpe text_bpe;
 
 /* model: the member "model", borrowed for the call; merges as "a b" or ["a", "b"].  PLP_ERR_DATA for another type than BPE, a dropout, an
- * affix, an id twice, negative or past TEXT_MOST_IDS, or a merge of what is not in the vocabulary. */
+ * affix, an id negative or past TEXT_MOST_IDS, or a merge of what is not in the vocabulary. */
 plp_status text_bpe_create(text_bpe **bpe, json_object *model, const char *where);
 void text_bpe_destroy(text_bpe **bpe);
 

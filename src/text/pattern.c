@@ -15,9 +15,10 @@
 enum {
     MOST_EXPRESSION = 16384,     /* bytes */
     WINDOW = 128,                /* bytes that a match is first looked for in; doubled while the end of the window matters */
-    BACKTRACKS = 32,             /* per byte of the window: what one match may cost */
-    REREADS = 64,                /* how often, on average, a byte may be part of a doubled window ...              */
-    REREAD_ALLOWANCE = 16 << 20, /* ... and what a short text may have in any case                                 */
+    BACKTRACKS = 4,              /* per byte of the window, and ...                                                     */
+    BACKTRACK_ALLOWANCE = 4096,  /* ... in any case: what one match may cost                                            */
+    REREADS = 64,                /* how often, on average, a byte may be part of a doubled window, and ...              */
+    REREAD_ALLOWANCE = 16 << 20, /* ... what a short text may have in any case                                          */
 };
 
 struct text_pattern {
@@ -27,7 +28,7 @@ struct text_pattern {
     char *source; /* for messages */
 };
 
-/* ---- from Oniguruma's syntax to PCRE2's -------------------------------------------------------------------------------------------- */
+/* ---- from Oniguruma's syntax to PCRE2's ---- */
 
 typedef struct {
     const char *e;
@@ -69,6 +70,9 @@ static plp_status copy_braces(translation *t) /* \p{..}, \x{..} */
     return copy(t, (size_t)(end - t->e) + 1 - t->at);
 }
 
+#define WORD        "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+#define LATIN1_WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" /* Oniguruma has them in \w, but not in [\w] */
+
 static plp_status translate_escape(translation *t)
 {
     if (t->at + 1 == t->length) return refuse(t, 1, "nothing behind it");
@@ -76,10 +80,10 @@ static plp_status translate_escape(translation *t)
     switch (c) {
     case 's': return put(t, "\\p{White_Space}", 2); /* PCRE2's \s holds U+180E as well */
     case 'S': return put(t, "\\P{White_Space}", 2);
-    case 'w': return put(t, t->in_class ? "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}" : "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]", 2);
+    case 'w': return put(t, t->in_class ? WORD : "[" WORD LATIN1_WORD "]", 2);
     case 'W':
         if (t->in_class) return refuse(t, 2, "not supported inside a class");
-        return put(t, "[^\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]", 2);
+        return put(t, "[^" WORD LATIN1_WORD "]", 2);
     case 'p':
     case 'P':
     case 'x': return copy_braces(t);
@@ -145,7 +149,7 @@ static plp_status translate(translation *t)
     return PLP_OK;
 }
 
-/* ---- compiling ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- compiling ---- */
 
 void text_pattern_destroy(text_pattern **pattern)
 {
@@ -225,7 +229,7 @@ plp_status text_pattern_read(text_pattern **p, json_object *component, const cha
     return text_pattern_literal(p, bytes, length, where);
 }
 
-/* ---- matching ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- matching ---- */
 
 plp_status text_spans_put(text_spans *s, size_t start, size_t end, bool match)
 {
@@ -252,8 +256,9 @@ static plp_status find(const text_pattern *p, const char *text, size_t bytes, si
     *found = false;
     for (;;) {
         const size_t end = bytes - from > window ? character_end(text, bytes, from + window) : bytes;
+        const size_t backtracks = window * BACKTRACKS + BACKTRACK_ALLOWANCE;
         const uint32_t options = PCRE2_NO_UTF_CHECK | (end < bytes ? PCRE2_PARTIAL_HARD : 0);
-        pcre2_set_match_limit(p->limits, window < UINT32_MAX / BACKTRACKS - 1000 ? (uint32_t)window * BACKTRACKS + 1000 : UINT32_MAX);
+        pcre2_set_match_limit(p->limits, backtracks < UINT32_MAX ? (uint32_t)backtracks : UINT32_MAX);
         int rc = pcre2_match(p->code, (PCRE2_SPTR)text, end, from, options, p->data, p->limits);
         if (rc == PCRE2_ERROR_JIT_STACKLIMIT) /* the interpreter has the heap */
             rc = pcre2_match(p->code, (PCRE2_SPTR)text, end, from, options | PCRE2_NO_JIT, p->data, p->limits);
@@ -282,6 +287,7 @@ plp_status text_pattern_spans(const text_pattern *p, const char *text, size_t by
     size_t allowance = REREADS * bytes + REREAD_ALLOWANCE, from = 0, done = 0;
     bool found = true, any = false;
     s->count = 0;
+    if (bytes == 0) return PLP_OK; /* the reference does not look into an empty text */
     while (from <= bytes) {
         text_span m;
         PLP_TRY(find(p, text, bytes, from, &allowance, &m, &found));

@@ -31,7 +31,7 @@ typedef struct {
 
 plp_status text_spans_put(text_spans *s, size_t start, size_t end, bool match);
 /* All matches in a text, valid UTF-8, left to right, and what lies between them: together the whole text.  Replaces what *s held.  An empty
- * match counts, but not where the one before it ended. */
+ * match counts, but not where the one before it ended, nor in an empty text. */
 plp_status text_pattern_spans(const text_pattern *p, const char *text, size_t bytes, text_spans *s);
 
 #endif

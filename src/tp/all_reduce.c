@@ -89,6 +89,8 @@ plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype
     return g->backend->sync(g->context); /* the mirror is free for the next call */
 }
 
+bool tp_capturable(const tp_group *g) { return g->size == 1 || g->kind == TP_COMM_NCCL; }
+
 const char *tp_comm_name(const tp_group *g)
 {
     if (g->size == 1) return "none";

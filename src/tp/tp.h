@@ -56,6 +56,8 @@ plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context
 /* Collective.  Sum in place of `count` elements in the backend's memory, in rank order: the same bits on every rank.  Queued on the
  * context's stream. */
 plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype);
+/* Whether tp_all_reduce queues on the stream alone, so that a step with it can be captured and replayed. */
+bool tp_capturable(const tp_group *g);
 const char *tp_comm_name(const tp_group *g); /* "mpi", "nccl", "none" */
 
 /* Foreign calls become statuses. */

@@ -1,12 +1,14 @@
 /* Every row of the shared table on one backend: test_kernels cpu|cuda [part of a row's name].  Exit 77: there is no such device here. */
 #include "kernel_test.h"
 
+#include "kernels/cpu/context_cpu.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const kt_case *const tables[] = { kt_embed_rows,      kt_add_norm_rows,   kt_linear_rows, kt_conv_rows, kt_ssm_rows,
-                                         kt_gated_norm_rows, kt_candidates_rows, kt_scan_rows,   kt_rms_rows };
+                                         kt_gated_norm_rows, kt_candidates_rows, kt_scan_rows,   kt_rms_rows,  kt_mixer_step_rows };
 
 static uint64_t seed_of(const char *name) /* FNV-1a: a row keeps its inputs when others come and go */
 {
@@ -53,9 +55,11 @@ int main(int argc, char **argv)
 {
     const char *which = argc > 1 ? argv[1] : "cpu", *filter = argc > 2 ? argv[2] : NULL;
     int failed = 0, ran = 0;
-    if (strcmp(which, "cpu") == 0)
-        failed += run_rows(kn_cpu(), "cpu", PLP_F32, true, filter, &ran);
-    else if (!kn_cuda() || kn_cuda_devices() == 0) {
+    if (strcmp(which, "cpu") == 0) {
+        static const char *const levels[] = { "cpu (plain)", "cpu (AVX2)", "cpu (AVX-512)", "cpu (AVX-512 BF16)" };
+        for (kn_level level = KN_PLAIN; level <= KN_AVX512_BF16; level++)
+            if (kn_cpu_limit(level) == level) failed += run_rows(kn_cpu(), levels[level], PLP_F32, true, filter, &ran);
+    } else if (!kn_cuda() || kn_cuda_devices() == 0) {
         printf("skipped: %s\n", kn_cuda() ? "no CUDA device" : "built without CUDA");
         return 77;
     } else

@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "model/config_attributes.h"
 #include "model/config_resolve.h"
+#include "model/layout.h"
 #include "model/source.h"
 
 #include <stdarg.h>
@@ -400,14 +401,43 @@ static void attributes_give_the_config_back(void **state)
     }
 }
 
+static void places_in_a_model_file(void **state)
+{
+    (void)state;
+    model_config c;
+    char path[IO_NAME];
+    int64_t shape[IO_RANK];
+    take("mistralai/Mamba-Codestral-7B-v0.1", &c);
+    model_layout_path(MODEL_IN_Z, 3, path);
+    assert_string_equal(path, "/layers/003/in_proj/z/weight");
+    model_layout_path(MODEL_EMBED, 3, path);
+    assert_string_equal(path, "/embedding/weight");
+    assert_int_equal(model_layout_shape(&c, MODEL_OUT_PROJ, shape), 3);
+    assert_true(shape[0] == 128 && shape[1] == 4096 && shape[2] == 64);
+    assert_int_equal(model_layout_shape(&c, MODEL_CONV_B, shape), 2);
+    assert_true(shape[0] == 1024 && shape[1] == 4);
+    assert_int_equal(model_layout_shape(&c, MODEL_A_LOG, shape), 1);
+    assert_int_equal(model_layout_shape(&c, MODEL_X_PROJ, shape), 0);
+    take("tiiuae/falcon-mamba-7b", &c);
+    assert_int_equal(model_layout_shape(&c, MODEL_X_PROJ, shape), 3);
+    assert_true(shape[0] == 128 && shape[1] == 288 && shape[2] == 64);
+    assert_int_equal(model_layout_shape(&c, MODEL_A_LOG, shape), 2);
+    c.inner = 96; /* the largest power of two up to 64 that divides it */
+    assert_int_equal(model_layout_block(&c), 32);
+    c.inner = 9;
+    assert_int_equal(model_layout_block(&c), 1);
+}
+
 #define IN_DIR(f) cmocka_unit_test_setup_teardown(f, make_dir, drop_dir)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(published_sizes),         cmocka_unit_test(fields_of_published_configs), cmocka_unit_test(hybrids_are_named),
-        cmocka_unit_test(limits_in_all_spellings), cmocka_unit_test(defaults_and_missing_keys),   cmocka_unit_test(variants_are_refused),
-        cmocka_unit_test(rules_between_fields),    IN_DIR(ids_come_from_the_first_that_tells),    IN_DIR(attributes_give_the_config_back),
+        cmocka_unit_test(published_sizes),           cmocka_unit_test(fields_of_published_configs),
+        cmocka_unit_test(hybrids_are_named),         cmocka_unit_test(limits_in_all_spellings),
+        cmocka_unit_test(defaults_and_missing_keys), cmocka_unit_test(variants_are_refused),
+        cmocka_unit_test(rules_between_fields),      cmocka_unit_test(places_in_a_model_file),
+        IN_DIR(ids_come_from_the_first_that_tells),  IN_DIR(attributes_give_the_config_back),
     };
     return cmocka_run_group_tests(tests, read_published, drop_published);
 }

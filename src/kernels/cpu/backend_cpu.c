@@ -120,6 +120,12 @@ static plp_status sync_nothing(kn_context *c)
     return PLP_OK;
 }
 
+static plp_status mark_nothing(kn_context *c, int which)
+{
+    (void)c, (void)which;
+    return PLP_OK;
+}
+
 /* What the kernel calls available: free memory and what it can drop. */
 static plp_status memory(kn_context *c, size_t *available, size_t *total)
 {
@@ -151,6 +157,10 @@ const kn_backend *kn_cpu(void)
         .copy = copy,
         .fill = fill,
         .sync = sync_nothing,
+        .alloc_host = alloc,
+        .release_host = release,
+        .mark = mark_nothing,
+        .wait = mark_nothing,
         .memory = memory,
         .read_time = kn_read_time_cpu,
         .describe = kn_describe_cpu,

@@ -2,6 +2,9 @@
 #include "kernels/cpu/simd.h"
 
 #include "base/error.h"
+#include "kernels/gumbel.h"
+
+enum { STEP = 256 }; /* of a row of logits: what is looked at together, before single ones */
 
 size_t kn_candidates_scratch(int valid) { return (size_t)valid * sizeof(float); }
 
@@ -62,47 +65,79 @@ static void sift_down(kn_candidates *o, int i, int count)
     }
 }
 
+KN_CLONES static bool any_above(const float *p, int n, float least)
+{
+    int above = 0;
+    for (int i = 0; i < n; i++) above |= p[i] > least;
+    return above;
+}
+
 static void select_top(kn_candidates *o, const float *p, int n)
 {
     o->count = n < KN_CANDIDATES ? n : KN_CANDIDATES;
     for (int i = 0; i < o->count; i++) o->id[i] = i, o->p[i] = p[i];
     for (int i = o->count / 2 - 1; i >= 0; i--) sift_down(o, i, o->count);
-    for (int i = o->count; i < n; i++)
-        if (p[i] > o->p[0]) { /* ids come in rising order: an equal one is worse */
-            o->id[0] = i, o->p[0] = p[i];
-            sift_down(o, 0, o->count);
-        }
+    for (int i = o->count; i < n; i += STEP) {
+        const int m = n - i < STEP ? n - i : STEP;
+        if (!any_above(p + i, m, o->p[0])) continue;
+        for (int j = 0; j < m; j++)
+            if (p[i + j] > o->p[0]) { /* ids come in rising order: an equal one is worse */
+                o->id[0] = i + j, o->p[0] = p[i + j];
+                sift_down(o, 0, o->count);
+            }
+    }
     for (int left = o->count - 1; left > 0; left--) { /* heap sort: the worst goes last */
         swap(o, 0, left);
         sift_down(o, 0, left);
     }
 }
 
-static void draw(kn_candidates *o, const kn_sample_row *r, const float *p, int n, int first)
+/* The highest p + noise. */
+KN_CLONES static void draw(kn_candidates *o, const kn_sample_row *r, const float *restrict p, int n, int first)
 {
+    const uint64_t seed = r->seed;
+    const int64_t position = r->position;
     o->drawn_score = -INFINITY;
-    o->drawn_id = n ? 0 : -1;
-    for (int i = 0; i < n; i++) {
-        const float score = p[i] + (r->inv_temperature > 0 ? kn_gumbel(r->seed, r->position, first + i) : 0);
-        if (score > o->drawn_score) o->drawn_score = score, o->drawn_id = i;
+    o->drawn_id = 0;
+    for (int i = 0; i < n; i += STEP) {
+        float score[STEP], best = -INFINITY;
+        const int m = n - i < STEP ? n - i : STEP;
+#pragma omp simd reduction(max : best)
+        for (int j = 0; j < m; j++) {
+            score[j] = p[i + j] + kn_noise(seed, position, first + i + j);
+            best = score[j] > best ? score[j] : best;
+        }
+        for (int j = 0; j < m && best > o->drawn_score; j++)
+            if (score[j] == best) o->drawn_score = best, o->drawn_id = i + j;
     }
 }
 
-static void row(const kn_candidates_args *a, int t, float *p)
+static void row(const kn_candidates_args *a, int t, float *scratch)
 {
-    const float *logits = a->logits + t * a->ld;
+    const float *logits = a->logits + t * a->ld, *p = logits;
     const kn_sample_row *r = a->row + t;
     kn_candidates *o = a->out + t;
+    const bool greedy = !(r->inv_temperature > 0), same = (greedy || r->inv_temperature == 1) && r->penalty_count == 0;
     o->finite = all_finite(logits, a->valid);
     max_and_sum(logits, a->valid, &o->raw_max, &o->raw_sum);
-    scale(p, logits, r->inv_temperature > 0 ? r->inv_temperature : 1, a->valid);
-    penalise(a, r, p, logits);
-    max_and_sum(p, a->valid, &o->max, &o->sum);
+    o->max = o->raw_max, o->sum = o->raw_sum;
+    if (!same) {
+        scale(scratch, logits, greedy ? 1 : r->inv_temperature, a->valid);
+        penalise(a, r, scratch, logits);
+        max_and_sum(scratch, a->valid, &o->max, &o->sum);
+        p = scratch;
+    }
     select_top(o, p, a->valid);
-    draw(o, r, p, a->valid, a->first);
-    o->drawn_raw = a->valid ? logits[o->drawn_id] : -INFINITY;
-    o->drawn_p = a->valid ? p[o->drawn_id] : -INFINITY;
-    o->drawn_id += a->valid ? a->first : 0;
+    o->drawn_id = -1, o->drawn_score = o->drawn_p = o->drawn_raw = -INFINITY; /* of an empty range */
+    if (a->valid > 0) {
+        if (greedy)
+            o->drawn_id = o->id[0], o->drawn_score = o->p[0];
+        else
+            draw(o, r, p, a->valid, a->first);
+        o->drawn_p = p[o->drawn_id];
+        o->drawn_raw = logits[o->drawn_id];
+        o->drawn_id += a->first;
+    }
     for (int i = 0; i < o->count; i++) {
         o->raw[i] = logits[o->id[i]];
         o->id[i] += a->first;

@@ -3,6 +3,17 @@
 
 enum { MOST_WIDTH = 8, BLOCK = 256 };
 
+/* out = silu(bias + sum_k weight[k] taps[k]) */
+KN_INLINE void row(float *restrict out, int width, const float *const *taps, const float weight[][BLOCK], const float *bias, int n)
+{
+    for (int i = 0; i < n; i++) {
+        float sum = bias[i];
+#pragma GCC unroll 8
+        for (int k = 0; k < width; k++) sum += weight[k][i] * taps[k][i];
+        out[i] = kn_siluf(sum);
+    }
+}
+
 /* One sequence's rows for channels [first, first + n), n <= BLOCK. */
 KN_CLONES static void conv(const kn_conv_args *a, const kn_batch *b, int s, int first, int n)
 {
@@ -24,14 +35,12 @@ KN_CLONES static void conv(const kn_conv_args *a, const kn_batch *b, int s, int 
     for (int i = 0; i < n; i++) bias[i] = a->bias ? a->bias[first + i] : 0;
 
     for (int t = 0; t < rows; t++) {
-        float sum[BLOCK];
-        memcpy(sum, bias, sizeof sum);
-        for (int k = 0; k < width; k++) {
-            const int from = t - old + k;
-            const float *column_in = from < 0 ? window[old + from] : in + from * a->ld_in;
-            for (int i = 0; i < n; i++) sum[i] += weight[k][i] * column_in[i];
-        }
-        for (int i = 0; i < n; i++) out[t * a->ld_out + i] = kn_siluf(sum[i]);
+        const float *taps[MOST_WIDTH];
+        for (int k = 0; k < width; k++) taps[k] = t + k < old ? window[t + k] : in + (t - old + k) * a->ld_in;
+        if (width == 4)
+            row(out + t * a->ld_out, 4, taps, weight, bias, n); /* every model so far */
+        else
+            row(out + t * a->ld_out, width, taps, weight, bias, n);
     }
     for (int k = 0; k < old; k++) { /* the last inputs, of which a short slice brings only some */
         const int from = rows - old + k;

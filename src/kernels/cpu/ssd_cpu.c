@@ -58,32 +58,35 @@ size_t kn_ssd_scratch(int dim, int state)
     return floats * sizeof(float);
 }
 
-/* BLOCK rows:  c[i][j] = scale[i] c[i][j] + sum_{l<k} a[i * row + l * column] b[l][j]   for j < n, a multiple of LANE; scale NULL: zeros. */
-KN_INLINE void multiply(float *restrict c, int ldc, const float *scale, const float *restrict a, int row, int column,
-                        const float *restrict b, int ldb, int n, int k)
+/* c[i][j] = scale[i] c[i][j] + sum_{l<k} a[i * row + l * column] b[l][j]   for i < m, j < n, rounded up to BLOCK and LANE; scale NULL: zeros.
+ * lower: a has zeros right of its diagonal, which are passed over.  A strip of b, LANE columns, stays in the first cache. */
+KN_INLINE void multiply(float *restrict c, int ldc, const float *scale, const float *restrict a, int row, int column, bool lower,
+                        const float *restrict b, int ldb, int m, int n, int k)
 {
     typedef float vec __attribute__((vector_size(LANE / 2 * sizeof(float))));
     enum { V = LANE / 2 };
-    for (int j = 0; j < n; j += LANE) {
-        vec s[BLOCK][2] = { { { 0 } } };
-        for (int i = 0; i < BLOCK && scale; i++) {
-            s[i][0] = scale[i] * *(const vec *)(c + i * ldc + j);
-            s[i][1] = scale[i] * *(const vec *)(c + i * ldc + j + V);
-        }
-        for (int l = 0; l < k; l++) {
-            const vec b0 = *(const vec *)(b + l * ldb + j), b1 = *(const vec *)(b + l * ldb + j + V);
+    for (int j = 0; j < n; j += LANE)
+        for (int i = 0; i < m; i += BLOCK) {
+            const int last = lower && i + BLOCK < k ? i + BLOCK : k;
+            vec s[BLOCK][2] = { { { 0 } } };
+            for (int r = 0; r < BLOCK && scale; r++) {
+                s[r][0] = scale[i + r] * *(const vec *)(c + (i + r) * ldc + j);
+                s[r][1] = scale[i + r] * *(const vec *)(c + (i + r) * ldc + j + V);
+            }
+            for (int l = 0; l < last; l++) {
+                const vec b0 = *(const vec *)(b + l * ldb + j), b1 = *(const vec *)(b + l * ldb + j + V);
 #pragma GCC unroll 4
-            for (int i = 0; i < BLOCK; i++) {
-                const float e = a[i * row + l * column];
-                s[i][0] += e * b0;
-                s[i][1] += e * b1;
+                for (int r = 0; r < BLOCK; r++) {
+                    const float e = a[(i + r) * row + l * column];
+                    s[r][0] += e * b0;
+                    s[r][1] += e * b1;
+                }
+            }
+            for (int r = 0; r < BLOCK; r++) {
+                *(vec *)(c + (i + r) * ldc + j) = s[r][0];
+                *(vec *)(c + (i + r) * ldc + j + V) = s[r][1];
             }
         }
-        for (int i = 0; i < BLOCK; i++) {
-            *(vec *)(c + i * ldc + j) = s[i][0];
-            *(vec *)(c + i * ldc + j + V) = s[i][1];
-        }
-    }
 }
 
 /* B, C and their products for rows [first, first + rows) of a group. */
@@ -100,8 +103,7 @@ KN_CLONES static void load_group(const tiles *w, const kn_ssm_args *a, int group
         memcpy(C, (const float *)a->C + at, (size_t)w->state * sizeof *C);
         for (int n = 0; n < w->state; n++) w->Bt[n * TILE + i] = B[n];
     }
-    for (int i = 0; i < rows; i += BLOCK)
-        multiply(w->CB + i * TILE, TILE, NULL, w->C + i * w->N, w->N, 1, w->Bt, TILE, padded(i + BLOCK), w->state);
+    multiply(w->CB, TILE, NULL, w->C, w->N, 1, false, w->Bt, TILE, rows, rows, w->state);
 }
 
 /* One head over the tile: y's rows, and h moved to the tile's end. */
@@ -109,7 +111,7 @@ KN_CLONES static void scan_tile(const tiles *w, const kn_ssm_args *a, int head, 
 {
     const int P = w->P, dim = w->dim;
     const float A = a->A[head], D = a->D ? a->D[head] : 0;
-    float decay[TILE] = { 0 }, since_start[TILE] = { 0 }, d[TILE] = { 0 }, all[BLOCK];
+    float decay[TILE] = { 0 }, since_start[TILE] = { 0 }, d[TILE] = { 0 }, *all = w->Bt; /* Bt has served */
     for (int i = 0; i < rows; i++) {
         const float dt = kn_dt(a, first + i, head);
         const float *x = (const float *)a->x + (first + i) * a->ld_x + head * dim;
@@ -125,14 +127,12 @@ KN_CLONES static void scan_tile(const tiles *w, const kn_ssm_args *a, int head, 
         d[i] = 1;
         for (int j = 0; j < TILE; j++) w->M[i * TILE + j] = w->CB[i * TILE + j] * d[j];
     }
-    for (int i = 0; i < rows; i += BLOCK) {
-        multiply(w->y + i * P, P, NULL, w->C + i * w->N, w->N, 1, h, P, P, w->state);
-        multiply(w->y + i * P, P, since_start + i, w->M + i * TILE, TILE, 1, w->x, P, P, rows < i + BLOCK ? rows : i + BLOCK);
-    }
+    multiply(w->y, P, NULL, w->C, w->N, 1, false, h, P, rows, P, w->state);
+    multiply(w->y, P, since_start, w->M, TILE, 1, true, w->x, P, rows, P, rows);
     for (int j = 0; j < rows; j++)
         for (int p = 0; p < dim; p++) w->faded[j * P + p] = d[j] * w->x[j * P + p];
-    for (int i = 0; i < BLOCK; i++) all[i] = since_start[rows - 1];
-    for (int n = 0; n < w->state; n += BLOCK) multiply(h + n * P, P, all, w->B + n, 1, w->N, w->faded, P, P, rows);
+    for (int n = 0; n < w->N; n++) all[n] = since_start[rows - 1];
+    multiply(h, P, all, w->B, 1, w->N, false, w->faded, P, w->state, P, rows);
     for (int i = 0; i < rows; i++) {
         const float *x = (const float *)a->x + (first + i) * a->ld_x + head * dim;
         float *y = (float *)a->y + (first + i) * a->ld_y + head * dim;

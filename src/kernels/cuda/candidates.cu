@@ -4,10 +4,11 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/gumbel.h"
 
-namespace {
+namespace
+{
 
 typedef unsigned long long key;
-constexpr int SLICE = 2048, MERGE = 1024, THREADS = 512;
+constexpr int SLICE = 2048, THREADS = 512;
 constexpr int BATCH = 256; /* rows that share the work space; more take turns */
 
 struct partial { /* of one slice */
@@ -48,21 +49,40 @@ __device__ __forceinline__ key block_max(key v, key *shared)
     return warp_max(lane < (int)blockDim.x / 32 ? shared[lane] : 0);
 }
 
-/* Falling order; n is a power of two. */
-__device__ __forceinline__ void sort(key *v, int n)
+/* ---- lists of 64 keys in falling order, each the business of one warp */
+constexpr int LIST = KN_CANDIDATES, LISTS = SLICE / LIST;
+static_assert(LIST == 64, "a warp sorts two keys a lane");
+
+/* One step of a bitonic sort: pairs `step` apart, falling where bit `size` of the position is clear. */
+__device__ __forceinline__ void sort_step(key *v, int size, int step)
 {
-    for (int size = 2; size <= n; size *= 2)
-        for (int step = size / 2; step > 0; step /= 2) {
-            __syncthreads();
-            for (int pair = threadIdx.x; pair < n / 2; pair += blockDim.x) {
-                const int i = 2 * pair - (pair & (step - 1)), j = i + step;
-                const key a = v[i], b = v[j];
-                if ((a < b) == ((i & size) == 0)) {
-                    v[i] = b;
-                    v[j] = a;
-                }
-            }
+    const int lane = threadIdx.x % 32, i = 2 * lane - (lane & (step - 1)), j = i + step;
+    const key a = v[i], b = v[j];
+    if ((a < b) == ((i & size) == 0)) {
+        v[i] = b;
+        v[j] = a;
+    }
+    __syncwarp();
+}
+__device__ __forceinline__ void sort_list(key *v)
+{
+    __syncwarp();
+    for (int size = 2; size <= LIST; size *= 2)
+        for (int step = size / 2; step > 0; step /= 2) sort_step(v, size, step);
+}
+/* The best LIST of LISTS sorted lists, to the first. */
+__device__ __forceinline__ void best_list(key *v)
+{
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (int half = LISTS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        for (int l = warp; l < half; l += THREADS / 32) {
+            key *mine = v + l * LIST, *other = mine + half * LIST;
+            for (int i = lane; i < LIST; i += 32) mine[i] = max(mine[i], other[LIST - 1 - i]); /* the best of both, rising then falling */
+            __syncwarp();
+            for (int step = LIST / 2; step > 0; step /= 2) sort_step(mine, LIST, step);
         }
+    }
     __syncthreads();
 }
 
@@ -105,20 +125,21 @@ __global__ void __launch_bounds__(THREADS) slice_kernel(kn_candidates_args a, pa
         if (i >= count) continue;
         raw_sum += expf(logits[i] - raw_max);
         best = max(best, keys[i]);
-        const float noise = r.inv_temperature > 0.f ? -logf(-logf(kn_uniform(r.seed, r.position, a.first + from + i))) : 0.f;
+        const float noise = r.inv_temperature > 0.f ? kn_noise(r.seed, r.position, a.first + from + i) : 0.f;
         drawn = max(drawn, key_of(p[i] + noise, from + i));
     }
-    const float max = key_value(block_max(best, shared));
+    const float p_max = key_value(block_max(best, shared));
     drawn = block_max(drawn, shared);
-    for (int i = threadIdx.x; i < count; i += THREADS) sum += expf(p[i] - max);
+    for (int i = threadIdx.x; i < count; i += THREADS) sum += expf(p[i] - p_max);
     raw_sum = kn_block_sum(raw_sum, sums);
     sum = kn_block_sum(sum, sums);
-    sort(keys, SLICE);
+    for (int l = threadIdx.x / 32; l < LISTS; l += THREADS / 32) sort_list(keys + l * LIST); /* block_sum's barriers lie between */
+    best_list(keys);
     if (threadIdx.x < KN_CANDIDATES) out->top[threadIdx.x] = keys[threadIdx.x];
     if (threadIdx.x > 0) return;
     out->raw_max = raw_max;
     out->raw_sum = raw_sum;
-    out->max = max;
+    out->max = p_max;
     out->sum = sum;
     out->drawn = drawn;
     out->drawn_p = p[key_column(drawn) - from];
@@ -137,19 +158,20 @@ __device__ __forceinline__ void merge_sums(float max, float sum, float *out_max,
 
 __global__ void __launch_bounds__(THREADS) merge_kernel(kn_candidates_args a, const partial *work, int slices, int first_row)
 {
-    __shared__ key keys[MERGE];
+    __shared__ key keys[SLICE];
     const int t = first_row + blockIdx.x;
     const partial *in = work + (int64_t)blockIdx.x * slices;
     const float *logits = a.logits + t * a.ld;
     kn_candidates *out = a.out + t;
-    constexpr int AT_ONCE = MERGE / KN_CANDIDATES - 1; /* slices that are sorted together with the best so far */
-    for (int first = 0; first < slices; first += AT_ONCE) {
-        for (int i = threadIdx.x; i < MERGE; i += THREADS) {
-            const int slice = first + i / KN_CANDIDATES - 1;
-            if (i >= KN_CANDIDATES) keys[i] = slice < slices && slice < first + AT_ONCE ? in[slice].top[i % KN_CANDIDATES] : 0;
-            else if (first == 0) keys[i] = 0;
+    for (int first = 0; first < slices; first += LISTS - 1) { /* the best so far in list 0, the slices' in the others */
+        for (int i = threadIdx.x; i < SLICE; i += THREADS) {
+            const int slice = first + i / LIST - 1;
+            if (i >= LIST)
+                keys[i] = slice < slices ? in[slice].top[i % LIST] : 0;
+            else if (first == 0)
+                keys[i] = 0;
         }
-        sort(keys, MERGE);
+        best_list(keys);
     }
     const int count = min(a.valid, (int)KN_CANDIDATES);
     if (threadIdx.x < count) {

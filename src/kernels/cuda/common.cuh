@@ -21,8 +21,10 @@ struct kn_ssd_cuda;    /* ssd.cuh   */
 
 struct kn_context {
     kn_options options;
-    int sms; /* multiprocessors */
+    int sms;     /* multiprocessors                                         */
+    bool hopper; /* compute capability 9.0, and this build holds code for it */
     cudaStream_t stream;
+    cudaEvent_t mark[KN_MARKS];
     kn_linear_cuda *linear;
     kn_ssd_cuda *ssd;
     void *candidates; /* partial results of kn->candidates, see candidates.cu */
@@ -42,6 +44,10 @@ plp_status kn_capture_begin_cuda(kn_context *c);
 plp_status kn_capture_end_cuda(kn_context *c, kn_graph **graph);
 plp_status kn_replay_cuda(kn_context *c, kn_graph *graph);
 void kn_graph_destroy_cuda(kn_context *c, kn_graph **graph);
+
+extern "C" size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a);
+extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_args *a, bool *done);
 
 plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a);
@@ -92,9 +98,12 @@ __device__ __forceinline__ float kn_load_any(const void *p, plp_dtype type, int6
 }
 __device__ __forceinline__ void kn_store_any(void *p, plp_dtype type, int64_t i, float v)
 {
-    if (type == PLP_BF16) ((__nv_bfloat16 *)p)[i] = kn_as<__nv_bfloat16>(v);
-    else if (type == PLP_F16) ((__half *)p)[i] = kn_as<__half>(v);
-    else ((float *)p)[i] = v;
+    if (type == PLP_BF16)
+        ((__nv_bfloat16 *)p)[i] = kn_as<__nv_bfloat16>(v);
+    else if (type == PLP_F16)
+        ((__half *)p)[i] = kn_as<__half>(v);
+    else
+        ((float *)p)[i] = v;
 }
 
 /* Calls f with a value of the type that `type` names: f is a generic lambda that launches a template. */
@@ -115,7 +124,20 @@ static inline bool kn_aligned(const void *p, int64_t ld, plp_dtype type, size_t 
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- arithmetic */
-__device__ __forceinline__ float kn_silu(float v) { return v / (1.f + __expf(-v)); }
+/* One instruction each: about two units in the last place off, denormals are zero. */
+__device__ __forceinline__ float kn_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float kn_reciprocal(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float kn_silu(float v) { return v * kn_reciprocal(1.f + kn_exp2(-1.4426950408889634f * v)); }
 /* log(1 + e^x), linear above 20; log1p keeps its digits where e^x is small. */
 __device__ __forceinline__ float kn_softplus(float x) { return x > 20.f ? x : log1pf(expf(x)); }
 
@@ -156,8 +178,10 @@ __device__ __forceinline__ int kn_sequence_of(const int *start, int first, int s
     int lo = first, hi = seqs - 1;
     while (lo < hi) {
         const int mid = (lo + hi + 1) / 2;
-        if (start[mid] <= t) lo = mid;
-        else hi = mid - 1;
+        if (start[mid] <= t)
+            lo = mid;
+        else
+            hi = mid - 1;
     }
     return lo;
 }

@@ -1,5 +1,6 @@
 /* src/kernels/cuda/context.cu -- the CUDA backend: device, stream, memory, and the table of its operations. */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/mixer_step.cuh"
 
 #include <cstdlib>
 
@@ -9,7 +10,8 @@ plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file,
     cudaGetLastError(); /* an error that does not stick must not fail the next launch as well */
     const bool memory = error == cudaErrorMemoryAllocation;
     return plp_fail(memory ? PLP_ERR_MEMORY : PLP_ERR_DEVICE, file, line, "%s: %s; fix: %s", call, cudaGetErrorString(error),
-                    memory ? "use more ranks, fewer slots or a smaller step" : "see the driver's log (dmesg, nvidia-smi), or run with --device cpu");
+                    memory ? "use more ranks, fewer slots or a smaller step"
+                           : "see the driver's log (dmesg, nvidia-smi), or run with --device cpu");
 }
 
 int kn_cuda_devices(void)
@@ -27,9 +29,36 @@ static void destroy(kn_context **c)
     kn_linear_destroy_cuda(x);
     kn_ssd_destroy_cuda(x);
     cudaFree(x->candidates);
+    for (int i = 0; i < KN_MARKS; i++)
+        if (x->mark[i] != NULL) cudaEventDestroy(x->mark[i]);
     if (x->stream != NULL) cudaStreamDestroy(x->stream);
     free(x);
     *c = NULL;
+}
+
+/* Whether the code that runs here was made for sm_90a: only then are wgmma and the tensor copies in it. */
+__global__ void hopper_kernel(int *found)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    *found = 1;
+#else
+    *found = 0;
+#endif
+}
+
+static plp_status probe_hopper(kn_context *c)
+{
+    plp_status st;
+    int *there = NULL, found = 0;
+    PLP_DO(KN_CUDA(cudaMalloc(&there, sizeof *there)));
+    hopper_kernel<<<1, 1, 0, c->stream>>>(there);
+    PLP_DO(KN_LAUNCHED());
+    PLP_DO(KN_CUDA(cudaMemcpyAsync(&found, there, sizeof found, cudaMemcpyDeviceToHost, c->stream)));
+    PLP_DO(KN_CUDA(cudaStreamSynchronize(c->stream)));
+    c->hopper = found;
+done:
+    cudaFree(there);
+    return st;
 }
 
 static plp_status setup(kn_context *c)
@@ -46,6 +75,8 @@ static plp_status setup(kn_context *c)
                         c->options.device, p.name, p.major, p.minor);
     c->sms = p.multiProcessorCount;
     PLP_TRY(KN_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
+    for (int i = 0; i < KN_MARKS; i++) PLP_TRY(KN_CUDA(cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming)));
+    PLP_TRY(probe_hopper(c));
     PLP_TRY(kn_linear_create_cuda(c));
     PLP_TRY(kn_ssd_create_cuda(c));
     return kn_candidates_create_cuda(c);
@@ -95,6 +126,14 @@ static plp_status copy(kn_context *c, void *dst, const void *src, size_t bytes)
 }
 static plp_status fill(kn_context *c, void *dst, int byte, size_t bytes) { return KN_CUDA(cudaMemsetAsync(dst, byte, bytes, c->stream)); }
 static plp_status sync(kn_context *c) { return KN_CUDA(cudaStreamSynchronize(c->stream)); }
+static plp_status alloc_host(kn_context *, void **p, size_t bytes) { return KN_CUDA(cudaMallocHost(p, bytes > 0 ? bytes : 1)); }
+static void release_host(kn_context *, void **p)
+{
+    cudaFreeHost(*p);
+    *p = NULL;
+}
+static plp_status mark(kn_context *c, int which) { return KN_CUDA(cudaEventRecord(c->mark[which], c->stream)); }
+static plp_status wait(kn_context *c, int which) { return KN_CUDA(cudaEventSynchronize(c->mark[which])); }
 static plp_status memory(kn_context *, size_t *available, size_t *total) { return KN_CUDA(cudaMemGetInfo(available, total)); }
 
 /* By name, and not in the order of the struct, so that an entry cannot land in another's place. */
@@ -104,6 +143,7 @@ static kn_backend fill_table(void)
     t.name = "cuda";
     t.create = create, t.destroy = destroy, t.stream = stream;
     t.alloc = alloc, t.release = release, t.to_device = to_device, t.to_host = to_host, t.copy = copy, t.fill = fill, t.sync = sync;
+    t.alloc_host = alloc_host, t.release_host = release_host, t.mark = mark, t.wait = wait;
     t.memory = memory, t.read_time = kn_read_time_cuda, t.describe = kn_describe_cuda;
     t.embed = kn_embed_cuda, t.add_norm = kn_add_norm_cuda, t.linear = kn_linear_cuda_run, t.conv = kn_conv_cuda;
     t.ssd = kn_ssd_cuda_run, t.ssm_step = kn_ssm_step_cuda, t.gated_norm = kn_gated_norm_cuda;
@@ -111,6 +151,7 @@ static kn_backend fill_table(void)
     t.candidates = kn_candidates_cuda, t.feed = kn_feed_cuda;
     t.capture_begin = kn_capture_begin_cuda, t.capture_end = kn_capture_end_cuda, t.replay = kn_replay_cuda;
     t.graph_destroy = kn_graph_destroy_cuda;
+    t.mixer_step_work = kn_mixer_step_work_cuda, t.mixer_step = kn_mixer_step_cuda, t.norm_linear = kn_norm_linear_cuda;
     return t;
 }
 

@@ -4,13 +4,14 @@
  * state in the same thread; the states of prefill slices are written by a second launch, when every block has read the old ones. */
 #include "kernels/cuda/common.cuh"
 
-namespace {
+namespace
+{
 
-constexpr int THREADS = 128, RUN = 16; /* rows of a prefill block */
+constexpr int THREADS = 128, RUN = 32; /* rows of a prefill block */
 
 /* The inputs before row `t` of sequence s, oldest first: rows of the slice, before those the state, before that zeros.
  * W is the window, of which the last width - 1 entries are used. */
-template <class T, int V, int W>
+template <class T, class S, int V, int W>
 __device__ __forceinline__ void window(const kn_conv_args &a, const kn_batch &b, int s, int64_t t, int ch, float (&win)[W - 1][V])
 {
     const int64_t row0 = b.start[s], past = b.past[s];
@@ -19,86 +20,94 @@ __device__ __forceinline__ void window(const kn_conv_args &a, const kn_batch &b,
 #pragma unroll
     for (int k = 0; k < W - 1; k++) {
         const int back = W - 1 - k; /* this entry is row t - back */
-        if (back > keep) continue;
-        if (t - back >= row0) kn_load<V>((const T *)a.in + (t - back) * a.ld_in + ch, win[k]);
-        else {
-            const int64_t column = keep - (row0 - (t - back)); /* of the state, whose last entry is row0 - 1 */
-            const bool known = row0 - (t - back) <= past;
-            const int64_t at = (slot * keep + column) * a.channels + ch;
 #pragma unroll
-            for (int j = 0; j < V; j++) win[k][j] = known ? kn_load_any(a.state, a.state_dtype, at + j) : 0.f;
-        }
+        for (int j = 0; j < V; j++) win[k][j] = 0.f;
+        if (back > keep) continue;
+        if (t - back >= row0)
+            kn_load<V>((const T *)a.in + (t - back) * a.ld_in + ch, win[k]);
+        else if (row0 - (t - back) <= past) /* the state's last entry is row0 - 1 */
+            kn_load<V>((const S *)a.state + (slot * keep + keep - (row0 - (t - back))) * a.channels + ch, win[k]);
     }
 }
-
-template <class T, int V, int W> __global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch b)
+template <class S, int V, int W>
+__device__ __forceinline__ void keep_window(const kn_conv_args &a, const kn_batch &b, int s, int ch, const float (&win)[W - 1][V])
 {
-    const int ch = (blockIdx.y * THREADS + threadIdx.x) * V, skip = W - a.width;
+    const int64_t slot = b.dst_slot[s];
+#pragma unroll
+    for (int k = 0; k < W - 1; k++)
+        if (k >= W - a.width) kn_store<V>((S *)a.state + (slot * (a.width - 1) + k - (W - a.width)) * a.channels + ch, win[k]);
+}
+
+/* EXACT: the width is W; otherwise it is at most W.  AHEAD: rows whose loads are in flight together. */
+template <class T, class S, int V, int W, bool EXACT, int AHEAD>
+__global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch b)
+{
+    const int columns = (a.channels + THREADS * V - 1) / (THREADS * V), run = blockIdx.x / columns; /* neighbours share rows, so pages */
+    const int ch = (blockIdx.x % columns * THREADS + threadIdx.x) * V, skip = EXACT ? 0 : W - a.width;
     if (ch >= a.channels) return;
-    const bool decode = (int)blockIdx.x < b.decodes;
-    const int64_t first = decode ? blockIdx.x : b.decodes + (int64_t)(blockIdx.x - b.decodes) * RUN;
+    const bool decode = run < b.decodes;
+    const int64_t first = decode ? run : b.decodes + (int64_t)(run - b.decodes) * RUN;
     const int64_t last = decode ? first + 1 : first + RUN < b.tokens ? first + RUN : b.tokens;
 
-    float weight[W][V], bias[V], win[W - 1][V];
+    float weight[V][W], bias[V], win[W - 1][V];
 #pragma unroll
     for (int j = 0; j < V; j++) {
         bias[j] = a.bias != NULL ? a.bias[ch + j] : 0.f;
+        if (EXACT)
+            kn_load<W>(a.weight + (int64_t)(ch + j) * W, weight[j]);
+        else
 #pragma unroll
-        for (int k = 0; k < W; k++) weight[k][j] = k >= skip ? a.weight[(int64_t)(ch + j) * a.width + k - skip] : 0.f;
+            for (int k = 0; k < W; k++) weight[j][k] = k >= skip ? a.weight[(int64_t)(ch + j) * a.width + k - skip] : 0.f;
     }
-    int s = decode ? (int)first : kn_sequence_of(b.start, b.decodes, b.seqs, (int)first);
-    int64_t end = b.start[s + 1];
-    window<T, V, W>(a, b, s, first, ch, win);
-    for (int64_t t = first; t < last; t++) {
-        if (t >= end) {
-            do end = b.start[++s + 1];
-            while (t >= end);
-            window<T, V, W>(a, b, s, t, ch, win);
-        }
-        float now[V], out[V];
-        kn_load<V>((const T *)a.in + t * a.ld_in + ch, now);
+    const auto advance = [&](const kn_pack<T, V> &in, int64_t t) {
+        float out[V];
 #pragma unroll
         for (int j = 0; j < V; j++) {
+            const float now = kn_float(in.v[j]);
             float sum = bias[j];
 #pragma unroll
             for (int k = 0; k < W - 1; k++)
-                if (k >= skip) sum += weight[k][j] * win[k][j];
-            out[j] = kn_silu(sum + weight[W - 1][j] * now[j]);
+                if (k >= skip) sum += weight[j][k] * win[k][j];
+            out[j] = kn_silu(sum + weight[j][W - 1] * now);
+#pragma unroll
+            for (int k = 0; k + 1 < W - 1; k++) win[k][j] = win[k + 1][j];
+            win[W - 2][j] = now;
         }
         kn_store<V>((T *)a.out + t * a.ld_out + ch, out);
+    };
+    const auto row = [&](int64_t t) { return *(const kn_pack<T, V> *)((const T *)a.in + t * a.ld_in + ch); };
+
+    int s = decode ? (int)first : kn_sequence_of(b.start, b.decodes, b.seqs, (int)first);
+    for (int64_t t = first; t < last; s++) { /* what each sequence has of these rows */
+        const int64_t end = b.start[s + 1] < last ? b.start[s + 1] : last;
+        if (t < end) window<T, S, V, W>(a, b, s, t, ch, win);
+        for (; t + AHEAD <= end; t += AHEAD) {
+            kn_pack<T, V> ahead[AHEAD];
 #pragma unroll
-        for (int k = 0; k < W - 1; k++)
+            for (int i = 0; i < AHEAD; i++) ahead[i] = row(t + i);
 #pragma unroll
-            for (int j = 0; j < V; j++) win[k][j] = k + 1 < W - 1 ? win[k + 1 < W - 1 ? k + 1 : k][j] : now[j];
+            for (int i = 0; i < AHEAD; i++) advance(ahead[i], t + i);
+        }
+        for (; t < end; t++) advance(row(t), t);
     }
-    if (!decode) return;
-    const int64_t slot = b.dst_slot[s];
-#pragma unroll
-    for (int k = 0; k < W - 1; k++)
-        if (k >= skip)
-#pragma unroll
-            for (int j = 0; j < V; j++) kn_store_any(a.state, a.state_dtype, (slot * (a.width - 1) + k - skip) * a.channels + ch + j, win[k][j]);
+    if (decode) keep_window<S, V, W>(a, b, (int)first, ch, win);
 }
 
-/* The new states of prefill slices: one thread reads all of its channel's columns, then writes them. */
-template <class T, int W> __global__ void __launch_bounds__(THREADS) conv_state_kernel(kn_conv_args a, kn_batch b)
+/* The new states of prefill slices: one thread reads all of its channels' columns, then writes them. */
+template <class T, class S, int V, int W> __global__ void __launch_bounds__(THREADS) conv_state_kernel(kn_conv_args a, kn_batch b)
 {
-    const int ch = blockIdx.y * THREADS + threadIdx.x, s = b.decodes + blockIdx.x, keep = a.width - 1;
+    const int ch = (blockIdx.y * THREADS + threadIdx.x) * V, s = b.decodes + blockIdx.x;
     if (ch >= a.channels || b.start[s + 1] == b.start[s]) return;
-    float win[W - 1][1];
-    window<T, 1, W>(a, b, s, b.start[s + 1], ch, win);
-    const int64_t slot = b.dst_slot[s];
-#pragma unroll
-    for (int k = 0; k < W - 1; k++)
-        if (k >= W - a.width) kn_store_any(a.state, a.state_dtype, (slot * keep + k - (W - a.width)) * a.channels + ch, win[k][0]);
+    float win[W - 1][V];
+    window<T, S, V, W>(a, b, s, b.start[s + 1], ch, win);
+    keep_window<S, V, W>(a, b, s, ch, win);
 }
 
-template <class T, int V, int W> void launch(kn_context *c, const kn_conv_args *a, const kn_batch *b)
+template <class T, class S, int V, int W, bool EXACT> void launch(kn_context *c, const kn_conv_args *a, const kn_batch *b)
 {
-    const int runs = (int)kn_ceil(b->tokens - b->decodes, RUN), prefills = b->seqs - b->decodes;
-    const int columns = (int)kn_ceil(kn_ceil(a->channels, V), THREADS);
-    conv_kernel<T, V, W><<<dim3(b->decodes + runs, columns), THREADS, 0, c->stream>>>(*a, *b);
-    if (runs > 0) conv_state_kernel<T, W><<<dim3(prefills, (int)kn_ceil(a->channels, THREADS)), THREADS, 0, c->stream>>>(*a, *b);
+    const int runs = (int)kn_ceil(b->tokens - b->decodes, RUN), columns = (int)kn_ceil(kn_ceil(a->channels, V), THREADS);
+    conv_kernel<T, S, V, W, EXACT, EXACT ? 8 : 1><<<(b->decodes + runs) * columns, THREADS, 0, c->stream>>>(*a, *b);
+    if (runs > 0) conv_state_kernel<T, S, V, W><<<dim3(b->seqs - b->decodes, columns), THREADS, 0, c->stream>>>(*a, *b);
 }
 
 } // namespace
@@ -108,13 +117,19 @@ plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b)
     if (b->tokens == 0 || a->channels == 0) return PLP_OK;
     if (a->width < 2 || a->width > 8) return PLP_FAIL(PLP_ERR_SHAPE, "conv width %d of 2..8; fix: use another model", a->width);
     const plp_dtype act = c->options.act;
-    const bool wide = a->channels % (16 / (int)plp_dtype_size(act)) == 0 && kn_aligned(a->in, a->ld_in, act, 16) && kn_aligned(a->out, a->ld_out, act, 16);
     kn_by_type(act, [&](auto t) {
-        using T = decltype(t);
-        constexpr int V = 16 / sizeof(T);
-        if (wide && a->width <= 4) launch<T, V, 4>(c, a, b);
-        else if (wide) launch<T, V, 8>(c, a, b);
-        else launch<T, 1, 8>(c, a, b);
+        kn_by_type(a->state_dtype, [&](auto s) {
+            using T = decltype(t);
+            using S = decltype(s);
+            constexpr int V = 4; /* more would leave too few registers for rows in flight */
+            const bool wide = a->width == 4 && a->channels % V == 0 && kn_aligned(a->in, a->ld_in, act, V * sizeof(T)) &&
+                              kn_aligned(a->out, a->ld_out, act, V * sizeof(T)) &&
+                              kn_aligned(a->state, a->channels, a->state_dtype, V * sizeof(S)) && (uintptr_t)a->weight % 16 == 0;
+            if (wide)
+                launch<T, S, V, 4, true>(c, a, b);
+            else
+                launch<T, S, 1, 8, false>(c, a, b);
+        });
     });
     return KN_LAUNCHED();
 }

@@ -1,8 +1,8 @@
-/* src/kernels/cuda/linear.cu -- kn->linear: cuBLASLt, a streaming kernel for a few rows, and a plain tiled kernel for what neither takes.
+/* src/kernels/cuda/linear.cu -- kn->linear: cuBLASLt, and a plain tiled kernel for what it does not take.
  *
- * Which of cuBLASLt's algorithms, or whether the streaming kernel, is fastest for a shape is found by timing them at its first use, unless
- * the stream is being captured.  A deterministic context does not time: it takes, once per weight shape, an algorithm without split sums
- * that accepts any number of rows, and uses it for all of them. */
+ * Which of cuBLASLt's algorithms is fastest for a shape is found by timing them at its first use, unless the stream is being captured.  A
+ * deterministic context does not time: it takes, once per weight shape, an algorithm without split sums that accepts any number of rows,
+ * and uses it for all of them. */
 #include "kernels/cuda/common.cuh"
 
 #include <cublasLt.h>
@@ -16,67 +16,6 @@ static plp_status blas_status(cublasStatus_t status, const char *call, int line)
     if (status == CUBLAS_STATUS_SUCCESS) return PLP_OK;
     return plp_fail(PLP_ERR_DEVICE, __FILE__, line, "%s: %s; fix: check that CUDA's libraries and driver fit together", call,
                     cublasLtGetStatusString(status));
-}
-
-/* ------------------------------------------------------------------------------------------------- a few rows: weights streamed once
- * A warp owns two rows of w; its lanes take 16 bytes of each at a time, and all M rows of x go past them from the first-level cache. */
-template <class T, int M> static __global__ void __launch_bounds__(256) stream_kernel(kn_linear_args a)
-{
-    constexpr int V = 16 / sizeof(T), ROWS = 2, AHEAD = 4, STEP = 32 * V;
-    const int lane = threadIdx.x % 32, n0 = (blockIdx.x * 8 + threadIdx.x / 32) * ROWS;
-    if (n0 >= a.n) return;
-    const T *x = (const T *)a.x, *w[ROWS];
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) w[r] = (const T *)a.w + (int64_t)min(n0 + r, a.n - 1) * a.k;
-    float sum[ROWS][M] = {};
-    for (int base = lane * V; base < a.k; base += STEP * AHEAD) {
-        kn_pack<T, V> pack[AHEAD][ROWS];
-#pragma unroll
-        for (int u = 0; u < AHEAD; u++)
-#pragma unroll
-            for (int r = 0; r < ROWS; r++)
-                if (base + u * STEP < a.k) pack[u][r] = *(const kn_pack<T, V> *)(w[r] + base + u * STEP);
-#pragma unroll
-        for (int u = 0; u < AHEAD; u++) {
-            if (base + u * STEP >= a.k) continue;
-#pragma unroll
-            for (int m = 0; m < M; m++) {
-                if (m >= a.rows) continue;
-                float v[V];
-                kn_load<V>(x + m * a.ldx + base + u * STEP, v);
-#pragma unroll
-                for (int r = 0; r < ROWS; r++)
-#pragma unroll
-                    for (int j = 0; j < V; j++) sum[r][m] += kn_float(pack[u][r].v[j]) * v[j];
-            }
-        }
-    }
-#pragma unroll
-    for (int r = 0; r < ROWS; r++)
-#pragma unroll
-        for (int m = 0; m < M; m++) {
-            const float total = kn_warp_sum(sum[r][m]);
-            if (lane == 0 && n0 + r < a.n && m < a.rows)
-                kn_store_any(a.y, a.y_dtype, m * a.ldy + n0 + r, total + (a.bias != NULL ? a.bias[n0 + r] : 0.f));
-        }
-}
-
-static const int STREAM_ROWS = 8;
-static bool stream_takes(const kn_linear_args *a)
-{
-    return a->rows <= STREAM_ROWS && a->x_dtype == a->w_dtype && kn_aligned(a->x, a->ldx, a->x_dtype, 16) && kn_aligned(a->w, a->k, a->w_dtype, 16);
-}
-static plp_status stream_run(kn_context *c, const kn_linear_args *a)
-{
-    const int blocks = (int)kn_ceil(a->n, 16);
-    kn_by_type(a->x_dtype, [&](auto t) {
-        using T = decltype(t);
-        if (a->rows == 1) stream_kernel<T, 1><<<blocks, 256, 0, c->stream>>>(*a);
-        else if (a->rows == 2) stream_kernel<T, 2><<<blocks, 256, 0, c->stream>>>(*a);
-        else if (a->rows <= 4) stream_kernel<T, 4><<<blocks, 256, 0, c->stream>>>(*a);
-        else stream_kernel<T, 8><<<blocks, 256, 0, c->stream>>>(*a);
-    });
-    return KN_LAUNCHED();
 }
 
 /* --------------------------------------------------------------------------------------------------- any shape, types and alignment
@@ -117,15 +56,8 @@ static plp_status tiled_run(kn_context *c, const kn_linear_args *a)
     return KN_LAUNCHED();
 }
 
-/* cuBLASLt adds no float32 bias to a 16-bit result. */
-static __global__ void bias_kernel(kn_linear_args a)
-{
-    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, m = i / a.n, n = i % a.n;
-    if (m < a.rows) kn_store_any(a.y, a.y_dtype, m * a.ldy + n, kn_load_any(a.y, a.y_dtype, m * a.ldy + n) + a.bias[n]);
-}
-
 /* --------------------------------------------------------------------------------------------------------------------- cuBLASLt */
-enum { TRIES = 8, TIMED_RUNS = 5, CHOICES = 256 };
+enum { TRIES = 8, TIMED_RUNS = 5, CHOICES = 512, DETERMINISTIC_ROWS = 256 /* tiles that suit decode and prefill alike */ };
 static const size_t WORK_BYTES = (size_t)32 << 20;
 
 typedef struct { /* compared as bytes: made by key_of, which clears it */
@@ -134,17 +66,17 @@ typedef struct { /* compared as bytes: made by key_of, which clears it */
     uint8_t x_type, w_type, y_type, x_align, w_align, y_align;
 } shape_key;
 
-typedef enum { BY_BLAS, BY_STREAM, BY_TILES } linear_way;
 typedef struct {
     shape_key key;
-    linear_way way;
+    bool blas; /* false: by tiles */
     bool timed;
     cublasLtMatmulAlgo_t algo;
 } choice;
 
 struct kn_linear_cuda {
     cublasLtHandle_t handle;
-    void *work;
+    void *work;    /* WORK_BYTES for cuBLAS                                      */
+    float *biased; /* WORK_BYTES: a product in float32 that waits for its bias */
     cudaEvent_t begin, end;
     int choices, next; /* kept; the one that is replaced next when all are used */
     choice choice_of[CHOICES];
@@ -166,12 +98,12 @@ static plp_status product_init(product *p, const kn_linear_args *a, int rows)
     return KN_BLAS(cublasLtMatrixLayoutInit(&p->y, type_of(a->y_dtype), (uint64_t)a->n, (uint64_t)rows, a->ldy));
 }
 
-/* Row counts that share an algorithm: each alone up to 16, then classes that grow by a quarter to a half. */
+/* The most rows of those that share an algorithm: each count alone up to 16, then classes that grow by a quarter to a half. */
 static int row_class(int rows)
 {
     int unit = 1;
     while (rows > 16 * unit) unit *= 2;
-    return (int)kn_ceil(rows, unit * 4) * unit * 4 * (unit > 1) + rows * (unit == 1);
+    return unit == 1 ? rows : (int)kn_ceil(rows, unit * 4) * unit * 4;
 }
 static uint8_t alignment(const void *p)
 {
@@ -179,6 +111,7 @@ static uint8_t alignment(const void *p)
     while (bytes < 16 && (uintptr_t)p % (bytes * 2u) == 0) bytes *= 2;
     return bytes;
 }
+static bool waits_for_bias(const kn_linear_args *a) { return a->bias != NULL && a->y_dtype != PLP_F32; }
 static shape_key key_of(const kn_context *c, const kn_linear_args *a)
 {
     shape_key k;
@@ -187,27 +120,53 @@ static shape_key key_of(const kn_context *c, const kn_linear_args *a)
     k.rows = c->options.deterministic ? 0 : row_class(a->rows);
     k.x_type = (uint8_t)a->x_dtype, k.w_type = (uint8_t)a->w_dtype, k.y_type = (uint8_t)a->y_dtype;
     k.x_align = alignment(a->x), k.w_align = alignment(a->w), k.y_align = alignment(a->y);
+    if (waits_for_bias(a)) k.ldy = a->n, k.y_type = PLP_F32, k.y_align = 16;
     return k;
 }
 
-static plp_status blas_run(kn_context *c, const kn_linear_args *a, const cublasLtMatmulAlgo_t *algo)
+/* y = sum + bias, rounded once */
+static __global__ void bias_kernel(kn_linear_args a, const float *sum, int64_t ld)
+{
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, m = i / a.n, n = i % a.n;
+    if (m < a.rows) kn_store_any(a.y, a.y_dtype, m * a.ldy + n, sum[m * ld + n] + a.bias[n]);
+}
+
+static plp_status product_run(kn_context *c, const kn_linear_args *a, const cublasLtMatmulAlgo_t *algo)
 {
     const float one = 1.f, zero = 0.f;
     product p;
     PLP_TRY(product_init(&p, a, a->rows));
-    PLP_TRY(KN_BLAS(cublasLtMatmul(c->linear->handle, &p.op, &one, a->w, &p.w, a->x, &p.x, &zero, a->y, &p.y, a->y, &p.y, algo,
-                                   c->linear->work, WORK_BYTES, c->stream)));
-    if (a->bias == NULL) return PLP_OK;
-    bias_kernel<<<(int)kn_ceil((int64_t)a->rows * a->n, 256), 256, 0, c->stream>>>(*a);
-    return KN_LAUNCHED();
+    return KN_BLAS(cublasLtMatmul(c->linear->handle, &p.op, &one, a->w, &p.w, a->x, &p.x, &zero, a->y, &p.y, a->y, &p.y, algo,
+                                  c->linear->work, WORK_BYTES, c->stream));
+}
+/* cuBLASLt adds no float32 bias to a 16-bit result: the product stays float32 until the bias is added, a piece of the rows at a
+ * time. */
+static plp_status blas_run(kn_context *c, const kn_linear_args *a, const cublasLtMatmulAlgo_t *algo)
+{
+    if (a->bias == NULL) return product_run(c, a, algo);
+    const bool direct = a->y_dtype == PLP_F32;
+    const int at_once = direct ? a->rows : (int)(WORK_BYTES / sizeof(float) / (size_t)a->n);
+    for (int row = 0; row < a->rows; row += at_once) {
+        kn_linear_args part = *a, sum;
+        part.rows = a->rows - row < at_once ? a->rows - row : at_once;
+        part.x = (const char *)a->x + (size_t)(row * a->ldx) * plp_dtype_size(a->x_dtype);
+        part.y = (char *)a->y + (size_t)(row * a->ldy) * plp_dtype_size(a->y_dtype);
+        sum = part;
+        if (!direct) sum.y = c->linear->biased, sum.y_dtype = PLP_F32, sum.ldy = a->n;
+        PLP_TRY(product_run(c, &sum, algo));
+        bias_kernel<<<(int)kn_ceil((int64_t)part.rows * a->n, 256), 256, 0, c->stream>>>(part, (const float *)sum.y, sum.ldy);
+        PLP_TRY(KN_LAUNCHED());
+    }
+    return PLP_OK;
 }
 
 /* Up to TRIES algorithms, cuBLAS's favourite first; *found = 0 where it knows none. */
-static plp_status suggestions(kn_context *c, const kn_linear_args *a, const shape_key *k, cublasLtMatmulHeuristicResult_t *result, int *found)
+static plp_status suggestions(kn_context *c, const kn_linear_args *a, const shape_key *k, cublasLtMatmulHeuristicResult_t *result,
+                              int *found)
 {
     product p;
     cublasLtMatmulPreferenceOpaque_t pref;
-    const int rows = c->options.deterministic ? 2048 : a->rows;
+    const int rows = c->options.deterministic ? DETERMINISTIC_ROWS : k->rows; /* the most of the class: its work space suffices for all */
     /* partial sums are added in float32, or not split at all */
     const uint32_t schemes = c->options.deterministic ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     const uint32_t w = k->w_align, x = k->x_align, y = k->y_align;
@@ -252,7 +211,7 @@ static float time_of(kn_context *c, const kn_linear_args *a, const cublasLtMatmu
     float ms = -1.f;
     for (int i = -1; i < TIMED_RUNS; i++) { /* one run to warm up */
         if (i == 0) cudaEventRecord(l->begin, c->stream);
-        if ((algo != NULL ? blas_run(c, a, algo) : stream_run(c, a)) != PLP_OK) return -1.f;
+        if (blas_run(c, a, algo) != PLP_OK) return -1.f;
     }
     cudaEventRecord(l->end, c->stream);
     if (cudaEventSynchronize(l->end) != cudaSuccess || cudaEventElapsedTime(&ms, l->begin, l->end) != cudaSuccess) return -1.f;
@@ -262,28 +221,26 @@ static float time_of(kn_context *c, const kn_linear_args *a, const cublasLtMatmu
 static plp_status choose(kn_context *c, const kn_linear_args *a, bool may_wait, choice *to)
 {
     cublasLtMatmulHeuristicResult_t result[TRIES];
+    kn_linear_args bare = *a; /* as cuBLAS sees it */
+    if (waits_for_bias(a)) bare.y_dtype = PLP_F32, bare.ldy = a->n;
     int found = 0;
-    PLP_TRY(suggestions(c, a, &to->key, result, &found));
+    PLP_TRY(suggestions(c, &bare, &to->key, result, &found));
     if (c->options.deterministic) {
         int i = 0;
-        while (i < found && !takes_all_rows(c, a, &result[i].algo)) i++;
+        while (i < found && !takes_all_rows(c, &bare, &result[i].algo)) i++;
         to->timed = true;
-        to->way = i < found ? BY_BLAS : BY_TILES;
+        to->blas = i < found;
         if (i < found) to->algo = result[i].algo;
         return PLP_OK;
     }
-    const bool streams = stream_takes(a);
     to->timed = may_wait;
-    to->way = found > 0 ? BY_BLAS : streams ? BY_STREAM : BY_TILES;
+    to->blas = found > 0;
     if (found > 0) to->algo = result[0].algo;
-    if (!may_wait || (found < 2 && !streams)) return PLP_OK;
-    float best = streams ? time_of(c, a, NULL) : -1.f;
-    if (best > 0) to->way = BY_STREAM;
-    for (int i = 0; i < found; i++) {
+    float best = -1.f;
+    for (int i = 0; i < found && may_wait && found > 1; i++) {
         const float ms = time_of(c, a, &result[i].algo);
         if (ms < 0 || (best > 0 && ms >= best)) continue;
         best = ms;
-        to->way = BY_BLAS;
         to->algo = result[i].algo;
     }
     return PLP_OK;
@@ -318,8 +275,7 @@ plp_status kn_linear_cuda_run(kn_context *c, const kn_linear_args *a)
     if (a->rows == 0 || a->n == 0) return PLP_OK;
     const choice *by = NULL;
     PLP_TRY(find(c, a, &by));
-    if (by->way == BY_STREAM && stream_takes(a)) return stream_run(c, a);
-    return by->way == BY_BLAS ? blas_run(c, a, &by->algo) : tiled_run(c, a);
+    return by->blas ? blas_run(c, a, &by->algo) : tiled_run(c, a);
 }
 
 plp_status kn_linear_create_cuda(kn_context *c)
@@ -329,6 +285,7 @@ plp_status kn_linear_create_cuda(kn_context *c)
     PLP_TRY(KN_BLAS(cublasLtCreate(&l->handle)));
     PLP_TRY(KN_CUDA(cudaEventCreate(&l->begin)));
     PLP_TRY(KN_CUDA(cudaEventCreate(&l->end)));
+    PLP_TRY(KN_CUDA(cudaMalloc((void **)&l->biased, WORK_BYTES)));
     return KN_CUDA(cudaMalloc(&l->work, WORK_BYTES));
 }
 
@@ -340,6 +297,7 @@ void kn_linear_destroy_cuda(kn_context *c)
     if (l->begin != NULL) cudaEventDestroy(l->begin);
     if (l->end != NULL) cudaEventDestroy(l->end);
     cudaFree(l->work);
+    cudaFree(l->biased);
     free(l);
     c->linear = NULL;
 }

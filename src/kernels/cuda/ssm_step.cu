@@ -1,73 +1,72 @@
 /* src/kernels/cuda/ssm_step.cu -- kn->ssm_step: one token of the state space for every decode row.
  *
  * The state is read and written once and is nearly all of the traffic, so everything serves its 16-byte accesses: L neighbouring lanes hold
- * one row of it (V values each), a block holds `rows` rows of one head, and all loads of a thread are in flight before the first is used. */
+ * one row of it (V values each), a thread has R rows, and all its loads are in flight before the first is used. */
 #include "kernels/cuda/common.cuh"
 
-namespace {
-
-constexpr int THREADS = 256, DEPTH = 8; /* rows of the state that a thread loads before it uses the first */
-
-/* grid: (heads * parts, decode rows); part p of a head is its rows p * rows .. */
-template <class T, class S, int V>
-__global__ void __launch_bounds__(THREADS) ssm_step_kernel(kn_ssm_args a, kn_batch b, int lanes, int rows)
+namespace
 {
-    const int parts = (a.dim + rows - 1) / rows, head = blockIdx.x / parts, part = blockIdx.x % parts, t = blockIdx.y;
-    const int lane = threadIdx.x % lanes, team = threadIdx.x / lanes, teams = THREADS / lanes;
-    const int end = min(a.dim, (part + 1) * rows);
-    const bool known = b.past[t] > 0;
-    const int64_t tile = (int64_t)a.dim * a.state, column = (int64_t)lane * V;
-    const S *src = (const S *)a.h + ((int64_t)b.src_slot[t] * a.heads + head) * tile + column;
-    S *dst = (S *)a.h + ((int64_t)b.dst_slot[t] * a.heads + head) * tile + column;
-    const T *x = (const T *)a.x + t * a.ld_x + (int64_t)head * a.dim;
-    T *y = (T *)a.y + t * a.ld_y + (int64_t)head * a.dim;
 
-    for (int base = part * rows; base < end; base += teams * DEPTH) { /* uniform: all lanes take part in the shuffles */
-        const int first = base + team;
-        kn_pack<S, V> h[DEPTH];
-        float xs[DEPTH];
+/* grid: (heads * parts, decode rows); part p of a head is THREADS / lanes * R of its rows.  Loads are in the order in which their addresses
+ * become known, those of the state last, as nothing may wait between them. */
+template <class T, class S, int V, int R, int THREADS, int BLOCKS>
+__global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(kn_ssm_args a, kn_batch b, int lanes, int parts)
+{
+    const int teams = THREADS / lanes, lane = threadIdx.x % lanes, t = blockIdx.y;
+    const int head = blockIdx.x / parts, p0 = blockIdx.x % parts * teams * R + threadIdx.x / lanes;
+    const int tile = a.dim * a.state, column = lane * V, group = a.group[head];
+    const int64_t past = b.past[t], src_slot = b.src_slot[t], dst_slot = b.dst_slot[t];
+    const float raw = kn_float(((const T *)a.dt)[t * a.ld_dt + head]);
+    const T *x = (const T *)a.x + t * a.ld_x + (int64_t)head * a.dim;
+    float xs[R], B[V], C[V];
 #pragma unroll
-        for (int k = 0; k < DEPTH; k++) {
-            const int p = first + k * teams;
-            if (p >= end) continue;
-            if (known) h[k] = *(const kn_pack<S, V> *)(src + (int64_t)p * a.state);
-            xs[k] = kn_float(x[p]);
-        }
-        float B[V], C[V];
-        const int64_t bc = t * a.ld_bc + (int64_t)a.group[head] * a.state + column;
-        kn_load<V>((const T *)a.B + bc, B);
-        kn_load<V>((const T *)a.C + bc, C);
-        const kn_ssm_scalars w = kn_ssm_scalars_of(a, kn_float(((const T *)a.dt)[t * a.ld_dt + head]), head);
+    for (int k = 0; k < R; k++) xs[k] = p0 + k * teams < a.dim ? kn_float(x[p0 + k * teams]) : 0.f;
+    const int64_t bc = t * a.ld_bc + (int64_t)group * a.state + column;
+    kn_load<V>((const T *)a.B + bc, B);
+    kn_load<V>((const T *)a.C + bc, C);
+    const S *src = (const S *)a.h + (src_slot * a.heads + head) * tile + column;
+    S *dst = (S *)a.h + (dst_slot * a.heads + head) * tile + column;
+    kn_pack<S, V> h[R];
 #pragma unroll
-        for (int j = 0; j < V; j++) B[j] *= w.dt;
-#pragma unroll
-        for (int k = 0; k < DEPTH; k++) {
-            const int p = first + k * teams;
-            float sum = 0.f;
-            if (p < end) {
-#pragma unroll
-                for (int j = 0; j < V; j++) {
-                    const float v = (known ? w.decay * kn_float(h[k].v[j]) : 0.f) + xs[k] * B[j];
-                    h[k].v[j] = kn_as<S>(v);
-                    sum += v * C[j];
-                }
-                *(kn_pack<S, V> *)(dst + (int64_t)p * a.state) = h[k];
-            }
-            for (int o = lanes / 2; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
-            if (p < end && lane == 0) y[p] = kn_as<T>(sum + w.skip * xs[k]);
-        }
+    for (int k = 0; k < R; k++) {
+        const int p = p0 + k * teams;
+        h[k] = past > 0 && p < a.dim ? *(const kn_pack<S, V> *)(src + p * a.state) : kn_pack<S, V>();
     }
+    const kn_ssm_scalars w = kn_ssm_scalars_of(a, raw, head);
+#pragma unroll
+    for (int j = 0; j < V; j++) B[j] *= w.dt;
+    float sum[R] = {};
+#pragma unroll
+    for (int k = 0; k < R; k++) {
+        const int p = p0 + k * teams;
+        asm volatile("" ::: "memory"); /* row after row: 16-bit states must not all be widened at once, which costs registers */
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            const float v = w.decay * kn_float(h[k].v[j]) + xs[k] * B[j];
+            h[k].v[j] = kn_as<S>(v);
+            sum[k] += v * C[j];
+        }
+        if (p < a.dim) *(kn_pack<S, V> *)(dst + p * a.state) = h[k];
+    }
+    for (int o = lanes / 2; o > 0; o /= 2)
+#pragma unroll
+        for (int k = 0; k < R; k++) sum[k] += __shfl_xor_sync(~0u, sum[k], o);
+    T *y = (T *)a.y + t * a.ld_y + (int64_t)head * a.dim;
+#pragma unroll
+    for (int k = 0; k < R; k++)
+        if (p0 + k * teams < a.dim && lane == 0) y[p0 + k * teams] = kn_as<T>(sum[k] + w.skip * xs[k]);
 }
 
 /* Any state size: a warp takes a row, its lanes every 32nd value. */
-template <class T> __global__ void __launch_bounds__(THREADS) ssm_step_any_kernel(kn_ssm_args a, kn_batch b)
+constexpr int ANY_THREADS = 256;
+template <class T> __global__ void __launch_bounds__(ANY_THREADS) ssm_step_any_kernel(kn_ssm_args a, kn_batch b)
 {
     const int head = blockIdx.x, t = blockIdx.y, lane = threadIdx.x % 32;
     const bool known = b.past[t] > 0;
     const kn_ssm_scalars w = kn_ssm_scalars_of(a, kn_float(((const T *)a.dt)[t * a.ld_dt + head]), head);
     const T *B = (const T *)a.B + t * a.ld_bc + (int64_t)a.group[head] * a.state;
     const T *C = (const T *)a.C + t * a.ld_bc + (int64_t)a.group[head] * a.state;
-    for (int p = threadIdx.x / 32; p < a.dim; p += THREADS / 32) {
+    for (int p = threadIdx.x / 32; p < a.dim; p += ANY_THREADS / 32) {
         const float x = kn_float(((const T *)a.x)[t * a.ld_x + (int64_t)head * a.dim + p]);
         const int64_t src = (((int64_t)b.src_slot[t] * a.heads + head) * a.dim + p) * a.state;
         const int64_t dst = (((int64_t)b.dst_slot[t] * a.heads + head) * a.dim + p) * a.state;
@@ -98,14 +97,13 @@ plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch 
             const bool wide = a->state % V == 0 && lanes >= 1 && lanes <= 32 && (lanes & (lanes - 1)) == 0 && (uintptr_t)a->h % 16 == 0 &&
                               kn_aligned(a->B, a->ld_bc, act, reach) && kn_aligned(a->C, a->ld_bc, act, reach) && V * sizeof(T) <= 16;
             if (!wide) {
-                ssm_step_any_kernel<T><<<dim3(a->heads, b->decodes), THREADS, 0, c->stream>>>(*a, *b);
+                ssm_step_any_kernel<T><<<dim3(a->heads, b->decodes), ANY_THREADS, 0, c->stream>>>(*a, *b);
                 return;
             }
-            const int teams = THREADS / lanes;
-            int rows = a->dim; /* of the state in a block: fewer where the heads alone do not fill the GPU */
-            while (rows > teams && (int64_t)a->heads * b->decodes * kn_ceil(a->dim, rows) < 4 * c->sms) rows = (int)kn_ceil(rows, 2);
-            const dim3 grid(a->heads * (int)kn_ceil(a->dim, rows), b->decodes);
-            ssm_step_kernel<T, S, V><<<grid, THREADS, 0, c->stream>>>(*a, *b, lanes, rows);
+            constexpr int R = 4, THREADS = 128, BLOCKS = 8; /* the best of those tried on an H200 */
+            const int parts = (int)kn_ceil(a->dim, THREADS / lanes * R);
+            ssm_step_kernel<T, S, V, R, THREADS, BLOCKS>
+                <<<dim3(a->heads * parts, b->decodes), THREADS, 0, c->stream>>>(*a, *b, lanes, parts);
         });
     });
     return KN_LAUNCHED();

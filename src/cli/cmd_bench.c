@@ -1,0 +1,89 @@
+/* polylepis bench: how fast, and what share of what the machine could do. */
+#include "cli/bench.h"
+#include "cli/commands.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "engine/session.h"
+#include "model/shapes.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { DECODE, PREFILL, KERNELS, COLLECTIVES, LOAD };
+
+static struct {
+    const char *shape;
+    int mode;
+    plp_ints batch, tokens;
+    int64_t repeats;
+    bool json, csv;
+} given = { .repeats = 20 };
+
+static const plp_option options[] = {
+    { "--shape", NULL, "NAME", PLP_OPTION_TEXT, &given.shape, 1, 0, "a published shape with random weights, see below" },
+    { "--mode", NULL, "decode|prefill|kernels|collectives|load", PLP_OPTION_CHOICE, &given.mode, 0, 0, "what is timed; default decode" },
+    { "--batch", NULL, "B,...", PLP_OPTION_INTS, &given.batch, 1, 4096, "sequences of a decode step; default 1,8,32" },
+    { "--tokens", NULL, "T,...", PLP_OPTION_INTS, &given.tokens, 1, 1 << 17, "tokens of a prefill; default 512" },
+    { "--repeats", NULL, "N", PLP_OPTION_INT, &given.repeats, 3, 1000, "timed steps; default 20" },
+    { "--json", NULL, NULL, PLP_OPTION_FLAG, &given.json, 0, 0, "one JSON object a row" },
+    { "--csv", NULL, NULL, PLP_OPTION_FLAG, &given.csv, 0, 0, "comma-separated values" },
+};
+
+static plp_status prepare(const cli *c, bench *b)
+{
+    static const int batches[] = { 1, 8, 32 }, tokens[] = { 512 };
+    const bool load = given.mode == LOAD;
+    if (load && c->model.model == NULL) return PLP_FAIL(PLP_ERR_USAGE, "--mode load needs --model; command line; fix: name a model file");
+    if (!load && given.shape == NULL && given.mode != COLLECTIVES)
+        return PLP_FAIL(PLP_ERR_USAGE, "--shape is missing; command line; fix: see polylepis bench --help");
+    *b = (bench){ .group = c->group,
+                  .shape = load ? c->model.model : given.shape,
+                  .repeats = (int)given.repeats,
+                  .format = given.json  ? BENCH_JSON
+                            : given.csv ? BENCH_CSV
+                                        : BENCH_MARKDOWN };
+    b->batches = given.batch.count ? given.batch.item : batches, b->batch_count = given.batch.count ? given.batch.count : 3;
+    b->tokens = given.tokens.count ? given.tokens.item : tokens, b->token_count = given.tokens.count ? given.tokens.count : 1;
+    if (given.mode == KERNELS && given.tokens.count && !given.batch.count) b->batch_count = 0;
+    if (given.mode == KERNELS && given.batch.count && !given.tokens.count) b->token_count = 0;
+    if (given.shape != NULL) PLP_TRY(model_shape_find(given.shape, &b->config));
+    PLP_TRY(engine_model_options(&c->model, c->group, 1, &b->options));
+    /* Speed is that of 16-bit products unless float32 is asked for. */
+    b->options.f32 = c->model.compute == PLP_NUMBER_F32;
+    return PLP_OK;
+}
+
+static plp_status run(cli *c)
+{
+    bench b;
+    PLP_TRY(tp_agree(c->group, prepare(c, &b)));
+    plp_log_threshold(PLP_LOG_WARN); /* rows speak for themselves */
+    if (given.mode == DECODE || given.mode == PREFILL || given.mode == KERNELS) PLP_TRY(bench_rates(&b));
+    switch (given.mode) {
+    case DECODE: PLP_TRY(bench_decode(&b)); break;
+    case PREFILL: PLP_TRY(bench_prefill(&b)); break;
+    case KERNELS: PLP_TRY(bench_kernels(&b)); break;
+    case COLLECTIVES: PLP_TRY(bench_collectives(&b)); break;
+    default: PLP_TRY(bench_load(&b, c->model.model));
+    }
+    free(given.batch.item);
+    free(given.tokens.item);
+    return b.wrong == 0 ? PLP_OK : PLP_FAIL(PLP_ERR_INTERNAL, "%d rows failed their check; see the last column", b.wrong);
+}
+
+const cli_command cli_bench = {
+    .name = "bench",
+    .summary = "Time decode, prefill, kernels, collectives or loading, against what the machine could do.",
+    .usage = "bench --shape NAME [--mode MODE] [options]",
+    .examples = "  polylepis bench --shape mamba2-130m --device cpu --batch 1,8,32\n"
+                "  mpirun -np 2 polylepis bench --shape codestral-7b --mode prefill --tokens 2048,8192\n"
+                "  polylepis bench --mode load --model model.h5\n"
+                "Shapes: mamba2-130m mamba2-370m mamba2-780m mamba2-1.3b mamba2-2.7b codestral-7b\n"
+                "        mamba-130m mamba-370m mamba-790m mamba-1.4b mamba-2.8b falcon-mamba-7b\n",
+    .model = true,
+    .model_optional = true,
+    .options = options,
+    .option_count = sizeof options / sizeof *options,
+    .run = run,
+};

@@ -1,0 +1,78 @@
+#!/bin/sh
+# contract.sh POLYLEPIS NP SOURCE -- what is refused is refused with the right exit code and in one line, whichever rank meets it.
+# shellcheck source=tests/cli/lib.sh
+. "$(dirname "$0")/lib.sh"
+quiet_demo="--model $demo -q"
+
+# The command line, before anything is read.
+refused 64 "no command"
+refused 64 "did you mean generate?" generat --model "$demo"
+refused 64 "unknown command zzz" zzz
+refused 64 "did you mean --max-tokens?" generate --model "$demo" --prompt a --max-token 3
+refused 64 "from 0 to 1" generate --model "$demo" --prompt a --top-p 2
+refused 64 "an integer from 1 to" generate --model "$demo" --prompt a -n 2x
+refused 64 "one of auto|cpu|cuda" generate --model "$demo" --prompt a --device gpu
+refused 64 "its value is missing" generate --model "$demo" --prompt
+refused 64 "--model is missing" generate --prompt a
+refused 64 "0 prompts" generate --model "$demo"
+refused 64 "2 prompts" generate --model "$demo" --prompt a --prompt-token-ids 1
+refused 64 "unexpected argument" generate --model "$demo" --prompt a b
+refused 64 "of 2" convert "$demo"
+refused 64 "--output is missing" logits --model "$demo" -i "$work/in"
+# shellcheck disable=SC2086 # words
+{
+    # Requests.
+    refused 65 "the prompt has no tokens" generate $quiet_demo --prompt ""
+    refused 65 "id 2048 at index 1" generate $quiet_demo --prompt-token-ids 1,2048
+    refused 64 "min_tokens 9" generate $quiet_demo --prompt a -n 3 --min-tokens 9
+    refused 66 "$work/none" generate $quiet_demo --prompt-file "$work/none"
+    refused 65 "not a regular file" generate $quiet_demo --prompt-file /dev/null
+
+    # Models.
+    refused 66 "$work/none" generate --model "$work/none" --prompt a
+    echo garbage >"$work/garbage"
+    refused 65 "$work/garbage" generate --model "$work/garbage" --prompt a
+    cp -r "$demo" "$work/cut" && truncate -s -1000 "$work/cut/model.safetensors"
+    refused 65 "model.safetensors" generate --model "$work/cut" --prompt a
+
+    # Jobs: nothing stays behind.
+    printf '{"id": "a", "prompt": [1]}\n{"id": "a", "prompt": [2]}\n' >"$work/twice.jsonl"
+    printf '{"id": "a", "prompt": [1]}\n{"id": "b", "prompt": [1,\n' >"$work/torn.jsonl"
+    printf '{"id": "../a", "prompt": [1]}\n' >"$work/path.jsonl"
+    printf '{"id": "a", "prompt": 7}\n' >"$work/number.jsonl"
+    refused 65 "comes twice" logits $quiet_demo -i "$work/twice.jsonl" -o "$work/l.h5"
+    refused 65 "torn.jsonl line 2" logits $quiet_demo -i "$work/torn.jsonl" -o "$work/l.h5"
+    refused 65 "cannot name an HDF5 group" logits $quiet_demo -i "$work/path.jsonl" -o "$work/l.h5"
+    refused 65 "prompt" logits $quiet_demo -i "$work/number.jsonl" -o "$work/l.h5"
+    refused 73 "missing/l.h5" logits $quiet_demo -i "$work/torn.jsonl" -o "$work/missing/l.h5"
+    refused 73 "exists" logits $quiet_demo -i "$work/torn.jsonl" -o "$work/torn.jsonl"
+    [ ! -e "$work/l.h5" ] && [ ! -e "$work/l.h5.part" ] || fail "a job that failed left a file"
+    refused 65 "fewer than a window" perplexity $quiet_demo --text "$work/garbage"
+    refused 65 "safetensors" convert "$work/cut" "$work/c.h5"
+    [ ! -e "$work/c.h5" ] || fail "a conversion that failed left a file"
+}
+
+# One rank alone: another model path, other options, another prompt file.  The others must not wait for it.
+apart() {
+    code=$1 text=$2 one=$3 two=$4
+    began=$(date +%s)
+    # shellcheck disable=SC2086 # words
+    "${MPIEXEC:-mpirun}" -np 1 "$polylepis" $one : -np 1 "$polylepis" $two >"$work/out" 2>"$work/err" </dev/null
+    rc=$?
+    check_refused "$code" "$text" "$one : $two"
+}
+apart 66 "$work/none" "generate $quiet_demo --prompt a" "generate --model $work/none -q --prompt a"
+apart 64 "did you mean" "generate $quiet_demo --prompt a" "generate $quiet_demo --promt a"
+apart 76 "options" "generate $quiet_demo --prompt a" "generate $quiet_demo --prompt a --state-dtype bf16"
+apart 65 "index 0" "generate $quiet_demo --prompt-token-ids 1" "generate $quiet_demo --prompt-token-ids 99999"
+apart 76 "requests" "generate $quiet_demo --prompt-token-ids 1,2,3" "generate $quiet_demo --prompt-token-ids 1,2"
+apart 76 "requests" "generate $quiet_demo --prompt a --seed 1" "generate $quiet_demo --prompt a --seed 1 --top-k 3"
+"$polylepis" convert "$demo" "$work/demo.h5" 2>/dev/null || fail "convert"
+apart 76 "the model file" "generate $quiet_demo --prompt a" "generate --model $work/demo.h5 -q --prompt a"
+
+# Without a launcher, and where Slurm started N programs that know nothing of each other.
+began=$(date +%s)
+SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=2 "$polylepis" generate --model "$demo" --prompt a >"$work/out" 2>"$work/err"
+rc=$?
+check_refused 64 "srun --mpi=pmix" "a singleton in a Slurm step"
+finish

@@ -1,0 +1,39 @@
+# tests/cli/lib.sh -- for the scripts beside it, called as SCRIPT POLYLEPIS NP SOURCE: runs the program as a user would.
+# shellcheck shell=sh disable=SC2034 # variables that the scripts use
+set -u
+polylepis=$1 np=$2 source=$3
+demo=$source/models/demo
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+fail() {
+    printf 'FAILED: %s\n' "$*"
+    sed 's/^/  | /' "$work/err"
+    failures=$((failures + 1))
+}
+
+# run ARGS: under mpirun; leaves $rc, $work/out and $work/err.
+run() {
+    "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" "$@" >"$work/out" 2>"$work/err" </dev/null
+    rc=$?
+}
+
+# refused CODE TEXT ARGS: ends with that code and one error line that holds the text, within 5 seconds, and prints no result.
+refused() {
+    code=$1 text=$2
+    shift 2
+    began=$(date +%s)
+    run "$@"
+    check_refused "$code" "$text" "$*"
+}
+check_refused() {
+    [ "$rc" = "$1" ] || fail "$3: exit $rc, want $1"
+    [ $(($(date +%s) - began)) -le 8 ] || fail "$3: took more than 5 seconds, and 3 to start"
+    [ "$(grep -c 'error\[' "$work/err")" = 1 ] || fail "$3: want one error line"
+    grep 'error\[' "$work/err" | grep -qF -e "$2" || fail "$3: no \"$2\" in the message"
+    [ "$(grep 'error\[' "$work/err" | wc -c)" -le 500 ] || fail "$3: a message of more than 500 bytes"
+    [ ! -s "$work/out" ] || fail "$3: something on stdout"
+}
+
+finish() { [ "$failures" = 0 ]; exit; }

@@ -1,0 +1,57 @@
+#!/bin/bash
+# Builds on a host with a GPU, runs the tests labelled gpu, then the program's benchmarks.  Logs go to ${OUT:-build-gpu/logs}, a short
+# table comes last.  Exit status: 0 if the build and all tests passed.
+#   tools/gpu_check.sh [CMake arguments]
+# Packages that the host lacks are taken from .carry/, which tools/carry_deps.sh fills elsewhere.
+set -u
+cd "$(dirname "$0")/.."
+build=${BUILD:-build-gpu}
+logs=${OUT:-$PWD/$build/logs}
+jobs=$(nproc)
+mkdir -p "$build" "$logs"
+export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+# Arguments of `polylepis bench`, one run a line.
+benches="--shape codestral-7b --batch 1,2,4,8,64
+--shape codestral-7b --batch 64,256 --state-dtype bf16
+--shape mamba2-2.7b --batch 1,2,4,8,64,256
+--shape mamba2-2.7b --batch 64,256 --state-dtype bf16
+--shape codestral-7b --mode prefill --tokens 2048,8192,32768
+--shape mamba2-2.7b --mode prefill --tokens 2048,8192,32768
+--shape codestral-7b --mode kernels --batch 64 --tokens 8192
+--shape mamba2-2.7b --mode kernels --batch 64 --tokens 8192"
+
+arguments=(-S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLP_WERROR=ON -DPLP_CUDA=ON)
+if [ -d .carry ]; then
+    lib=$PWD/.carry/usr/lib/$(gcc -print-multiarch 2>/dev/null || echo x86_64-linux-gnu)
+    export PKG_CONFIG_PATH=$lib/pkgconfig PKG_CONFIG_SYSROOT_DIR=$PWD/.carry LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+    arguments+=("-DCMAKE_PREFIX_PATH=$PWD/.carry/usr")
+fi
+
+summary=()
+status=0
+step() { # name, command: runs it into a log, keeps a line for the table
+    local name=$1 begin=$SECONDS result=ok
+    shift
+    "$@" >"$logs/$name.log" 2>&1 || { result="FAILED ($?)"; status=1; }
+    summary+=("$(printf '%-24s %-12s %4d s' "$name" "$result" $((SECONDS - begin)))")
+    [ "$result" = ok ] || tail -n 15 "$logs/$name.log"
+    [ "$result" = ok ]
+}
+
+if step configure cmake "${arguments[@]}" "$@" && step build cmake --build "$build" -j "$jobs"; then
+    step tests ctest --test-dir "$build" -L gpu --output-on-failure
+    program=$(find "$build" -name polylepis -type f -perm -u+x | head -n 1)
+    if [ -n "$program" ]; then
+        row=0
+        while read -r line; do
+            row=$((row + 1))
+            # shellcheck disable=SC2086 # a list of words
+            step "bench-$row" "$program" bench $line && cat "$logs/bench-$row.log"
+        done <<<"$benches"
+    fi
+fi
+
+grep -hE 'tests passed|tests failed' "$logs/tests.log" 2>/dev/null
+printf '%s\n' "${summary[@]}"
+exit $status
