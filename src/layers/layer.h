@@ -97,7 +97,6 @@ typedef struct {
 } layer_call;
 
 typedef struct {
-    const char *name;
     /* Takes what `forward` writes to for steps of `tokens` rows and `seqs` sequences. */
     void (*lay_out)(layer_scratch *s, plp_arena *a, const kn_backend *kn, const layer_dims *d, int64_t tokens, int64_t seqs);
     /* Most float32 elements of a row that a collective sums. */

@@ -159,4 +159,4 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     if (kn->mixer_step_work) s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
 }
 
-const layer_kind layer_mamba2 = { .name = "mamba2", .lay_out = lay_out, .summed = layer_ld_delta, .forward = forward };
+const layer_kind layer_mamba2 = { .lay_out = lay_out, .summed = layer_ld_delta, .forward = forward };
