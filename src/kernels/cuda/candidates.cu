@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(THREADS) slice_kernel(kn_candidates_args a, pa
         if (i >= count) continue;
         raw_sum += expf(logits[i] - raw_max);
         best = max(best, keys[i]);
-        const float noise = r.inv_temperature > 0.f ? -logf(-logf(kn_uniform(r.seed, r.position, a.first + from + i))) : 0.f;
+        const float noise = r.inv_temperature > 0.f ? kn_noise(r.seed, r.position, a.first + from + i) : 0.f;
         drawn = max(drawn, key_of(p[i] + noise, from + i));
     }
     const float p_max = key_value(block_max(best, shared));

@@ -98,12 +98,12 @@ static plp_status product_init(product *p, const kn_linear_args *a, int rows)
     return KN_BLAS(cublasLtMatrixLayoutInit(&p->y, type_of(a->y_dtype), (uint64_t)a->n, (uint64_t)rows, a->ldy));
 }
 
-/* Row counts that share an algorithm: each alone up to 16, then classes that grow by a quarter to a half. */
+/* The most rows of those that share an algorithm: each count alone up to 16, then classes that grow by a quarter to a half. */
 static int row_class(int rows)
 {
     int unit = 1;
     while (rows > 16 * unit) unit *= 2;
-    return (int)kn_ceil(rows, unit * 4) * unit * 4 * (unit > 1) + rows * (unit == 1);
+    return unit == 1 ? rows : (int)kn_ceil(rows, unit * 4) * unit * 4;
 }
 static uint8_t alignment(const void *p)
 {
@@ -166,7 +166,7 @@ static plp_status suggestions(kn_context *c, const kn_linear_args *a, const shap
 {
     product p;
     cublasLtMatmulPreferenceOpaque_t pref;
-    const int rows = c->options.deterministic ? DETERMINISTIC_ROWS : a->rows;
+    const int rows = c->options.deterministic ? DETERMINISTIC_ROWS : k->rows; /* the most of the class: its work space suffices for all */
     /* partial sums are added in float32, or not split at all */
     const uint32_t schemes = c->options.deterministic ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     const uint32_t w = k->w_align, x = k->x_align, y = k->y_align;
