@@ -10,8 +10,10 @@
 namespace {
 
 constexpr int THREADS = 128, STEP_THREADS = 256;
-constexpr int AHEAD = 8;                         /* tokens whose dt, x and z a thread loads together */
-constexpr int FILL = 132 * 512, SHORTEST = 64;   /* threads that keep a large GPU busy; tokens of a piece at least, and what they are multiples of */
+constexpr int AHEAD = 8;     /* tokens that a thread loads, and computes without a branch, together */
+constexpr int RESIDENT = 4;  /* blocks that a multiprocessor holds at once */
+constexpr int SHORTEST = 64; /* pieces are multiples of so many tokens */
+constexpr int FILL = 132 * RESIDENT * THREADS; /* threads that a large GPU holds: there is work space for so many */
 constexpr float LOG2E = 1.4426950408889634f;
 
 __device__ __forceinline__ float exp2_fast(float x)
@@ -47,10 +49,10 @@ __device__ __forceinline__ float *piece_at(const pieces &p, const kn_scan_args &
 /* grid: (channels / (THREADS / LANES), pieces of the longest slice, prefill sequences).  A channel's state is in 1 thread or 32 (LANES),
  * NP values each: value j of lane l is number l + LANES j. */
 template <class T, int NP, int LANES, int PASS>
-__global__ void __launch_bounds__(THREADS) scan_kernel(kn_scan_args a, kn_batch b, pieces cut, const int *snap_start, const int *snap_slot)
+__global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a, kn_batch b, pieces cut, const int *snap_start, const int *snap_slot)
 {
     constexpr int WIDTH = NP * LANES, STAGE = WIDTH > 128 ? 16 : 32; /* tokens whose B and C lie in shared memory */
-    __shared__ float Bs[STAGE][WIDTH], Cs[PASS == 2 ? STAGE : 1][WIDTH];
+    __shared__ alignas(16) float Bs[STAGE][WIDTH], Cs[PASS == 2 ? STAGE : 1][WIDTH];
     const int s = b.decodes + blockIdx.z, lane = threadIdx.x % LANES;
     const int channel = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
     const bool valid = channel < a.channels;
@@ -115,6 +117,7 @@ __global__ void __launch_bounds__(THREADS) scan_kernel(kn_scan_args a, kn_batch 
         __syncthreads();
         for (int u0 = 0; u0 < count; u0 += AHEAD) {
             T dt_raw[AHEAD], x_raw[AHEAD], z_raw[AHEAD];
+            float dt[AHEAD];
 #pragma unroll
             for (int u = 0; u < AHEAD; u++) {
                 const int64_t t = t0 + min(u0 + u, count - 1);
@@ -123,27 +126,36 @@ __global__ void __launch_bounds__(THREADS) scan_kernel(kn_scan_args a, kn_batch 
                 if (PASS == 2) z_raw[u] = zs[t * a.ld_z];
             }
 #pragma unroll
-            for (int u = 0; u < AHEAD; u++) {
-                const int t = u0 + u;
-                if (t >= count) break;
-                const float dt = softplus(kn_float(dt_raw[u]) + bias), x = kn_float(x_raw[u]), in = dt * x;
+            for (int u = 0; u < AHEAD; u++) dt[u] = softplus(kn_float(dt_raw[u]) + bias);
+            const auto token = [&](int u) { /* products and sums are spelt out: they must round alike wherever this is unrolled */
+                const float x = kn_float(x_raw[u]), in = dt[u] * x;
                 float sum = 0.f;
-                if (PASS == 1) total += dt;
+                if (PASS == 1) total += dt[u];
 #pragma unroll
                 for (int j = 0; j < NP; j++) {
                     const int n = lane + LANES * j;
-                    h[j] = exp2_fast(dt * A[j]) * h[j] + in * Bs[t][n];
-                    if (PASS == 2) sum += h[j] * Cs[t][n];
+                    h[j] = __fmaf_rn(exp2_fast(__fmul_rn(dt[u], A[j])), h[j], __fmul_rn(in, Bs[u0 + u][n]));
+                    if (PASS == 2) sum = __fmaf_rn(h[j], Cs[u0 + u][n], sum);
                 }
-                if constexpr (PASS == 2) {
-                    if constexpr (LANES == 32) sum = kn_warp_sum(sum);
-                    if (valid && lane == 0) ys[(int64_t)(t0 + t) * a.ld_y] = kn_as<T>((sum + skip * x) * kn_silu(kn_float(z_raw[u])));
-                    if (--until == 0) {
-                        const int slot = snap_slot[snap++];
-                        until = a.block;
-                        if (slot >= 0) keep(slot);
-                    }
-                }
+                if (PASS == 1) return;
+                if (LANES == 32) sum = kn_warp_sum(sum);
+                const float y = __fmaf_rn(skip, x, sum) * kn_silu(kn_float(z_raw[u]));
+                if (valid && lane == 0) ys[(int64_t)(t0 + u0 + u) * a.ld_y] = kn_as<T>(y);
+            };
+            if (u0 + AHEAD <= count && (until < 0 || until > AHEAD)) {
+#pragma unroll
+                for (int u = 0; u < AHEAD; u++) token(u);
+                if (until > 0) until -= AHEAD;
+                continue;
+            }
+#pragma unroll
+            for (int u = 0; u < AHEAD; u++) {
+                if (u0 + u >= count) break;
+                token(u);
+                if (until < 0 || --until > 0) continue;
+                const int slot = snap_slot[snap++];
+                until = a.block;
+                if (slot >= 0) keep(slot);
             }
         }
     }
@@ -209,37 +221,42 @@ template <class T> __global__ void __launch_bounds__(STEP_THREADS) scan_step_any
 }
 
 /* Pieces that there is room for. */
-int most_pieces(const kn_scan_args *a) { return (int)kn_ceil(FILL, a->channels) + 1; }
+int room(const kn_scan_args *a) { return (int)kn_ceil(FILL, a->channels); }
 
-/* Tokens of a piece, and the number of pieces of the longest slice: 1 where slices stay whole. */
-int cut_slices(const kn_context *c, const kn_scan_args *a, const kn_batch *b, int lanes, int *length)
+/* Tokens of a piece, and the number of pieces of the longest slice: 1 where slices stay whole.  All pieces run at once, for the last of
+ * a second round would leave the GPU idle as long as they take. */
+int cut_slices(const kn_context *c, const kn_scan_args *a, const kn_batch *b, unsigned blocks, int *length)
 {
+    const int fit = (int)(c->sms * RESIDENT / blocks), most = fit < room(a) ? fit : room(a), seqs = b->seqs - b->decodes;
+    const int *start = b->host_start + b->decodes;
     int longest = 1;
-    for (int s = b->decodes; s < b->seqs; s++) {
-        const int rows = b->host_start[s + 1] - b->host_start[s];
-        longest = rows > longest ? rows : longest;
-    }
+    for (int s = 0; s < seqs; s++) longest = start[s + 1] - start[s] > longest ? start[s + 1] - start[s] : longest;
     *length = longest;
-    const int64_t seqs = b->seqs - b->decodes, tokens = b->tokens - b->host_start[b->decodes], most = most_pieces(a);
-    if (c->options.deterministic || a->work == NULL || 2 * seqs * a->channels * lanes > FILL || seqs >= most) return 1;
-    const int n = (int)kn_ceil(kn_ceil(tokens, most - seqs), SHORTEST) * SHORTEST; /* a slice has at most one piece that is shorter */
-    if (n < longest) *length = n;
+    if (c->options.deterministic || a->work == NULL || 2 * seqs > most) return 1;
+    for (int n = (int)kn_ceil(kn_ceil(start[seqs] - start[0], most), SHORTEST) * SHORTEST; n < longest; n += SHORTEST) {
+        int64_t pieces = 0;
+        for (int s = 0; s < seqs; s++) pieces += kn_ceil(start[s + 1] - start[s], n);
+        if (pieces > most) continue;
+        *length = n;
+        break;
+    }
     return (int)kn_ceil(longest, *length);
 }
 
 template <class T, int NP, int LANES> void launch(kn_context *c, const kn_scan_args *a, const kn_batch *b)
 {
     pieces cut = { 0, (float *)a->work };
-    const int count = cut_slices(c, a, b, LANES, &cut.length);
+    const unsigned blocks = (unsigned)kn_ceil(a->channels, THREADS / LANES);
+    const int count = cut_slices(c, a, b, blocks, &cut.length);
     const int *snap_start = a->block > 0 ? c->ssd->snap_start : NULL, *snap_slot = a->block > 0 ? c->ssd->snap_slot : NULL;
-    const dim3 grid((unsigned)kn_ceil(a->channels, THREADS / LANES), count, b->seqs - b->decodes), before(grid.x, count - 1, grid.z);
+    const dim3 grid(blocks, count, b->seqs - b->decodes), before(blocks, count - 1, grid.z);
     if (count > 1) scan_kernel<T, NP, LANES, 1><<<before, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
     scan_kernel<T, NP, LANES, 2><<<grid, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
 }
 
 } // namespace
 
-size_t kn_scan_work_cuda(const kn_scan_args *a) { return (size_t)most_pieces(a) * (a->state + 1) * a->channels * sizeof(float); }
+size_t kn_scan_work_cuda(const kn_scan_args *a) { return (size_t)room(a) * (a->state + 1) * a->channels * sizeof(float); }
 
 plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b)
 {
