@@ -179,8 +179,8 @@ typedef struct {
     kn_batch batch;
     const int *group, *host_group, *norm_first;
     void *residual, *delta, *normed, *in, *conv, *y, *w_in, *w_out, *vector, *A, *conv_state, *ssm_state;
-    void *w_x, *w_dt, *mixed, *parts, *work; /* Mamba-1 */
-    int *ints;                               /* host: start, slots, group map, first channels of norm groups */
+    void *w_x, *w_dt, *mixed, *parts, *dt, *work; /* Mamba-1 */
+    int *ints;                                    /* host: start, slots, group map, first channels of norm groups */
     int64_t *past;
 } bench_layer;
 
@@ -232,6 +232,7 @@ static plp_status set_up_memory(bench_layer *l, buffers *pool)
     const kn_scan_args shape = { .channels = (int)l->I, .state = (int)N };
     l->w_x = take_weights(pool, parts * l->I, l->weights), l->w_dt = take_weights(pool, l->I * l->c->dt_rank, l->weights);
     l->mixed = take_random(pool, T * parts, PLP_F32, 1, 0), l->parts = take_random(pool, T * parts, l->act, 1, 0);
+    l->dt = take_random(pool, T * l->I, l->act, 1, 0);
     if (pool->kn->scan_work) l->work = take_random(pool, (int64_t)pool->kn->scan_work(&shape) / 4 + 1, PLP_F32, 1, 0);
     return pool->st;
 }
@@ -392,7 +393,6 @@ static void list_mamba1(const bench_layer *l, bench_list *list)
 {
     const double T = l->tokens, a = (double)plp_dtype_size(l->act);
     const int64_t rank = l->c->dt_rank, N = l->c->state, parts = rank + 2 * N;
-    void *dt = at(l->in, l->act, l->I);
     list->x_proj = product(l, parts, l->I, l->conv, l->I, l->w_x, l->mixed, PLP_F32, parts);
     list->rms = (kn_rms_args){ .tokens = l->tokens,
                                .segments = 3,
@@ -402,17 +402,17 @@ static void list_mamba1(const bench_layer *l, bench_list *list)
                                .ld_in = parts,
                                .out = l->parts,
                                .ld_out = parts };
-    list->dt_proj = product(l, l->I, rank, l->parts, parts, l->w_dt, dt, l->act, l->R);
+    list->dt_proj = product(l, l->I, rank, l->parts, parts, l->w_dt, l->dt, l->act, l->I);
     list->scan = (kn_scan_args){ .channels = (int)l->I,
                                  .state = (int)N,
                                  .x = l->conv,
                                  .z = l->in,
-                                 .dt = dt,
+                                 .dt = l->dt,
                                  .B = at(l->parts, l->act, rank),
                                  .C = at(l->parts, l->act, rank + N),
                                  .ld_x = l->I,
                                  .ld_z = l->R,
-                                 .ld_dt = l->R,
+                                 .ld_dt = l->I,
                                  .ld_bc = parts,
                                  .A = l->A,
                                  .dt_bias = l->vector,
