@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHECK_STEPS = 16, MESSAGE = 256 }; /* how often the ranks compare what they did: one small collective */
+enum { CHECK_STEPS = 16, MESSAGE = 256 }; /* at least so often the ranks compare what they did: one small collective */
 
 /* An event that waits to be read: text is an offset into the engine's text until then. */
 typedef struct {
@@ -36,7 +36,8 @@ struct plp_engine {
     uint64_t next_id;
 
     int64_t step;
-    uint64_t digest; /* of every schedule and token so far */
+    uint64_t digest; /* of every request, schedule and token so far */
+    bool changed;    /* requests came or left since the ranks compared their digests */
     plp_status broken;
 
     /* One step. */
@@ -209,11 +210,39 @@ const char *plp_token(const plp_engine *e, int id) { return e->tokenizer == NULL
 void plp_free(void *memory) { free(memory); }
 
 /* -------------------------------------------------------------------------------------------------------- requests come and go */
+/* FNV-1a. */
+static void note_digest(plp_engine *e, const void *data, size_t bytes)
+{
+    for (const unsigned char *p = data; bytes > 0; bytes--) e->digest = (e->digest ^ *p++) * 0x100000001b3u;
+}
+
+static void note_request(plp_engine *e, const request *r)
+{
+    const int64_t numbers[] = { r->given.max_tokens, r->given.min_tokens, r->given.logprobs, r->stop_id_count, r->given.stop_count };
+    note_digest(e, r->ids, (size_t)r->length * sizeof *r->ids);
+    note_digest(e, &r->given.sampling, sizeof r->given.sampling);
+    note_digest(e, numbers, sizeof numbers);
+    note_digest(e, r->stop_ids, (size_t)r->stop_id_count * sizeof *r->stop_ids);
+    for (int i = 0; i < r->given.stop_count; i++) note_digest(e, r->stops[i], strlen(r->stops[i]));
+    e->changed = true;
+}
+
+/* Before ranks that do not do the same meet in a collective with different sizes. */
+static plp_status check_digest(plp_engine *e)
+{
+    char what[80];
+    if (!e->changed && e->step % CHECK_STEPS != 0) return PLP_OK;
+    e->changed = false;
+    snprintf(what, sizeof what, "requests, schedule or tokens before step %lld", (long long)e->step);
+    return tp_same(e->group, what, &e->digest, sizeof e->digest);
+}
+
 plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
 {
     request *r;
     PLP_TRY(request_create(&r, given, e->config, e->tokenizer));
     r->id = *id = ++e->next_id;
+    note_request(e, r);
     if (e->first == NULL)
         e->first = r;
     else
@@ -225,6 +254,8 @@ plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *
 
 void plp_engine_cancel(plp_engine *e, uint64_t id)
 {
+    note_digest(e, &id, sizeof id);
+    e->changed = true;
     for (request *r = e->first; r != NULL; r = r->next)
         if (r->id == id) r->cancelled = true;
     for (int i = 0; i < e->runs; i++)
@@ -291,11 +322,6 @@ static void admit(plp_engine *e)
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- step */
-static void note_digest(plp_engine *e, uint64_t value)
-{
-    for (int i = 0; i < 8; i++) e->digest = (e->digest ^ (value >> 8 * i & 0xff)) * 0x100000001b3u; /* FNV-1a */
-}
-
 /* Queues the slices' rows.  *outs: rows that will give a token, e->out_seq whose. */
 static plp_status forward(plp_engine *e, int slices, int decodes, int *outs)
 {
@@ -308,8 +334,8 @@ static plp_status forward(plp_engine *e, int slices, int decodes, int *outs)
         memcpy(e->ids + rows, r->ids + r->past, (size_t)s->rows * sizeof *e->ids);
         rows += s->rows;
         if (s->out) e->out_row[*outs] = rows - 1, e->out_seq[(*outs)++] = s->seq;
-        note_digest(e, r->id);
-        note_digest(e, (uint64_t)s->rows);
+        note_digest(e, &r->id, sizeof r->id);
+        note_digest(e, &s->rows, sizeof s->rows);
     }
     e->start[slices] = rows;
     const model_step step = {
@@ -372,7 +398,7 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
 {
     queued *q;
     request_progress p;
-    note_digest(e, (uint64_t)c->token);
+    note_digest(e, &c->token, sizeof c->token);
     PLP_TRY(request_append(r, c->token, &p));
     PLP_TRY(add_event(e, PLP_EVENT_TOKEN, r, &q));
     q->event.token = c->token, q->event.logprob = c->logprob, q->event.tops = c->tops, q->event.text_bytes = p.ready;
@@ -391,6 +417,7 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
 static plp_status run_step(plp_engine *e)
 {
     int decodes, outs;
+    PLP_TRY(check_digest(e));
     for (int i = 0; i < e->runs; i++) e->seq[i] = (schedule_seq){ e->running[i]->prompt, e->running[i]->past };
     const int64_t chunk = e->config->chunk > 0 ? e->config->chunk : 1;
     const int slices = schedule_step(e->seq, e->runs, e->max_tokens, chunk, e->slice, &decodes);
@@ -411,10 +438,8 @@ static plp_status run_step(plp_engine *e)
         PLP_TRY(add_error(e, r, PLP_ERR_DATA, plp_last_error()));
     }
     release_done(e);
-    if (++e->step % CHECK_STEPS != 0) return PLP_OK;
-    char what[80];
-    snprintf(what, sizeof what, "the schedule or the tokens of the %d steps before step %lld", CHECK_STEPS, (long long)e->step);
-    return tp_same(e->group, what, &e->digest, sizeof e->digest);
+    e->step++;
+    return PLP_OK;
 }
 
 plp_status plp_engine_step(plp_engine *e, int *left)
