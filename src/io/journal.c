@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 enum { SYNC_RECORDS = 64, PREFIX = 96, WINDOW = 1 << 18, MOST_DIFFERENCES = 4 };
+static const int64_t MOST_LINES = (int64_t)1 << 36; /* whose offsets are a number of bytes that can be asked for */
 static const double SYNC_SECONDS = 1;
 
 struct io_journal {
@@ -225,7 +226,8 @@ static bool read_record(const char *text, size_t bytes, int64_t *line, bool *fai
     char prefix[PREFIX];
     int flag;
     uint32_t crc;
-    if (sscanf(text, "{\"line\":%" SCNd64 ",\"failed\":%d,\"crc32c\":\"%8" SCNx32 "\"", line, &flag, &crc) != 3 || *line < 0) return false;
+    if (sscanf(text, "{\"line\":%" SCNd64 ",\"failed\":%d,\"crc32c\":\"%8" SCNx32 "\"", line, &flag, &crc) != 3) return false;
+    if (*line < 0 || *line > MOST_LINES) return false;
     *failed = flag != 0;
     const size_t n = (size_t)write_prefix(prefix, *line, *failed, crc);
     if (bytes <= n || memcmp(text, prefix, n) != 0 || text[bytes - 1] != '}') return false;

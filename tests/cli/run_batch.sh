@@ -152,30 +152,63 @@ fresh
 awk 'BEGIN { for (i = 0; i < 60; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 40 + i }' >"$in"
 batch 0 --max-seqs 4
 cp "$out" "$work/kept"
-stop() { # stop SIGNAL: at the tenth finished line
+begin() { # in the background, until a few lines are finished; leaves $job
     fresh
     "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" run-batch -q --model "$demo" -i "$in" -o "$out" --max-seqs 4 >"$work/out" 2>"$work/err" </dev/null &
     job=$!
-    until [ -e "$out" ] || [ "$(cat "$out.part" 2>/dev/null | wc -l)" -ge 10 ]; do sleep 0.02; done
-    kill -s "$1" "$job"
+    until [ -e "$out" ] || [ "$(cat "$out.part" 2>/dev/null | wc -l)" -ge 4 ]; do sleep 0.02; done
+}
+stopped() { # stopped CODE WHAT: ends with that code ("": any but 0) before its output is there
     wait "$job"
     rc=$?
-    [ ! -e "$out" ] && [ "$(wc -l <"$out.part")" -lt 60 ] || fail "$1 came too late"
+    [ "$rc" = "${1:-$rc}" ] && [ "$rc" != 0 ] || fail "$2: exit $rc, want $1"
+    [ ! -e "$out" ] && [ "$(wc -l <"$out.part")" -lt 60 ] || fail "$2 came too late"
 }
-stop USR1
-[ "$rc" = 75 ] || fail "SIGUSR1: exit $rc"
+goes_on() { # goes_on WHAT ARGS
+    what=$1
+    shift
+    batch 0 "$@"
+    cmp -s "$out" "$work/kept" || fail "$what: another output"
+}
+begin
+kill -s USR1 $job
+stopped 75 SIGUSR1
 grep -q 'error\[STOPPED\]: stopped by a signal; .* start the same command again' "$work/err" || fail "SIGUSR1: no message"
 [ ! -e "$out.lock" ] || fail "SIGUSR1: the lock is left"
 refused 78 "temperature 0.5, was 1" run-batch -q --model "$demo" -i "$in" -o "$out" -t 0.5
 head -n 59 "$in" >"$work/less.jsonl"
 refused 78 "input" run-batch -q --model "$demo" -i "$work/less.jsonl" -o "$out"
 printf torn >>"$out.part"
-batch 0 --max-seqs 7
-cmp -s "$out" "$work/kept" || fail "SIGUSR1: another output"
-stop TERM # mpirun kills what is left a second later
-[ "$rc" != 0 ] || fail "SIGTERM: exit 0"
-batch 0
-cmp -s "$out" "$work/kept" || fail "SIGTERM: another output"
+goes_on SIGUSR1 --max-seqs 7
+begin
+kill -s TERM $job # mpirun kills what is left a second later
+stopped "" SIGTERM
+goes_on SIGTERM
+begin
+kill -s TERM "$(cat "/proc/$job/task/$job/children" | tr ' ' '\n' | grep . | sed -n "${np}p")" # the last rank alone
+stopped 75 "SIGTERM to one rank"
+goes_on "SIGTERM to one rank"
+if [ "$np" = 1 ]; then
+    begin
+    began=$(date +%s)
+    refused 73 "is written by pid $(cut -d ' ' -f 2 "$out.lock") on" run-batch -q --model "$demo" -i "$in" -o "$out"
+    wait $job
+    if command -v prlimit >/dev/null; then # a file that may not grow any more, as on a full disk
+        begin
+        prlimit --pid "$(cut -d ' ' -f 2 "$out.lock")" --fsize=8192
+        stopped 74 "a full disk"
+        grep -q 'error\[IO\]: cannot write .* what is done is kept' "$work/err" || fail "a full disk: no message"
+        goes_on "a full disk"
+    fi
+    begin
+    cp "$in" "$work/in"
+    echo '{"id": "late", "prompt": "x"}' >>"$in"
+    wait $job
+    [ $? = 76 ] && [ ! -e "$out" ] && grep -q 'has changed since the job began' "$work/err" || fail "an input that changes"
+    mv "$work/in" "$in"
+    "$polylepis" run-batch -q --model "$demo" -i - -o "$out" <"$in" >"$work/out" 2>"$work/err"
+    [ $? = 78 ] && grep -q 'cannot be resumed' "$work/err" || fail "a stream on another job's journal"
+fi
 
 # shellcheck disable=SC2015
 [ "$np" = 1 ] || "$source/tools/kill_resume.sh" "$polylepis" "$demo" 2 "$np" "$(date +%s)" >"$work/err" 2>&1 || fail "killed"
