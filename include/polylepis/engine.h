@@ -32,6 +32,9 @@ typedef struct plp_engine plp_engine;
 typedef enum plp_device { PLP_DEVICE_AUTO, PLP_DEVICE_CPU, PLP_DEVICE_CUDA } plp_device;
 typedef enum plp_number { PLP_NUMBER_AUTO, PLP_NUMBER_F32, PLP_NUMBER_BF16, PLP_NUMBER_F16 } plp_number;
 typedef enum plp_link { PLP_LINK_AUTO, PLP_LINK_MPI, PLP_LINK_NCCL } plp_link;
+/* States that are kept so that prompts that begin alike are computed once: those at the ends of slices, which then fall on multiples of the
+ * block, or those at all multiples. */
+typedef enum plp_cache { PLP_CACHE_NONE, PLP_CACHE_ALIGN, PLP_CACHE_ALL } plp_cache;
 
 typedef struct plp_engine_options {
     const char *model;    /* a polylepis model file or a checkpoint directory                              */
@@ -43,6 +46,11 @@ typedef struct plp_engine_options {
     int deterministic;    /* results of a request must not depend on others, to the bit                    */
     int max_seqs;         /* state slots: most requests that run at a time; 0: 16                          */
     int max_batch_tokens; /* most tokens of a step; 0: 512.  At least max_seqs                             */
+    int max_slice;        /* most tokens of one prompt in a step; 0: what has room                         */
+    plp_cache cache;
+    int cache_block;      /* tokens between states that are kept, a multiple of the model's chunk; 0: it   */
+    int cache_states;     /* most of them; 0: as cache_bytes says                                          */
+    uint64_t cache_bytes; /* for them, on every rank; 0: as many as max_seqs                               */
 } plp_engine_options;
 
 /* Collective.  Opens the model on every rank of `comm`, which is duplicated. */
@@ -60,6 +68,18 @@ typedef struct plp_engine_info {
     const char *backend, *link;                     /* "cpu", "cuda"; "mpi", "nccl", "none"; static storage */
 } plp_engine_info;
 void plp_engine_describe(const plp_engine *engine, plp_engine_info *info);
+
+/* Since the engine was made; the times are this rank's. */
+typedef struct plp_engine_stats {
+    int64_t steps;
+    int64_t prefill_tokens; /* of prompts, computed                                     */
+    int64_t cached_tokens;  /* of prompts, not computed because their state was kept    */
+    int64_t output_tokens;
+    int64_t cache_evictions;
+    int cache_held, cache_states;          /* states that are kept, and for how many there is room           */
+    double schedule_seconds, host_seconds; /* of planning steps; of all that the host does besides the model */
+} plp_engine_stats;
+void plp_engine_statistics(const plp_engine *engine, plp_engine_stats *stats);
 
 /* Ids of a text; add_special: with what the tokenizer's post-processor adds (BOS).  *ids is the caller's: plp_free.  PLP_ERR_USAGE
  * without a tokenizer. */

@@ -137,7 +137,7 @@ plp_status request_create(request **out, const plp_request *g, const model_confi
     PLP_TRY(check(g, c, t));
     PLP_DO(PLP_ALLOCATED(r = calloc(1, sizeof *r)));
     r->given = *g;
-    r->slot = -1;
+    r->slot = r->source = r->waited_block = -1;
     r->prompt = r->length = (int64_t)g->count, r->room = r->length + 64;
     PLP_DO(PLP_ALLOCATED(r->ids = malloc((size_t)r->room * sizeof *r->ids)));
     memcpy(r->ids, g->ids, g->count * sizeof *r->ids);
@@ -159,6 +159,7 @@ void request_destroy(request **out)
     free(r->stops);
     free(r->stop_ids);
     free(r->ids);
+    free(r->keys);
     free(r->seen);
     free(r->hits);
     text_stream_destroy(&r->stream);

@@ -3,6 +3,7 @@
 #define ENGINE_REQUEST_H
 
 #include "engine/hold.h"
+#include "engine/prefix_cache.h"
 #include "engine/sampling.h"
 #include "model/config.h"
 #include "text/tokenizer.h"
@@ -14,7 +15,12 @@ typedef struct request {
     int64_t prompt, length, room;
     int64_t past; /* tokens in the state        */
     int slot;     /* -1: waits                  */
+    int source;   /* slot of the state until the next step, which leaves it in `slot` */
     bool cancelled, done;
+    int64_t found;    /* of past: in `source`, if this step gives the request rows */
+    prefix_key *keys; /* of the prompt's blocks; see reuse.h */
+    int key_count, waited_block;
+    uint64_t waited_for;
     int *stop_ids; /* given, and the model's own */
     int stop_id_count;
     char **stops;
