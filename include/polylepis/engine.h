@@ -106,8 +106,9 @@ typedef struct plp_sampling {
 
 /* Borrowed for the call of plp_engine_submit. */
 typedef struct plp_request {
-    const int *ids; /* the prompt, at least one id */
+    const int *ids; /* the prompt: at least one id, but for a state that is continued */
     size_t count;
+    const char *state; /* NULL, or a file of plp_engine_save_state: its tokens come before ids, and are not computed again */
     plp_sampling sampling;
     int64_t max_tokens; /* ends with PLP_FINISH_LENGTH after so many */
     int64_t min_tokens; /* no stop, and no stop id, before so many   */
@@ -123,11 +124,17 @@ typedef struct plp_request {
 /* temperature 1, no filter, no penalty, seed 0, 16 tokens. */
 plp_request plp_request_defaults(void);
 
-/* Puts a request into the queue.  PLP_ERR_DATA for an empty prompt or an id outside the vocabulary, PLP_ERR_USAGE for a parameter out of
- * its range. */
+/* Puts a request into the queue.  PLP_ERR_DATA for an empty prompt, an id outside the vocabulary, or a state file that is damaged or of
+ * another model; PLP_ERR_USAGE for a parameter out of its range. */
 plp_status plp_engine_submit(plp_engine *engine, const plp_request *request, uint64_t *id);
 /* Ends a request, waiting or running, with a PLP_FINISH_CANCELLED event after the next step.  Unknown or finished ids do nothing. */
 void plp_engine_cancel(plp_engine *engine, uint64_t id);
+
+/* Collective.  Writes the state of a request that runs, or that the last step finished, to a file from which it can go on at any number
+ * of ranks; rank 0 writes, and an existing file is replaced once the new one is complete.  With the same seed and at the same number of
+ * ranks it goes on as if it had never stopped; penalties count what was there as prompt.  PLP_ERR_USAGE for other requests, and for one of
+ * which nothing has been computed. */
+plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *path);
 
 /* --------------------------------------------------------------------------------------------------------------------- events */
 typedef enum plp_event_kind { PLP_EVENT_TOKEN, PLP_EVENT_FINISHED, PLP_EVENT_ERROR } plp_event_kind;

@@ -3,6 +3,7 @@
 #include "engine/request.h"
 #include "engine/reuse.h"
 #include "engine/schedule.h"
+#include "engine/state_file.h"
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -256,18 +257,58 @@ const char *plp_token(const plp_engine *e, int id) { return e->tokenizer == NULL
 void plp_free(void *memory) { free(memory); }
 
 /* -------------------------------------------------------------------------------------------------------- requests come and go */
-plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
+static void enqueue(plp_engine *e, request *r)
 {
-    request *r;
-    PLP_TRY(request_create(&r, given, e->config, e->tokenizer));
-    r->id = *id = ++e->next_id;
+    r->id = ++e->next_id;
     if (e->first == NULL)
         e->first = r;
     else
         e->last->next = r;
     e->last = r;
     e->waits++;
+}
+
+/* A request that begins from a state file. */
+static plp_status restore(plp_engine *e, const plp_request *given, request **r)
+{
+    plp_status st = PLP_OK;
+    state_file f;
+    plp_request whole = *given;
+    int *ids = NULL;
+    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state));
+    whole.count = (size_t)f.count + given->count;
+    PLP_DO(PLP_ALLOCATED(ids = malloc(whole.count * sizeof *ids)));
+    memcpy(ids, f.tokens, (size_t)f.count * sizeof *ids);
+    if (given->count > 0) memcpy(ids + f.count, given->ids, given->count * sizeof *ids);
+    whole.ids = ids;
+    PLP_DO(request_create(r, &whole, e->config, e->tokenizer));
+    request_restore(*r, f.state, f.past, given->count == 0);
+    f.state = NULL;
+done:
+    free(ids);
+    state_file_free(&f);
+    return st;
+}
+
+plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
+{
+    request *r;
+    PLP_TRY(given->state ? restore(e, given, &r) : request_create(&r, given, e->config, e->tokenizer));
+    enqueue(e, r);
+    *id = r->id;
     return PLP_OK;
+}
+
+plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
+{
+    if (e->options.digest[0] == 0) return PLP_FAIL(PLP_ERR_USAGE, "a model with random weights; state; fix: open a model file");
+    for (int i = 0; i < e->runs; i++) {
+        const request *r = e->running[i];
+        if (r->id == id && r->past > 0) return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, path);
+    }
+    return PLP_FAIL(PLP_ERR_USAGE,
+                    "request %llu has no state; fix: save that of a request that runs, or right after the step that finished it",
+                    (unsigned long long)id);
 }
 
 void plp_engine_cancel(plp_engine *e, uint64_t id)
@@ -333,6 +374,7 @@ static plp_status admit(plp_engine *e)
         e->waits--;
         r->slot = r->source = e->free_slot[--e->free_slots];
         e->running[e->runs++] = r;
+        if (r->restored) PLP_TRY(model_slot_write(e->model, r->slot, r->restored));
         if (e->reuse) PLP_TRY(reuse_admit(e->reuse, r));
     }
     return PLP_OK;

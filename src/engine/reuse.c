@@ -42,7 +42,7 @@ int64_t reuse_block(const reuse *u) { return u->block; }
 
 plp_status reuse_admit(reuse *u, request *r)
 {
-    if (r->past > 0 || r->prompt < u->block) return PLP_OK; /* what a restored state is of, nobody computes again */
+    if (r->restored || r->prompt < u->block) return PLP_OK; /* what a restored state is of, nobody computes again */
     PLP_TRY(PLP_ALLOCATED(r->keys = malloc((size_t)(r->prompt / u->block) * sizeof *r->keys)));
     r->key_count = (int)(r->prompt / u->block);
     prefix_cache_keys(u->cache, r->ids, r->prompt, r->keys);

@@ -83,6 +83,7 @@ plp_status model_slot_poison(model *m, int slot);
 /* A slot's state of this rank as host float32: layer by layer, conv (K-1, local channels x B C), then ssm (local heads, dim, state).
  * model_slot_floats elements. */
 int64_t model_slot_floats(const model *m);
+plp_dtype model_conv_dtype(const model *m); /* of the stored conv window */
 plp_status model_slot_read(model *m, int slot, float *state);
 plp_status model_slot_write(model *m, int slot, const float *state);
 
