@@ -26,6 +26,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default) /* the library exports what its headers declare, and nothing else */
 
 typedef struct plp_engine plp_engine;
 
@@ -167,6 +168,7 @@ plp_status plp_engine_step(plp_engine *engine, int *left);
 /* The next event of the last step; 0 when there is none. */
 int plp_engine_next_event(plp_engine *engine, plp_event *event);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif
