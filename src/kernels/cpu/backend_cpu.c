@@ -1,4 +1,5 @@
 #include "kernels/cpu/context_cpu.h"
+#include "kernels/cpu/ssm_cpu.h"
 
 #include "base/error.h"
 
@@ -158,6 +159,7 @@ const kn_backend *kn_cpu(void)
 {
     static const kn_backend cpu = {
         .name = "cpu",
+        .grain = KN_SSD_TILE,
         .create = create,
         .destroy = destroy,
         .stream = stream,
