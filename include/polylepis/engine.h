@@ -26,12 +26,16 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default) /* the library exports what its headers declare, and nothing else */
 
 typedef struct plp_engine plp_engine;
 
 typedef enum plp_device { PLP_DEVICE_AUTO, PLP_DEVICE_CPU, PLP_DEVICE_CUDA } plp_device;
 typedef enum plp_number { PLP_NUMBER_AUTO, PLP_NUMBER_F32, PLP_NUMBER_BF16, PLP_NUMBER_F16 } plp_number;
 typedef enum plp_link { PLP_LINK_AUTO, PLP_LINK_MPI, PLP_LINK_NCCL } plp_link;
+/* States that are kept so that prompts that begin alike are computed once: those at the ends of slices, which then fall on multiples of the
+ * block, or those at all multiples. */
+typedef enum plp_cache { PLP_CACHE_NONE, PLP_CACHE_ALIGN, PLP_CACHE_ALL } plp_cache;
 
 typedef struct plp_engine_options {
     const char *model;    /* a polylepis model file or a checkpoint directory                              */
@@ -43,6 +47,11 @@ typedef struct plp_engine_options {
     int deterministic;    /* results of a request must not depend on others, to the bit                    */
     int max_seqs;         /* state slots: most requests that run at a time; 0: 16                          */
     int max_batch_tokens; /* most tokens of a step; 0: 512.  At least max_seqs                             */
+    int max_slice;        /* most tokens of one prompt in a step; 0: what has room                         */
+    plp_cache cache;
+    int cache_block;      /* tokens between states that are kept, a multiple of the model's chunk; 0: it   */
+    int cache_states;     /* most of them; 0: as cache_bytes says                                          */
+    uint64_t cache_bytes; /* for them, on every rank; 0: as many as max_seqs                               */
 } plp_engine_options;
 
 /* Collective.  Opens the model on every rank of `comm`, which is duplicated. */
@@ -60,6 +69,18 @@ typedef struct plp_engine_info {
     const char *backend, *link;                     /* "cpu", "cuda"; "mpi", "nccl", "none"; static storage */
 } plp_engine_info;
 void plp_engine_describe(const plp_engine *engine, plp_engine_info *info);
+
+/* Since the engine was made; the times are this rank's. */
+typedef struct plp_engine_stats {
+    int64_t steps;
+    int64_t prefill_tokens; /* of prompts, computed                                     */
+    int64_t cached_tokens;  /* of prompts, not computed because their state was kept    */
+    int64_t output_tokens;
+    int64_t cache_evictions;
+    int cache_held, cache_states;          /* states that are kept, and for how many there is room           */
+    double schedule_seconds, host_seconds; /* of planning steps; of all that the host does besides the model */
+} plp_engine_stats;
+void plp_engine_statistics(const plp_engine *engine, plp_engine_stats *stats);
 
 /* Ids of a text; add_special: with what the tokenizer's post-processor adds (BOS).  *ids is the caller's: plp_free.  PLP_ERR_USAGE
  * without a tokenizer. */
@@ -86,8 +107,9 @@ typedef struct plp_sampling {
 
 /* Borrowed for the call of plp_engine_submit. */
 typedef struct plp_request {
-    const int *ids; /* the prompt, at least one id */
+    const int *ids; /* the prompt: at least one id, but for a state that is continued */
     size_t count;
+    const char *state; /* NULL, or a file of plp_engine_save_state: its tokens come before ids, and are not computed again */
     plp_sampling sampling;
     int64_t max_tokens; /* ends with PLP_FINISH_LENGTH after so many */
     int64_t min_tokens; /* no stop, and no stop id, before so many   */
@@ -103,11 +125,17 @@ typedef struct plp_request {
 /* temperature 1, no filter, no penalty, seed 0, 16 tokens. */
 plp_request plp_request_defaults(void);
 
-/* Puts a request into the queue.  PLP_ERR_DATA for an empty prompt or an id outside the vocabulary, PLP_ERR_USAGE for a parameter out of
- * its range. */
+/* Puts a request into the queue.  PLP_ERR_DATA for an empty prompt, an id outside the vocabulary, or a state file that is damaged or of
+ * another model; PLP_ERR_USAGE for a parameter out of its range. */
 plp_status plp_engine_submit(plp_engine *engine, const plp_request *request, uint64_t *id);
 /* Ends a request, waiting or running, with a PLP_FINISH_CANCELLED event after the next step.  Unknown or finished ids do nothing. */
 void plp_engine_cancel(plp_engine *engine, uint64_t id);
+
+/* Collective.  Writes the state of a request that runs, or that the last step finished, to a file from which it can go on at any number
+ * of ranks; rank 0 writes, and an existing file is replaced once the new one is complete.  With the same seed and at the same number of
+ * ranks it goes on as if it had never stopped; penalties count what was there as prompt.  PLP_ERR_USAGE for other requests, and for one of
+ * which nothing has been computed. */
+plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *path);
 
 /* --------------------------------------------------------------------------------------------------------------------- events */
 typedef enum plp_event_kind { PLP_EVENT_TOKEN, PLP_EVENT_FINISHED, PLP_EVENT_ERROR } plp_event_kind;
@@ -140,6 +168,7 @@ plp_status plp_engine_step(plp_engine *engine, int *left);
 /* The next event of the last step; 0 when there is none. */
 int plp_engine_next_event(plp_engine *engine, plp_event *event);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

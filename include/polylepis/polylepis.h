@@ -12,10 +12,12 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default) /* the library exports what its headers declare, and nothing else */
 
 /* "0.1.0": of the library that is linked, where the macros are those of the header. */
 const char *plp_version(void);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

@@ -8,6 +8,7 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#pragma GCC visibility push(default) /* the library exports what its headers declare, and nothing else */
 
 typedef enum plp_status {
     PLP_OK = 0,
@@ -38,6 +39,7 @@ int plp_status_exit(plp_status status);
 /* "what; where; fix: how" of this thread's last failure, "" if there was none.  Borrowed, valid until the thread's next failure. */
 const char *plp_last_error(void);
 
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }
 #endif

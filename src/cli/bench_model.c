@@ -68,6 +68,20 @@ static void draw(const kn_candidates *drawn, int batch, int *ids, bench_row *r)
     }
 }
 
+/* A host's memory is shared, also with machines that are not seen from here, and its rate changes from second to second: on the CPU it is
+ * measured right before and behind a row. */
+static plp_status read_rate_now(const bench *b, model *m, double *rate)
+{
+    const size_t bytes = (size_t)1 << 29;
+    double seconds;
+    *rate = b->read_rate;
+    if (b->options.backend != kn_cpu()) return PLP_OK;
+    PLP_TRY(tp_barrier(b->group)); /* all ranks at once, as they decode */
+    PLP_TRY(kn_cpu()->read_time(model_context(m), bytes, &seconds));
+    *rate = (double)bytes / seconds;
+    return PLP_OK;
+}
+
 /* B copies of one sequence: whatever the batch does to them, they must stay copies. */
 static plp_status decode_batch(bench *b, model *m, int batch)
 {
@@ -90,6 +104,8 @@ static plp_status decode_batch(bench *b, model *m, int batch)
     start[batch] = batch;
     /* Where tokens can stay on the device, the host reads those of the step before while the next one runs. */
     const bool ahead = model_draws_on_device(m);
+    double before, behind;
+    PLP_DO(read_rate_now(b, m, &before));
     double last = plp_seconds();
     for (int s = 0; s < steps + ahead; s++) {
         if (s < steps) {
@@ -112,6 +128,8 @@ static plp_status decode_batch(bench *b, model *m, int batch)
         const double now = plp_seconds();
         times[s - ahead] = now - last, last = now;
     }
+    PLP_DO(read_rate_now(b, m, &behind));
+    b->read_rate = (before + behind) / 2;
     count_work(m, batch, batch, batch, &r);
     r.tokens = batch;
     bench_times(&r, times + WARM, b->repeats);

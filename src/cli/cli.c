@@ -21,7 +21,8 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 static struct {
     const char *model;
     int device, compute, state, link;
-    int64_t threads, batch_tokens;
+    int cache;
+    int64_t threads, batch_tokens, slice, cache_block, cache_memory;
     bool deterministic, quiet;
 } common;
 
@@ -35,6 +36,13 @@ static const plp_option model_options[] = {
     { "--comm", NULL, "auto|mpi|nccl", PLP_OPTION_CHOICE, &common.link, 0, 0, "how ranks add up; auto: NCCL between GPUs, else MPI" },
     { "--threads", NULL, "N", PLP_OPTION_INT, &common.threads, 1, 1024, "CPU threads of a rank; default: its share of the host's" },
     { "--max-batch-tokens", NULL, "N", PLP_OPTION_INT, &common.batch_tokens, 1, 1 << 20, "most tokens of a step; default 512" },
+    { "--max-slice", NULL, "N", PLP_OPTION_INT, &common.slice, 1, 1 << 20, "most tokens of one prompt in a step; default: what has room" },
+    { "--prefix-cache", NULL, "none|align|all", PLP_OPTION_CHOICE, &common.cache, 0, 0,
+      "keep states so that prompts that begin alike are computed once:\nat the ends of slices, or at every block; default none" },
+    { "--cache-block", NULL, "N", PLP_OPTION_INT, &common.cache_block, 1, 1 << 20,
+      "tokens between such states; default: the model's chunk" },
+    { "--cache-memory", NULL, "MB", PLP_OPTION_INT, &common.cache_memory, 1, 1 << 24,
+      "for such states, on every rank; default: as many states as run" },
     { "--deterministic", NULL, NULL, PLP_OPTION_FLAG, &common.deterministic, 0, 0,
       "the same bits whatever else is computed (on the CPU always)" },
 };
@@ -149,6 +157,10 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
         .threads = (int)common.threads,
         .deterministic = common.deterministic,
         .max_batch_tokens = (int)common.batch_tokens,
+        .max_slice = (int)common.slice,
+        .cache = (plp_cache)common.cache,
+        .cache_block = (int)common.cache_block,
+        .cache_bytes = (uint64_t)common.cache_memory * 1000000,
     };
     return PLP_OK;
 }

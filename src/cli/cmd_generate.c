@@ -15,7 +15,7 @@
 enum { MOST_PROMPT = 1 << 28 };
 
 static struct {
-    const char *prompt, *file;
+    const char *prompt, *file, *save, *load;
     plp_ints ids;
     bool json;
 } given;
@@ -25,6 +25,8 @@ static const plp_option options[] = {
     { "--prompt", "-p", "TEXT", PLP_OPTION_TEXT, &given.prompt, 0, 0, "the prompt" },
     { "--prompt-file", "-f", "FILE", PLP_OPTION_TEXT, &given.file, 1, 0, "the prompt is this file's text" },
     { "--prompt-token-ids", NULL, "1,2,3", PLP_OPTION_INTS, &given.ids, 0, INT32_MAX, "the prompt as token ids; nothing is added" },
+    { "--save-state", NULL, "FILE", PLP_OPTION_TEXT, &given.save, 1, 0, "keep the sequence's state here when all is done" },
+    { "--load-state", NULL, "FILE", PLP_OPTION_TEXT, &given.load, 1, 0, "go on from such a state; a prompt may follow it" },
     { "--json", NULL, NULL, PLP_OPTION_FLAG, &given.json, 0, 0, "print one object when all is done, instead of text as it comes" },
 };
 
@@ -32,7 +34,7 @@ static const plp_option options[] = {
 static plp_status check_options(void)
 {
     const int prompts = (given.prompt != NULL) + (given.file != NULL) + (given.ids.count > 0);
-    if (prompts != 1)
+    if (prompts > 1 || (prompts == 0 && given.load == NULL))
         return PLP_FAIL(PLP_ERR_USAGE, "%d prompts; command line; fix: give one of --prompt, --prompt-file, --prompt-token-ids", prompts);
     PLP_TRY(cli_check_bos(&sampling->bos));
     if (sampling->logprobs >= 0 && !given.json)
@@ -45,6 +47,7 @@ static plp_status read_prompt(const cli *c, plp_engine *e, int **ids, size_t *co
 {
     char *text = NULL;
     size_t bytes = 0;
+    if (given.prompt == NULL && given.file == NULL && given.ids.count == 0) return PLP_OK; /* a state is continued */
     if (given.ids.count > 0) {
         *ids = given.ids.item, *count = (size_t)given.ids.count;
         given.ids = (plp_ints){ 0 };
@@ -71,7 +74,7 @@ static plp_request request_of(const int *ids, size_t count, uint64_t seed)
 {
     enum { MAX_TOKENS = 128 };
     plp_request r = cli_sampling_request(MAX_TOKENS, 0);
-    r.ids = ids, r.count = count;
+    r.ids = ids, r.count = count, r.state = given.load;
     r.sampling.seed = seed;
     return r;
 }
@@ -200,6 +203,7 @@ static plp_status generate(const cli *c, plp_engine *e, output *o, double load)
         while (st == PLP_OK && plp_engine_next_event(e, &event)) st = handle(o, &event);
     } while (st == PLP_OK && left > 0);
     o->ended = plp_seconds();
+    if (st == PLP_OK && given.save != NULL) PLP_DO(plp_engine_save_state(e, id, given.save));
     if (st == PLP_OK && o->prints) print_summary(o, count, seed, load);
 done:
     plp_free(ids);
@@ -244,7 +248,9 @@ const cli_command cli_generate = {
     .usage = "generate --model M --prompt TEXT [options]",
     .examples = "  polylepis generate -m models/demo -p \"In the beginning\"\n"
                 "  mpirun -np 2 polylepis generate -m model.h5 -f prompt.txt -n 256 -t 0.8 --top-p 0.95 --seed 7\n"
-                "  polylepis generate -m model.h5 --prompt-token-ids 0,510,4041 --json --logprobs 5\n",
+                "  polylepis generate -m model.h5 --prompt-token-ids 0,510,4041 --json --logprobs 5\n"
+                "  polylepis generate -m model.h5 -f book.txt -n 1 --save-state book.state\n"
+                "  mpirun -np 4 polylepis generate -m model.h5 --load-state book.state -p \" And then\" -n 256\n",
     .model = true,
     .sampling = true,
     .options = options,

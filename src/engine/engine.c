@@ -1,8 +1,11 @@
 #include "engine/engine.h"
 
 #include "engine/request.h"
+#include "engine/reuse.h"
 #include "engine/schedule.h"
+#include "engine/state_file.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 
 #include <stdio.h>
@@ -26,7 +29,10 @@ struct plp_engine {
     text_tokenizer *tokenizer;
     const model_config *config;
     tp_group *group;
+    engine_options options;
     int ranks, max_seqs, max_tokens;
+    schedule_rules rules;
+    reuse *reuse; /* NULL: no prefix cache */
 
     request *first, *last; /* the queue              */
     request **running;     /* (max_seqs) as admitted */
@@ -36,14 +42,16 @@ struct plp_engine {
     uint64_t next_id;
 
     int64_t step;
-    uint64_t digest; /* of every request, schedule and token so far */
-    bool changed;    /* requests came or left since the ranks compared their digests */
+    uint64_t digest;   /* of every request, schedule and token so far */
+    uint64_t *digests; /* (ranks) */
+    bool changed;      /* requests came or left since the ranks compared their digests */
     plp_status broken;
+    plp_engine_stats stats;
 
     /* One step. */
     schedule_seq *seq;
     schedule_slice *slice;
-    int *ids, *start, *slot, *out_row, *out_seq;
+    int *ids, *start, *source, *slot, *out_row, *out_seq;
     int64_t *past;
     sampling_row *row;
     kn_sample_row *kernel_row;
@@ -114,7 +122,34 @@ static plp_status add_error(plp_engine *e, const request *r, plp_status status, 
 }
 
 /* ------------------------------------------------------------------------------------------------------------ create, destroy */
-plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t)
+static plp_status set_rules(plp_engine *e, const model_options *o)
+{
+    const int64_t chunk = e->config->chunk > 0 ? e->config->chunk : 1, grain = o->backend->grain > 0 ? o->backend->grain : chunk;
+    const int64_t block = e->options.block > 0 ? e->options.block : chunk;
+    const int slots = o->slots - e->max_seqs, most = e->options.max_slice;
+    e->rules = (schedule_rules){ .budget = e->max_tokens, .slice = e->max_tokens, .chunk = chunk, .grain = grain < chunk ? grain : chunk };
+    if (most > 0) e->rules.slice = most < (int)e->rules.grain ? (int)e->rules.grain : most;
+    if (e->options.cache == PLP_CACHE_NONE) return PLP_OK;
+    if (block % chunk != 0)
+        return PLP_FAIL(PLP_ERR_USAGE, "--cache-block %lld, the model's chunk is %lld; fix: give a multiple of it", (long long)block,
+                        (long long)chunk);
+    if (slots < 1)
+        return PLP_FAIL(PLP_ERR_USAGE, "the prefix cache has room for no state; fix: give it more memory, or --prefix-cache none");
+    if (e->options.cache == PLP_CACHE_ALIGN) e->rules.block = block;
+    char root[192];
+    const int used = snprintf(root, sizeof root, "%s %s %s", e->options.digest, plp_dtype_name(e->config->dtype),
+                              plp_dtype_name(o->ssm_dtype));
+    return reuse_create(&e->reuse, &(reuse_options){ .block = block,
+                                                     .inside = e->options.cache == PLP_CACHE_ALL,
+                                                     .first = e->max_seqs,
+                                                     .slots = slots,
+                                                     .root = root,
+                                                     .root_bytes = (size_t)used,
+                                                     .max_seqs = e->max_seqs,
+                                                     .max_tokens = e->max_tokens });
+}
+
+plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t, const engine_options *options)
 {
     plp_status st = PLP_OK;
     plp_engine *e = NULL;
@@ -122,7 +157,7 @@ plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t)
     PLP_DO(PLP_ALLOCATED(e = calloc(1, sizeof *e)));
     const model_options *o = model_options_of(m);
     e->model = m, e->tokenizer = t, e->config = model_config_of(m), e->group = model_group(m);
-    e->ranks = tp_size(e->group);
+    e->ranks = tp_size(e->group), e->options = *options;
     e->max_seqs = o->slots < o->max_seqs ? o->slots : o->max_seqs;
     e->max_tokens = o->max_tokens;
     const size_t seqs = (size_t)e->max_seqs, tokens = (size_t)e->max_tokens;
@@ -132,6 +167,7 @@ plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t)
     PLP_DO(PLP_ALLOCATED(e->slice = malloc(seqs * sizeof *e->slice)));
     PLP_DO(PLP_ALLOCATED(e->ids = malloc(tokens * sizeof *e->ids)));
     PLP_DO(PLP_ALLOCATED(e->start = malloc((seqs + 1) * sizeof *e->start)));
+    PLP_DO(PLP_ALLOCATED(e->source = malloc(seqs * sizeof *e->source)));
     PLP_DO(PLP_ALLOCATED(e->slot = malloc(seqs * sizeof *e->slot)));
     PLP_DO(PLP_ALLOCATED(e->out_row = malloc(seqs * sizeof *e->out_row)));
     PLP_DO(PLP_ALLOCATED(e->out_seq = malloc(seqs * sizeof *e->out_seq)));
@@ -139,7 +175,9 @@ plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t)
     PLP_DO(PLP_ALLOCATED(e->row = malloc(seqs * sizeof *e->row)));
     PLP_DO(PLP_ALLOCATED(e->kernel_row = malloc(seqs * sizeof *e->kernel_row)));
     PLP_DO(PLP_ALLOCATED(e->candidates = malloc(seqs * (size_t)e->ranks * sizeof *e->candidates)));
+    PLP_DO(PLP_ALLOCATED(e->digests = malloc((size_t)e->ranks * sizeof *e->digests)));
     PLP_DO(sampling_work_create(&e->work, (int)e->config->vocab, e->ranks));
+    PLP_DO(set_rules(e, o));
     while (e->free_slots < e->max_seqs) e->free_slot[e->free_slots] = e->max_seqs - 1 - e->free_slots, e->free_slots++;
     *out = e, e = NULL;
 done:
@@ -159,6 +197,7 @@ void engine_destroy(plp_engine **out)
     free(e->slice);
     free(e->ids);
     free(e->start);
+    free(e->source);
     free(e->slot);
     free(e->out_row);
     free(e->out_seq);
@@ -166,6 +205,8 @@ void engine_destroy(plp_engine **out)
     free(e->row);
     free(e->kernel_row);
     free(e->candidates);
+    free(e->digests);
+    reuse_destroy(&e->reuse);
     sampling_work_destroy(&e->work);
     free(e->logits);
     free(e->penalty_id);
@@ -197,6 +238,13 @@ void plp_engine_describe(const plp_engine *e, plp_engine_info *info)
     };
 }
 
+void plp_engine_statistics(const plp_engine *e, plp_engine_stats *stats)
+{
+    const prefix_cache_counts cache = e->reuse ? reuse_count(e->reuse) : (prefix_cache_counts){ 0 };
+    *stats = e->stats;
+    stats->cache_held = cache.held, stats->cache_states = cache.slots, stats->cache_evictions = cache.evicted;
+}
+
 plp_status plp_encode(plp_engine *e, const char *text, size_t bytes, int add_special, int **ids, size_t *count)
 {
     if (e->tokenizer == NULL)
@@ -210,38 +258,31 @@ const char *plp_token(const plp_engine *e, int id) { return e->tokenizer == NULL
 void plp_free(void *memory) { free(memory); }
 
 /* -------------------------------------------------------------------------------------------------------- requests come and go */
-/* FNV-1a. */
-static void note_digest(plp_engine *e, const void *data, size_t bytes)
+static void note_digest(plp_engine *e, uint64_t value)
 {
-    for (const unsigned char *p = data; bytes > 0; bytes--) e->digest = (e->digest ^ *p++) * 0x100000001b3u;
+    e->digest = (e->digest ^ value) * 0x9e3779b97f4a7c15u; /* odd, so that nothing is lost; the shift brings high bits back down */
+    e->digest ^= e->digest >> 29;
+}
+
+static void note_bytes(plp_engine *e, const void *data, size_t bytes)
+{
+    for (const unsigned char *p = data; bytes > 0; bytes--) note_digest(e, *p++);
 }
 
 static void note_request(plp_engine *e, const request *r)
 {
     const int64_t numbers[] = { r->given.max_tokens, r->given.min_tokens, r->given.logprobs, r->stop_id_count, r->given.stop_count };
-    note_digest(e, r->ids, (size_t)r->length * sizeof *r->ids);
-    note_digest(e, &r->given.sampling, sizeof r->given.sampling);
-    note_digest(e, numbers, sizeof numbers);
-    note_digest(e, r->stop_ids, (size_t)r->stop_id_count * sizeof *r->stop_ids);
-    for (int i = 0; i < r->given.stop_count; i++) note_digest(e, r->stops[i], strlen(r->stops[i]));
+    note_bytes(e, r->ids, (size_t)r->length * sizeof *r->ids);
+    note_bytes(e, &r->given.sampling, sizeof r->given.sampling);
+    note_bytes(e, numbers, sizeof numbers);
+    note_bytes(e, r->stop_ids, (size_t)r->stop_id_count * sizeof *r->stop_ids);
+    for (int i = 0; i < r->given.stop_count; i++) note_bytes(e, r->stops[i], strlen(r->stops[i]));
     e->changed = true;
 }
 
-/* Before ranks that do not do the same meet in a collective with different sizes. */
-static plp_status check_digest(plp_engine *e)
+static void enqueue(plp_engine *e, request *r)
 {
-    char what[80];
-    if (!e->changed && e->step % CHECK_STEPS != 0) return PLP_OK;
-    e->changed = false;
-    snprintf(what, sizeof what, "requests, schedule or tokens before step %lld", (long long)e->step);
-    return tp_same(e->group, what, &e->digest, sizeof e->digest);
-}
-
-plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
-{
-    request *r;
-    PLP_TRY(request_create(&r, given, e->config, e->tokenizer));
-    r->id = *id = ++e->next_id;
+    r->id = ++e->next_id;
     note_request(e, r);
     if (e->first == NULL)
         e->first = r;
@@ -249,12 +290,54 @@ plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *
         e->last->next = r;
     e->last = r;
     e->waits++;
+}
+
+/* A request that begins from a state file. */
+static plp_status restore(plp_engine *e, const plp_request *given, request **r)
+{
+    plp_status st = PLP_OK;
+    state_file f;
+    plp_request whole = *given;
+    int *ids = NULL;
+    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state));
+    whole.count = (size_t)f.count + given->count;
+    PLP_DO(PLP_ALLOCATED(ids = malloc(whole.count * sizeof *ids)));
+    memcpy(ids, f.tokens, (size_t)f.count * sizeof *ids);
+    if (given->count > 0) memcpy(ids + f.count, given->ids, given->count * sizeof *ids);
+    whole.ids = ids;
+    PLP_DO(request_create(r, &whole, e->config, e->tokenizer));
+    request_restore(*r, f.state, f.past, given->count == 0);
+    f.state = NULL;
+done:
+    free(ids);
+    state_file_free(&f);
+    return st;
+}
+
+plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
+{
+    request *r;
+    PLP_TRY(given->state ? restore(e, given, &r) : request_create(&r, given, e->config, e->tokenizer));
+    enqueue(e, r);
+    *id = r->id;
     return PLP_OK;
+}
+
+plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
+{
+    if (e->options.digest[0] == 0) return PLP_FAIL(PLP_ERR_USAGE, "a model with random weights; state; fix: open a model file");
+    for (int i = 0; i < e->runs; i++) {
+        const request *r = e->running[i];
+        if (r->id == id && r->past > 0) return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, path);
+    }
+    return PLP_FAIL(PLP_ERR_USAGE,
+                    "request %llu has no state; fix: save that of a request that runs, or right after the step that finished it",
+                    (unsigned long long)id);
 }
 
 void plp_engine_cancel(plp_engine *e, uint64_t id)
 {
-    note_digest(e, &id, sizeof id);
+    note_digest(e, id);
     e->changed = true;
     for (request *r = e->first; r != NULL; r = r->next)
         if (r->id == id) r->cancelled = true;
@@ -301,57 +384,99 @@ static plp_status drop_cancelled(plp_engine *e)
         request_destroy(&r);
     }
     for (int i = 0; i < e->runs; i++)
-        if (e->running[i]->cancelled) {
+        if (e->running[i]->cancelled && !e->running[i]->done) {
             PLP_TRY(add_cancelled(e, e->running[i]));
             e->running[i]->done = true;
         }
-    release_done(e);
     return PLP_OK;
 }
 
-static void admit(plp_engine *e)
+static plp_status admit(plp_engine *e)
 {
     while (e->first != NULL && e->free_slots > 0) {
         request *r = e->first;
         e->first = r->next;
         if (e->first == NULL) e->last = NULL;
         e->waits--;
-        r->slot = e->free_slot[--e->free_slots];
+        r->slot = r->source = e->free_slot[--e->free_slots];
         e->running[e->runs++] = r;
+        if (r->restored) PLP_TRY(model_slot_write(e->model, r->slot, r->restored));
+        if (e->reuse) PLP_TRY(reuse_admit(e->reuse, r));
     }
+    return PLP_OK;
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- step */
-/* Queues the slices' rows.  *outs: rows that will give a token, e->out_seq whose. */
-static plp_status forward(plp_engine *e, int slices, int decodes, int *outs)
+/* Collective.  Before the first collective of a step, which would hang where ranks disagree about its size. */
+static plp_status check_digests(plp_engine *e)
 {
-    int rows = 0;
-    *outs = 0;
+    char ranks[64] = "";
+    if (e->ranks == 1 || (!e->changed && e->step % CHECK_STEPS != 0)) return PLP_OK;
+    e->changed = false;
+    PLP_TRY(tp_gather_all(e->group, &e->digest, sizeof e->digest, e->digests));
+    for (int i = 1, used = 0; i < e->ranks && used < (int)sizeof ranks - 12; i++)
+        if (e->digests[i] != e->digests[0]) used += snprintf(ranks + used, sizeof ranks - (size_t)used, "%s%d", used ? ", " : "", i);
+    if (ranks[0] == 0) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_DISAGREE,
+                    "rank %s: another schedule or token than rank 0's; step %lld; fix: make the same calls on every rank, on processors of "
+                    "one kind",
+                    ranks, (long long)e->step);
+}
+
+/* Lays out the slices' rows.  e->out_seq: whose the rows are that will give a token. */
+static model_step lay_out_step(plp_engine *e, int slices, int decodes)
+{
+    int rows = 0, outs = 0;
+    model_step step = { .seqs = slices,
+                        .decodes = decodes,
+                        .ids = e->ids,
+                        .start = e->start,
+                        .src_slot = e->source,
+                        .dst_slot = e->slot,
+                        .past = e->past,
+                        .out_row = e->out_row };
+    note_digest(e, (uint64_t)e->step);
     for (int i = 0; i < slices; i++) {
         const schedule_slice *s = &e->slice[i];
         const request *r = e->running[s->seq];
-        e->start[i] = rows, e->slot[i] = r->slot, e->past[i] = r->past;
+        e->start[i] = rows, e->source[i] = r->source, e->slot[i] = r->slot, e->past[i] = r->past;
         memcpy(e->ids + rows, r->ids + r->past, (size_t)s->rows * sizeof *e->ids);
+        for (int t = 0; t < s->rows; t++) note_digest(e, (uint64_t)r->ids[r->past + t]);
+        note_digest(e, r->id);
+        note_digest(e, (uint64_t)r->past << 32 ^ (uint64_t)r->source << 16 ^ (uint64_t)r->slot);
         rows += s->rows;
-        if (s->out) e->out_row[*outs] = rows - 1, e->out_seq[(*outs)++] = s->seq;
-        note_digest(e, &r->id, sizeof r->id);
-        note_digest(e, &s->rows, sizeof s->rows);
+        if (s->out) e->out_row[outs] = rows - 1, e->out_seq[outs++] = s->seq;
     }
     e->start[slices] = rows;
-    const model_step step = {
-        .tokens = rows,
-        .seqs = slices,
-        .decodes = decodes,
-        .ids = e->ids,
-        .start = e->start,
-        .src_slot = e->slot,
-        .dst_slot = e->slot,
-        .past = e->past,
-        .outs = *outs,
-        .out_row = e->out_row,
-    };
-    PLP_TRY(model_forward(e->model, &step));
-    for (int i = 0; i < slices; i++) e->running[e->slice[i].seq]->past += e->slice[i].rows;
+    if (e->reuse && decodes < slices) {
+        step.block = (int)reuse_block(e->reuse);
+        reuse_keep(e->reuse, e->running, e->slice, slices, decodes, &step.snap_start, &step.snap_slot);
+    }
+    step.tokens = rows, step.outs = outs;
+    return step;
+}
+
+/* What the next step computes. */
+static model_step plan(plp_engine *e)
+{
+    int decodes;
+    for (int i = 0; i < e->runs; i++) e->seq[i] = (schedule_seq){ .prompt = e->running[i]->prompt, .past = e->running[i]->past };
+    if (e->reuse) reuse_find(e->reuse, e->running, e->runs, e->seq);
+    const int slices = schedule_step(&e->rules, e->seq, e->runs, e->slice, &decodes);
+    if (e->reuse) reuse_settle(e->running, e->runs, e->slice + decodes, slices - decodes);
+    return lay_out_step(e, slices, decodes);
+}
+
+static plp_status forward(plp_engine *e, const model_step *step)
+{
+    PLP_TRY(model_forward(e->model, step));
+    if (e->reuse) reuse_publish(e->reuse);
+    for (int i = 0; i < step->seqs; i++) {
+        request *r = e->running[e->slice[i].seq];
+        e->stats.cached_tokens += r->found;
+        r->past += e->slice[i].rows, r->found = 0, r->source = r->slot;
+        if (i >= step->decodes) e->stats.prefill_tokens += e->slice[i].rows;
+    }
     return PLP_OK;
 }
 
@@ -398,7 +523,8 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
 {
     queued *q;
     request_progress p;
-    note_digest(e, &c->token, sizeof c->token);
+    note_digest(e, (uint64_t)c->token);
+    e->stats.output_tokens++;
     PLP_TRY(request_append(r, c->token, &p));
     PLP_TRY(add_event(e, PLP_EVENT_TOKEN, r, &q));
     q->event.token = c->token, q->event.logprob = c->logprob, q->event.tops = c->tops, q->event.text_bytes = p.ready;
@@ -414,31 +540,34 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
     return p.stop_text < 0 ? PLP_OK : add_text(e, r->stops[p.stop_text], strlen(r->stops[p.stop_text]), &q->stop_at);
 }
 
+/* A token for a row of logits. */
+static plp_status draw(plp_engine *e, int i, int outs)
+{
+    request *r = e->running[e->out_seq[i]];
+    sampling_choice choice;
+    bool finite;
+    PLP_TRY(choose(e, i, outs, &choice, &finite));
+    if (finite) return deliver(e, r, &choice);
+    PLP_FAIL(PLP_ERR_DATA, "logits are not finite; step %lld, token %lld of request %llu; fix: polylepis convert --check-finite",
+             (long long)e->step, (long long)r->length, (unsigned long long)r->id);
+    r->done = true;
+    if (e->reuse) reuse_forget(e->reuse, r);
+    return add_error(e, r, PLP_ERR_DATA, plp_last_error());
+}
+
 static plp_status run_step(plp_engine *e)
 {
-    int decodes, outs;
-    PLP_TRY(check_digest(e));
-    for (int i = 0; i < e->runs; i++) e->seq[i] = (schedule_seq){ e->running[i]->prompt, e->running[i]->past };
-    const int64_t chunk = e->config->chunk > 0 ? e->config->chunk : 1;
-    const int slices = schedule_step(e->seq, e->runs, e->max_tokens, chunk, e->slice, &decodes);
-    PLP_TRY(forward(e, slices, decodes, &outs));
-    if (outs > 0) PLP_TRY(gather_candidates(e, outs));
-    for (int i = 0; i < outs; i++) {
-        request *r = e->running[e->out_seq[i]];
-        sampling_choice choice;
-        bool finite;
-        PLP_TRY(choose(e, i, outs, &choice, &finite));
-        if (finite) {
-            PLP_TRY(deliver(e, r, &choice));
-            continue;
-        }
-        PLP_FAIL(PLP_ERR_DATA, "logits are not finite; step %lld, token %lld of request %llu; fix: polylepis convert --check-finite",
-                 (long long)e->step, (long long)r->length, (unsigned long long)r->id);
-        r->done = true;
-        PLP_TRY(add_error(e, r, PLP_ERR_DATA, plp_last_error()));
-    }
-    release_done(e);
-    e->step++;
+    const double began = plp_seconds();
+    const model_step step = plan(e);
+    const double planned = plp_seconds();
+    PLP_TRY(check_digests(e));
+    PLP_TRY(forward(e, &step));
+    if (step.outs > 0) PLP_TRY(gather_candidates(e, step.outs));
+    const double computed = plp_seconds();
+    for (int i = 0; i < step.outs; i++) PLP_TRY(draw(e, i, step.outs));
+    e->stats.schedule_seconds += planned - began;
+    e->stats.host_seconds += planned - began + plp_seconds() - computed;
+    e->stats.steps = ++e->step;
     return PLP_OK;
 }
 
@@ -448,8 +577,10 @@ plp_status plp_engine_step(plp_engine *e, int *left)
     e->text_used = 0;
     if (e->broken != PLP_OK) return PLP_FAIL(e->broken, "an earlier step of this engine failed; fix: end the job");
     e->broken = drop_cancelled(e);
-    admit(e);
+    release_done(e); /* those of the last step kept their slots until now: see plp_engine_save_state */
+    if (e->broken == PLP_OK) e->broken = admit(e);
     if (e->broken == PLP_OK && e->runs > 0) e->broken = run_step(e);
-    *left = e->runs + e->waits;
+    *left = e->waits;
+    for (int i = 0; i < e->runs; i++) *left += !e->running[i]->done;
     return e->broken;
 }

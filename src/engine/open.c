@@ -3,12 +3,18 @@
 
 #include "base/error.h"
 
+#include <stdio.h>
+
 plp_status plp_engine_create(plp_engine **e, MPI_Comm comm, const plp_engine_options *options)
 {
     engine_session s;
     *e = NULL;
+    engine_options o = { .cache = options->cache, .block = options->cache_block, .max_slice = options->max_slice };
     plp_status st = engine_session_open(&s, comm, options, 0);
-    if (st == PLP_OK) st = tp_agree(s.group, engine_create(e, s.model, s.tokenizer));
+    if (st == PLP_OK) {
+        snprintf(o.digest, sizeof o.digest, "%s", model_source_digest(s.source));
+        st = tp_agree(s.group, engine_create(e, s.model, s.tokenizer, &o));
+    }
     if (st == PLP_OK) {
         *engine_session_of(*e) = s;
         return PLP_OK;

@@ -137,8 +137,8 @@ plp_status request_create(request **out, const plp_request *g, const model_confi
     PLP_TRY(check(g, c, t));
     PLP_DO(PLP_ALLOCATED(r = calloc(1, sizeof *r)));
     r->given = *g;
-    r->slot = -1;
-    r->prompt = r->length = (int64_t)g->count, r->room = r->length + 64;
+    r->slot = r->source = r->waited_block = -1;
+    r->prompt = r->length = r->begin = (int64_t)g->count, r->room = r->length + 64;
     PLP_DO(PLP_ALLOCATED(r->ids = malloc((size_t)r->room * sizeof *r->ids)));
     memcpy(r->ids, g->ids, g->count * sizeof *r->ids);
     PLP_DO(copy_stops(r, g, c));
@@ -159,12 +159,20 @@ void request_destroy(request **out)
     free(r->stops);
     free(r->stop_ids);
     free(r->ids);
+    free(r->keys);
+    free(r->restored);
     free(r->seen);
     free(r->hits);
     text_stream_destroy(&r->stream);
     hold_free(&r->held);
     free(r);
     *out = NULL;
+}
+
+void request_restore(request *r, float *state, int64_t past, bool continues)
+{
+    r->restored = state, r->past = past;
+    if (continues && past == r->length - 1) r->prompt = past; /* the last token is computed as one that was drawn: a decode row */
 }
 
 /* -------------------------------------------------------------------------------------------------------------------- tokens */

@@ -3,6 +3,7 @@
 #define ENGINE_REQUEST_H
 
 #include "engine/hold.h"
+#include "engine/prefix_cache.h"
 #include "engine/sampling.h"
 #include "model/config.h"
 #include "text/tokenizer.h"
@@ -12,9 +13,16 @@ typedef struct request {
     plp_request given; /* parameters; its arrays are the ones below */
     int *ids;          /* (length) prompt and output */
     int64_t prompt, length, room;
-    int64_t past; /* tokens in the state        */
-    int slot;     /* -1: waits                  */
+    int64_t begin;   /* the output begins here: where the prompt ends, but for a state that is continued without one */
+    float *restored; /* of a state file, until a slot is free */
+    int64_t past;    /* tokens in the state        */
+    int slot;        /* -1: waits                  */
+    int source;      /* slot of the state until the next step, which leaves it in `slot` */
     bool cancelled, done;
+    int64_t found;    /* of past: in `source`, if this step gives the request rows */
+    prefix_key *keys; /* of the prompt's blocks; see reuse.h */
+    int key_count, waited_block;
+    uint64_t waited_for;
     int *stop_ids; /* given, and the model's own */
     int stop_id_count;
     char **stops;
@@ -28,8 +36,11 @@ typedef struct request {
 /* Checks and copies what was given.  PLP_ERR_DATA, PLP_ERR_USAGE as plp_engine_submit. */
 plp_status request_create(request **r, const plp_request *given, const model_config *config, const text_tokenizer *t);
 void request_destroy(request **r);
+/* Begins a request that was created with the tokens of a state file, and perhaps others behind them, from its state: (past) of them are in
+ * it.  Takes `state` over.  continues: nothing is behind them, and what comes next is what came next when it was saved. */
+void request_restore(request *r, float *state, int64_t past, bool continues);
 
-static inline int64_t request_outputs(const request *r) { return r->length - r->prompt; }
+static inline int64_t request_outputs(const request *r) { return r->length - r->begin; }
 sampling_row request_sampling_row(const request *r);
 
 typedef struct {

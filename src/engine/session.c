@@ -41,7 +41,9 @@ plp_status engine_model_options(const plp_engine_options *in, const tp_group *g,
         .max_tokens = tokens,
         .max_seqs = seqs,
         .max_outs = max_outs > 0 ? max_outs : seqs,
-        .slots = seqs,
+        .slots = seqs + (in->cache == PLP_CACHE_NONE ? 0
+                         : in->cache_states > 0      ? in->cache_states
+                                                     : seqs),
     };
     PLP_TRY(choose_device(g, in->device, o->comm, o));
     /* The CPU reads 16-bit weights as fast for float32 activations as for rounded ones, and so np = 1 and np = N give the same text. */
@@ -57,6 +59,19 @@ static plp_status check_compute(plp_number compute, const model_config *c)
                     plp_dtype_name(stored[compute]), plp_dtype_name(c->dtype));
 }
 
+/* What follows from the model's sizes: a step always has room for a piece of a prompt that ends where it may, whatever else it computes; and
+ * as many states are kept as memory is given for. */
+static plp_status fit(const plp_engine_options *in, const tp_group *g, const model_config *c, model_options *o)
+{
+    model_plan p;
+    const int grain = o->backend->grain > 0 ? o->backend->grain : o->deterministic ? (int)c->chunk : 1;
+    if (o->max_tokens < o->max_seqs - 1 + grain) o->max_tokens = o->max_seqs - 1 + grain;
+    if (in->cache == PLP_CACHE_NONE || in->cache_states > 0 || in->cache_bytes == 0) return PLP_OK;
+    PLP_TRY(model_plan_make(&p, c, 0, tp_size(g))); /* none has more than rank 0 */
+    o->slots = o->max_seqs + (int)(in->cache_bytes / model_slot_bytes(&p, c, o));
+    return PLP_OK;
+}
+
 static plp_status open_local(engine_session *s, const plp_engine_options *options, int max_outs, model_options *o)
 {
     const char *text;
@@ -64,6 +79,7 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
     PLP_TRY(engine_model_options(options, s->group, max_outs, o));
     PLP_TRY(model_source_open(&s->source, options->model, NULL));
     PLP_TRY(check_compute(options->compute, model_source_config(s->source)));
+    PLP_TRY(fit(options, s->group, model_source_config(s->source), o));
     PLP_TRY(model_source_tokenizer(s->source, &text, &bytes));
     if (text != NULL) PLP_TRY(text_tokenizer_create(&s->tokenizer, text, bytes, options->model));
     return PLP_OK;
@@ -72,8 +88,8 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
 /* Ranks may differ in the device's ordinal and in nothing else. */
 static plp_status check_equal(const engine_session *s, const model_options *o)
 {
-    const int64_t numbers[] = { o->backend == kn_cuda(), o->comm,       o->f32,      o->ssm_dtype,
-                                o->deterministic,        o->max_tokens, o->max_seqs, o->max_outs };
+    const int64_t numbers[] = { o->backend == kn_cuda(), o->comm,     o->f32,      o->ssm_dtype, o->deterministic,
+                                o->max_tokens,           o->max_seqs, o->max_outs, o->slots };
     const char *digest = model_source_digest(s->source);
     PLP_TRY(tp_same(s->group, "the options and devices", numbers, sizeof numbers));
     return tp_same(s->group, "the model file", digest, strlen(digest));

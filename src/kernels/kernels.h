@@ -84,7 +84,8 @@ typedef struct {
 /* --------------------------------------------------------------------------------------- causal depthwise conv1d, then SiLU
  *     out[t] = silu(bias + sum_{k<width} weight[:,k] * in[t - width + 1 + k])
  * over the rows of every sequence of the batch, decode and prefill alike.  Columns before the slice come from the state: the last
- * width - 1 inputs, oldest first, zero where past is 0 (or smaller).  The new state is written after the old one was read. */
+ * width - 1 inputs, oldest first, zero where past is 0 (or smaller).  The new state is written after the old one was read.  States
+ * inside a slice are copied as kn_ssm_args says, block 0: none; any block will do. */
 typedef struct {
     int channels, width; /* 2 <= width <= 8 */
     const void *in;      /* (tokens, ld_in) of act, `channels` used         */
@@ -94,6 +95,8 @@ typedef struct {
     plp_dtype state_dtype;
     void *out; /* (tokens, ld_out) of act */
     int64_t ld_out;
+    int block;
+    const int *snap_start, *snap_slot; /* host */
 } kn_conv_args;
 
 /* ------------------------------------------------------------------------------------------- Mamba-2 state space, prefill and step
@@ -117,7 +120,7 @@ typedef struct {
     void *y; /* (tokens, ld_y >= heads * dim) of act */
     int64_t ld_y;
     /* States inside a slice (prefix cache): after the j-th multiple of `block` that lies in sequence s's slice, its state is copied to
-     * slot snap_slot[snap_start[s] + j], unless that is -1.  block 0: none.  block is a multiple of chunk. */
+     * slot snap_slot[snap_start[s] + j], unless that is -1.  Decode rows have none.  block 0: none.  block is a multiple of chunk. */
     int block;
     const int *snap_start, *snap_slot; /* (seqs + 1), host; (snap_start[seqs]), host */
 } kn_ssm_args;
@@ -281,6 +284,8 @@ enum { KN_MARKS = 4 };
 
 typedef struct kn_backend {
     const char *name; /* "cpu", "cuda" */
+    int grain;        /* tokens: in a deterministic context kn->ssd may get a sequence cut at any multiple of this within a chunk, and gives
+                         what it gives for the sequence at once, to the bit (a float32 state provided).  0: at chunk ends alone */
     plp_status (*create)(kn_context **c, const kn_options *options);
     void (*destroy)(kn_context **c);
     kn_stream (*stream)(kn_context *c);

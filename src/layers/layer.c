@@ -65,7 +65,10 @@ plp_status layer_convolve(const layer_call *l, int first, int rows, int channels
                                          .state = l->w->conv_state,
                                          .state_dtype = d->conv_dtype,
                                          .out = l->s->conv,
-                                         .ld_out = channels },
+                                         .ld_out = channels,
+                                         .block = l->block,
+                                         .snap_start = l->snap_start,
+                                         .snap_slot = l->snap_slot },
                         l->b));
     return layer_show(l, "conv", l->s->conv, d->act, channels);
 }

@@ -19,6 +19,11 @@ static plp_dtype act_dtype(const model_config *c, const model_options *o)
     return o->f32 || o->backend == kn_cpu() ? PLP_F32 : matrix_dtype(c, o);
 }
 
+uint64_t model_slot_bytes(const model_plan *p, const model_config *c, const model_options *o)
+{
+    return model_plan_conv_state(p, c, act_dtype(c, o)) + model_plan_ssm_state(p, c, o->ssm_dtype);
+}
+
 static void lay_out_states(model *m, plp_arena *a)
 {
     const model_plan *p = &m->plan;
@@ -105,8 +110,7 @@ static plp_status measure(model *m)
     m->memory = (model_memory){ .weights = weights.used,
                                 .states = states.used,
                                 .work = work.used,
-                                .slot = model_plan_conv_state(&m->plan, &m->config, m->dims.conv_dtype) +
-                                        model_plan_ssm_state(&m->plan, &m->config, m->dims.ssm_dtype) };
+                                .slot = model_slot_bytes(&m->plan, &m->config, &m->options) };
     return PLP_OK;
 }
 
@@ -124,8 +128,7 @@ static plp_status check_capacity(model *m)
     int ranks = m->plan.size;
     for (model_plan p; ranks <= m->config.heads; ranks++) {
         PLP_TRY(model_plan_make(&p, &m->config, 0, ranks));
-        const uint64_t states = (uint64_t)m->options.slots * (model_plan_conv_state(&p, &m->config, m->dims.conv_dtype) +
-                                                              model_plan_ssm_state(&p, &m->config, m->dims.ssm_dtype));
+        const uint64_t states = (uint64_t)m->options.slots * model_slot_bytes(&p, &m->config, &m->options);
         if (model_plan_weights(&p, &m->config, m->weights.dtype) + states + need->work <= available) break;
     }
     return PLP_FAIL(PLP_ERR_MEMORY,

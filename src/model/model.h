@@ -31,6 +31,9 @@ typedef struct {
     uint64_t weights, states, slot, work; /* slot: one state slot; states = slots * slot */
 } model_memory;
 
+/* Of one state slot on the rank of this plan. */
+uint64_t model_slot_bytes(const model_plan *p, const model_config *c, const model_options *o);
+
 /* Collective.  Loads this rank's bands from the source.  PLP_ERR_MEMORY before anything is loaded when the memory does not suffice. */
 plp_status model_create(model **m, const model_source *s, tp_group *g, const model_options *o);
 /* Collective.  Random weights of a shape, for benchmarks: the same on every np for the same seed. */
@@ -80,6 +83,7 @@ plp_status model_slot_poison(model *m, int slot);
 /* A slot's state of this rank as host float32: layer by layer, conv (K-1, local channels x B C), then ssm (local heads, dim, state).
  * model_slot_floats elements. */
 int64_t model_slot_floats(const model *m);
+plp_dtype model_conv_dtype(const model *m); /* of the stored conv window */
 plp_status model_slot_read(model *m, int slot, float *state);
 plp_status model_slot_write(model *m, int slot, const float *state);
 

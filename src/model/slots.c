@@ -44,6 +44,8 @@ plp_status model_slot_poison(model *m, int slot)
 
 int64_t model_slot_floats(const model *m) { return m->config.layers * (part_of(m, 0, 0, 0).elements + part_of(m, 0, 0, 1).elements); }
 
+plp_dtype model_conv_dtype(const model *m) { return m->dims.conv_dtype; }
+
 /* state: host float32, read from the slot or written to it. */
 static plp_status transfer(model *m, int slot, float *state, bool write)
 {

@@ -142,7 +142,16 @@ static void run(kt *t, const int *size)
     kt_expect(t, "h", &h, want);
 }
 
-/* A sequence in slices that end on chunks is the sequence at once, to the bit. */
+/* Behind `done`: where a slice may end, which is where chunks do and where the backend says. */
+static int next_cut(kt *t, int done, int tokens, int chunk)
+{
+    const int grain = t->kn->grain > 0 && t->kn->grain < chunk ? t->kn->grain : chunk, to = done + 1 + kt_below(t, 3 * chunk);
+    int cut = to / chunk * chunk + to % chunk / grain * grain;
+    if (cut <= done) cut = done % chunk + grain < chunk ? done + grain : (done / chunk + 1) * chunk;
+    return cut < tokens ? cut : tokens;
+}
+
+/* A sequence in slices is the sequence at once, to the bit. */
 static void run_slices(kt *t, const int *size)
 {
     const int tokens = size[5], chunk = size[4];
@@ -158,7 +167,7 @@ static void run_slices(kt *t, const int *size)
     inputs again = in;
     again.y = kt_nan(t, t->act, in.y.n);
     for (int done = 0, n = 0; done < tokens; done += n) {
-        n = chunk * (done % 3 + 1) < tokens - done ? chunk * (done % 3 + 1) : tokens - done;
+        n = next_cut(t, done, tokens, chunk) - done;
         const int64_t past = done;
         kt_batch b = kt_sequences(t, 0, 1, &n, &past);
         const int other = whole.dst[0] == 0 ? 1 : 0;

@@ -2,6 +2,7 @@
  * row that is lost, repeated, or computed in another sequence's slot changes every token behind it.  Three ranks are played by one. */
 #include "engine/engine.h"
 #include "engine/schedule.h"
+#include "engine/state_file.h"
 
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,16 +12,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RANKS = 3, VOCAB = 211, USED = 200, STOP = 5, POISON = 13, MOST_SLOTS = 16, MOST_ROWS = 512 };
+enum { RANKS = 3, VOCAB = 211, USED = 200, STOP = 5, POISON = 13, MOST_SLOTS = 40, MOST_ROWS = 512 };
 
 /* ---------------------------------------------------------------------------------- the fake model, in place of src/model and src/tp */
+typedef struct {
+    uint64_t hash;
+    int64_t past;
+} fake_state;
 struct model {
     model_config config;
     model_options options;
-    struct {
-        uint64_t hash;
-        int64_t past;
-    } slot[MOST_SLOTS];
+    fake_state slot[MOST_SLOTS];
     float logits[MOST_SLOTS][VOCAB];
     int outs, steps, most_rows;
     kn_context *context;
@@ -32,10 +34,11 @@ static uint64_t mix(uint64_t h, uint64_t v)
     return h ^ h >> 29;
 }
 
+static bool sound; /* no state gives logits that are not finite: those drop what is kept of their prompt */
 static void fill_logits(uint64_t hash, float *logits)
 {
     for (int v = 0; v < VOCAB; v++) logits[v] = v < USED ? (float)(mix(hash, (uint64_t)v) >> 40) / (float)(1 << 21) : -INFINITY;
-    if (hash % 200 == POISON) logits[USED - 1] = NAN; /* one state in two hundred is broken */
+    if (!sound && hash % 200 == POISON) logits[USED - 1] = NAN; /* one state in two hundred is broken */
 }
 
 const model_config *model_config_of(const model *m) { return &m->config; }
@@ -65,10 +68,36 @@ const char *tp_comm_name(const tp_group *g)
     (void)g;
     return "none";
 }
-plp_status tp_same(const tp_group *g, const char *what, const void *data, size_t bytes)
+plp_status tp_gather_all(const tp_group *g, const void *mine, size_t bytes, void *all)
 {
-    (void)g, (void)what, (void)data, (void)bytes;
+    (void)g;
+    for (int rank = 0; rank < RANKS; rank++) memcpy((char *)all + (size_t)rank * bytes, mine, bytes);
     return PLP_OK;
+}
+
+/* State files are another test's: cli.state. */
+plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path)
+{
+    (void)m, (void)digest, (void)path;
+    *f = (state_file){ 0 };
+    return PLP_ERR_INPUT;
+}
+plp_status state_file_write(model *m, const char *digest, int slot, const int *tokens, int64_t count, int64_t past, const char *path)
+{
+    (void)m, (void)digest, (void)slot, (void)tokens, (void)count, (void)past, (void)path;
+    return PLP_ERR_CREATE;
+}
+void state_file_free(state_file *f) { (void)f; }
+plp_status model_slot_write(model *m, int slot, const float *values)
+{
+    (void)m, (void)slot, (void)values;
+    return PLP_ERR_INTERNAL;
+}
+
+static void take(bool *taken, int slot)
+{
+    assert_false(taken[slot]);
+    taken[slot] = true;
 }
 
 plp_status model_forward(model *m, const model_step *s)
@@ -80,21 +109,33 @@ plp_status model_forward(model *m, const model_step *s)
     assert_int_equal(s->start[s->seqs], s->tokens);
     m->outs = 0;
     for (int i = 0; i < s->seqs; i++) {
-        const int slot = s->src_slot[i], rows = s->start[i + 1] - s->start[i];
-        assert_int_equal(slot, s->dst_slot[i]);
-        assert_in_range(slot, 0, m->options.slots - 1);
-        assert_false(taken[slot]);
-        taken[slot] = true;
+        const int from = s->src_slot[i], slot = s->dst_slot[i], rows = s->start[i + 1] - s->start[i];
+        assert_in_range(from, 0, m->options.slots - 1);
+        assert_in_range(slot, 0, m->options.max_seqs - 1);
+        assert_true(from == slot || from >= m->options.max_seqs);
+        take(taken, slot);
         assert_true(rows > 0 && (i >= s->decodes || rows == 1));
         assert_true(i >= s->decodes || s->past[i] > 0);
-        if (s->past[i] == 0) m->slot[slot].hash = 1, m->slot[slot].past = 0; /* whatever the last owner left */
-        assert_int_equal(m->slot[slot].past, s->past[i]);
+        fake_state now = { .hash = 1 }; /* whatever the last owner left */
+        if (s->past[i] > 0)
+            now = m->slot[from]; /* what a snapshot of this step overwrites would be seen here only by sequences behind it */
+        assert_int_equal(now.past, s->past[i]);
+        int snap = s->block > 0 ? s->snap_start[i] : 0;
         for (int row = s->start[i]; row < s->start[i + 1]; row++) {
-            m->slot[slot].hash = mix(m->slot[slot].hash, (uint64_t)s->ids[row]);
-            m->slot[slot].past++;
-            if (m->outs < s->outs && s->out_row[m->outs] == row) fill_logits(m->slot[slot].hash, m->logits[m->outs++]);
+            now.hash = mix(now.hash, (uint64_t)s->ids[row]);
+            now.past++;
+            if (m->outs < s->outs && s->out_row[m->outs] == row) fill_logits(now.hash, m->logits[m->outs++]);
+            if (i < s->decodes || s->block == 0 || now.past % s->block != 0) continue;
+            const int to = s->snap_slot[snap++];
+            if (to < 0) continue;
+            assert_in_range(to, m->options.max_seqs, m->options.slots - 1);
+            take(taken, to);
+            m->slot[to] = now;
         }
+        if (s->block > 0) assert_int_equal(snap, s->snap_start[i + 1]);
+        m->slot[slot] = now;
     }
+    for (int i = 0; i < s->seqs; i++) assert_true(s->past[i] == 0 || s->src_slot[i] == s->dst_slot[i] || !taken[s->src_slot[i]]);
     assert_int_equal(m->outs, s->outs);
     m->steps++;
     if (s->tokens > m->most_rows) m->most_rows = s->tokens;
@@ -129,11 +170,11 @@ plp_status model_gather_logits(model *m, int row, float *logits)
     return PLP_OK;
 }
 
-static void make_model(model *m, int seqs, int tokens, int chunk)
+static void make_model(model *m, int seqs, int slots, int tokens, int chunk)
 {
     memset(m, 0x7f, sizeof *m); /* slots are dirty */
     m->config = (model_config){ .chunk = chunk, .vocab = VOCAB, .vocab_used = USED, .stop = { STOP }, .stops = 1, .bos = 0 };
-    m->options = (model_options){ .backend = kn_cpu(), .max_tokens = tokens, .max_seqs = seqs, .max_outs = seqs, .slots = seqs };
+    m->options = (model_options){ .backend = kn_cpu(), .max_tokens = tokens, .max_seqs = seqs, .max_outs = seqs, .slots = slots };
     m->steps = m->most_rows = 0;
     const kn_options o = { .threads = 1, .max_tokens = tokens, .max_k = VOCAB, .max_n = VOCAB };
     assert_int_equal(kn_cpu()->create(&m->context, &o), PLP_OK);
@@ -194,6 +235,8 @@ static void make_jobs(void)
         j->given = plp_request_defaults();
         j->given.count = (size_t)(1 + rand() % (i % 3 == 0 ? 3 : MOST_PROMPT - 1));
         for (size_t k = 0; k < j->given.count; k++) j->want.prompt[k] = rand() % USED;
+        const size_t like = (size_t)(rand() % MOST_PROMPT); /* many begin alike, for a while */
+        for (size_t k = 0; k < like && k < j->given.count; k++) j->want.prompt[k] = (int)(k * (1 + (size_t)i % 3)) % USED;
         memcpy(j->got.prompt, j->want.prompt, sizeof j->want.prompt);
         j->given.ids = j->got.prompt;
         j->given.sampling.temperature = i % 2 ? 0 : 0.8;
@@ -232,15 +275,25 @@ static void note_event(const plp_event *e)
     }
 }
 
-/* Requests join at any step; every one must give what it gives alone. */
-static void run_jobs(int seqs, int tokens, int chunk)
+static int64_t prompt_tokens(void)
 {
+    int64_t n = 0;
+    for (int i = 0; i < REQUESTS; i++) n += (int64_t)jobs[i].given.count;
+    return n;
+}
+
+static const engine_options plain;
+
+/* Requests join at any step; every one must give what it gives alone. */
+static plp_engine_stats run_jobs(int seqs, int tokens, int chunk, const engine_options *options, int states)
+{
+    plp_engine_stats stats;
     static model m;
     plp_engine *e;
     plp_event event;
     int left = 0, submitted = 0;
-    make_model(&m, seqs, tokens, chunk);
-    assert_int_equal(engine_create(&e, &m, NULL), PLP_OK);
+    make_model(&m, seqs, seqs + states, tokens, chunk);
+    assert_int_equal(engine_create(&e, &m, NULL, options), PLP_OK);
     for (int i = 0; i < REQUESTS; i++) jobs[i].got.outs = 0, jobs[i].got.failed = jobs[i].got.finished = false, jobs[i].id = 0;
     srand((unsigned)(seqs * 1000 + tokens));
     while (submitted < REQUESTS || left > 0) {
@@ -252,6 +305,7 @@ static void run_jobs(int seqs, int tokens, int chunk)
     const int steps = m.steps;
     assert_int_equal(plp_engine_step(e, &left), PLP_OK); /* nothing to do, nothing done */
     assert_int_equal(m.steps, steps);
+    plp_engine_statistics(e, &stats);
     engine_destroy(&e);
     kn_cpu()->destroy(&m.context);
     for (int i = 0; i < REQUESTS; i++) {
@@ -260,6 +314,7 @@ static void run_jobs(int seqs, int tokens, int chunk)
             want->failed != got->failed || want->finished != got->finished || (want->finished && want->finish != got->finish))
             fail_msg("%d seqs, %d tokens: request %d gave %d tokens, alone %d", seqs, tokens, i, got->outs, want->outs);
     }
+    return stats;
 }
 
 static void requests_do_not_depend_on_each_other(void **state)
@@ -270,11 +325,81 @@ static void requests_do_not_depend_on_each_other(void **state)
     for (int i = 0; i < REQUESTS; i++)
         failed += jobs[i].want.failed, stopped += jobs[i].want.finish == PLP_FINISH_STOP && jobs[i].want.finished;
     assert_true(failed > 3 && failed < REQUESTS / 2 && stopped > 10); /* all ends are walked */
-    run_jobs(1, 512, 64);
-    run_jobs(7, 16, 8);
-    run_jobs(4, 64, 64);
-    run_jobs(16, 16, 64);
-    run_jobs(16, 512, 64);
+    const plp_engine_stats alone = run_jobs(1, 512, 64, &plain, 0);
+    assert_int_equal(alone.prefill_tokens, prompt_tokens());
+    assert_int_equal(alone.cached_tokens, 0);
+    run_jobs(7, 16, 8, &plain, 0);
+    run_jobs(4, 64, 64, &plain, 0);
+    run_jobs(16, 16, 64, &plain, 0);
+    run_jobs(16, 512, 64, &plain, 0);
+    run_jobs(16, 512, 64, &(engine_options){ .max_slice = 16 }, 0);
+}
+
+static void states_that_are_kept_change_nothing(void **state)
+{
+    (void)state;
+    static const plp_cache modes[] = { PLP_CACHE_ALIGN, PLP_CACHE_ALL };
+    make_jobs();
+    for (int i = 0; i < 2; i++)
+        for (int states = 1; states <= 24; states += 23) /* with one of them nearly everything is evicted at once */
+            for (int slice = 0; slice <= 16; slice += 16) {
+                const engine_options fine = { .cache = modes[i], .max_slice = slice }, coarse = { .cache = modes[i], .block = 24 };
+                const plp_engine_stats a = run_jobs(8, 64, 8, &fine, states), b = run_jobs(16, 512, 8, &coarse, states);
+                const plp_engine_stats c = run_jobs(1, 16, 8, &fine, states);
+                assert_int_equal(a.prefill_tokens + a.cached_tokens, prompt_tokens());
+                assert_int_equal(b.prefill_tokens + b.cached_tokens, prompt_tokens());
+                assert_int_equal(c.prefill_tokens + c.cached_tokens, prompt_tokens());
+                assert_true(states == 1 || a.cached_tokens > prompt_tokens() / 5);
+                assert_true(a.cached_tokens > 0 && a.cache_evictions > 0 && a.cache_held <= states && a.cache_states == states);
+            }
+}
+
+/* A hundred prompts that begin alike, all at once: the beginning is computed once. */
+static void a_common_beginning_is_computed_once(void **state)
+{
+    (void)state;
+    enum { PROMPTS = 100, COMMON = 2000, OWN = 20 };
+    static int ids[COMMON + OWN];
+    static const plp_cache modes[] = { PLP_CACHE_ALIGN, PLP_CACHE_ALL };
+    static model m;
+    sound = true;
+    for (int i = 0; i < COMMON; i++) ids[i] = i * 7 % USED;
+    for (int mode = 0; mode < 2; mode++) {
+        plp_engine *e;
+        plp_engine_stats stats;
+        int left;
+        make_model(&m, 8, 40, 512, 64);
+        assert_int_equal(engine_create(&e, &m, NULL, &(engine_options){ .cache = modes[mode] }), PLP_OK);
+        for (int i = 0; i < PROMPTS; i++) {
+            uint64_t id;
+            plp_request r = plp_request_defaults();
+            r.ids = ids, r.count = COMMON + OWN, r.max_tokens = 2;
+            for (int k = 0; k < OWN; k++) ids[COMMON + k] = (i * 31 + k) % USED;
+            assert_int_equal(plp_engine_submit(e, &r, &id), PLP_OK);
+        }
+        do assert_int_equal(plp_engine_step(e, &left), PLP_OK);
+        while (left > 0);
+        plp_engine_statistics(e, &stats);
+        engine_destroy(&e);
+        kn_cpu()->destroy(&m.context);
+        assert_int_equal(stats.prefill_tokens, COMMON + OWN + (PROMPTS - 1) * (COMMON % 64 + OWN));
+        assert_int_equal(stats.prefill_tokens + stats.cached_tokens, PROMPTS * (COMMON + OWN));
+    }
+    sound = false;
+}
+
+static void a_cache_that_cannot_be_is_refused(void **state)
+{
+    (void)state;
+    static model m;
+    plp_engine *e;
+    make_model(&m, 2, 4, 64, 8);
+    assert_int_equal(engine_create(&e, &m, NULL, &(engine_options){ .cache = PLP_CACHE_ALL, .block = 12 }), PLP_ERR_USAGE);
+    assert_non_null(strstr(plp_last_error(), "--cache-block 12, the model's chunk is 8"));
+    assert_null(e);
+    m.options.slots = 2;
+    assert_int_equal(engine_create(&e, &m, NULL, &(engine_options){ .cache = PLP_CACHE_ALIGN }), PLP_ERR_USAGE);
+    kn_cpu()->destroy(&m.context);
 }
 
 static void cancelled_requests_leave_at_once(void **state)
@@ -285,8 +410,8 @@ static void cancelled_requests_leave_at_once(void **state)
     plp_event event;
     uint64_t id[5];
     int left, cancelled = 0, ids[] = { 1, 2, 3 };
-    make_model(&m, 2, 64, 8);
-    assert_int_equal(engine_create(&e, &m, NULL), PLP_OK);
+    make_model(&m, 2, 2, 64, 8);
+    assert_int_equal(engine_create(&e, &m, NULL, &plain), PLP_OK);
     plp_request r = plp_request_defaults();
     r.ids = ids, r.count = 3, r.max_tokens = 1000000, r.ignore_eos = 1;
     for (int i = 0; i < 5; i++) assert_int_equal(plp_engine_submit(e, &r, &id[i]), PLP_OK);
@@ -319,8 +444,8 @@ static void bad_requests_are_refused(void **state)
     plp_engine *e;
     uint64_t id;
     int ids[] = { 1, USED - 1 };
-    make_model(&m, 2, 64, 8);
-    assert_int_equal(engine_create(&e, &m, NULL), PLP_OK);
+    make_model(&m, 2, 2, 64, 8);
+    assert_int_equal(engine_create(&e, &m, NULL, &plain), PLP_OK);
     plp_request good = plp_request_defaults();
     good.ids = ids, good.count = 2;
     assert_int_equal(plp_engine_submit(e, &good, &id), PLP_OK);
@@ -355,18 +480,20 @@ static void slices_end_on_chunks(void **state)
     enum { SEQS = 40, BUDGET = 300, CHUNK = 64 };
     static schedule_seq s[SEQS];
     static schedule_slice slice[SEQS];
+    const schedule_rules rules = { .budget = BUDGET, .slice = BUDGET, .chunk = CHUNK, .grain = 16 };
     int decodes;
     srand(1);
-    for (int i = 0; i < SEQS; i++) s[i] = (schedule_seq){ 1 + rand() % 1000, 0 };
+    for (int i = 0; i < SEQS; i++) s[i] = (schedule_seq){ .prompt = 1 + rand() % 1000 };
     for (int step = 0;; step++) {
-        const int n = schedule_step(s, SEQS, BUDGET, CHUNK, slice, &decodes);
+        const int n = schedule_step(&rules, s, SEQS, slice, &decodes);
         int rows = 0, unfinished = 0;
         for (int i = 0; i < n; i++) {
             schedule_seq *q = &s[slice[i].seq];
             rows += slice[i].rows;
             q->past += slice[i].rows;
             assert_true(slice[i].out == (q->past >= q->prompt));
-            if (i >= decodes) assert_true(q->past == q->prompt || q->past % CHUNK == 0);
+            if (i >= decodes) assert_true(q->past == q->prompt || q->past % 16 == 0);
+            if (i > decodes) assert_true(q->past == q->prompt || q->past % CHUNK == 0 || rows == BUDGET || rows > BUDGET - CHUNK);
             if (i > decodes) assert_true(slice[i].seq > slice[i - 1].seq); /* in the order in which they came */
         }
         assert_true(rows <= BUDGET);
@@ -379,29 +506,62 @@ static void slices_end_on_chunks(void **state)
 static void a_small_budget_still_moves_on(void **state)
 {
     (void)state;
-    schedule_seq s[] = { { 4, 9 }, { 100, 0 }, { 3, 0 } };
+    schedule_seq s[] = { { .prompt = 4, .past = 9 }, { .prompt = 100 }, { .prompt = 3 } };
     schedule_slice slice[3];
+    schedule_rules rules = { .budget = 8, .slice = 8, .chunk = 64, .grain = 16 };
     int decodes;
-    assert_int_equal(schedule_step(s, 3, 8, 64, slice, &decodes), 2);
+    assert_int_equal(schedule_step(&rules, s, 3, slice, &decodes), 2);
     assert_int_equal(decodes, 1);
     assert_int_equal(slice[0].seq, 0);
     assert_int_equal(slice[1].seq, 1);
-    assert_int_equal(slice[1].rows, 7); /* less than a chunk, since there is no more */
+    assert_int_equal(slice[1].rows, 7); /* less than the grain, since there is no more */
     assert_false(slice[1].out);
     s[1].past = 99;
-    assert_int_equal(schedule_step(s, 3, 8, 64, slice, &decodes), 3);
+    assert_int_equal(schedule_step(&rules, s, 3, slice, &decodes), 3);
     assert_true(slice[1].rows == 1 && slice[1].out);
     assert_true(slice[2].rows == 3 && slice[2].out);
+    rules.budget = rules.slice = 70;
+    s[1].past = 0;
+    schedule_step(&rules, s, 3, slice, &decodes);
+    assert_true(slice[1].rows == 64 && slice[2].rows == 3);
+    rules.slice = 40;
+    schedule_step(&rules, s, 3, slice, &decodes);
+    assert_true(slice[1].rows == 32 && slice[2].rows == 3);
+}
+
+static void slices_can_be_made_to_end_on_blocks(void **state)
+{
+    (void)state;
+    schedule_seq s[] = { { .prompt = 700 } };
+    schedule_slice slice[1];
+    int decodes, ends[] = { 384, 640, 700 };
+    schedule_rules rules = { .budget = 400, .slice = 400, .chunk = 64, .grain = 16, .block = 128 };
+    for (int i = 0; i < 3; i++) {
+        schedule_step(&rules, s, 1, slice, &decodes);
+        assert_int_equal(s->past += slice->rows, ends[i]);
+    }
+    *s = (schedule_seq){ .prompt = 700, .cut = 256 };
+    schedule_step(&rules, s, 1, slice, &decodes);
+    assert_int_equal(slice->rows, 256);
+    rules.slice = 100; /* less than a block: on a chunk */
+    schedule_step(&rules, s, 1, slice, &decodes);
+    assert_int_equal(slice->rows, 64);
+    s->waits = true;
+    assert_int_equal(schedule_step(&rules, s, 1, slice, &decodes), 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_do_not_depend_on_each_other),
+        cmocka_unit_test(states_that_are_kept_change_nothing),
+        cmocka_unit_test(a_common_beginning_is_computed_once),
+        cmocka_unit_test(a_cache_that_cannot_be_is_refused),
         cmocka_unit_test(cancelled_requests_leave_at_once),
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(slices_end_on_chunks),
         cmocka_unit_test(a_small_budget_still_moves_on),
+        cmocka_unit_test(slices_can_be_made_to_end_on_blocks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,13 +14,24 @@ KN_INLINE void row(float *restrict out, int width, const float *const *taps, con
     }
 }
 
+/* The state behind the first `rows` rows of a slice: the last inputs, of which a short slice brings only some. */
+KN_INLINE void keep(const kn_conv_args *a, float window[][BLOCK], const float *in, int rows, int slot, int first, int n)
+{
+    const int old = a->width - 1;
+    const size_t size = plp_dtype_size(a->state_dtype), column = (size_t)a->channels * size;
+    char *target = (char *)a->state + (size_t)slot * (size_t)old * column + (size_t)first * size;
+    for (int k = 0; k < old; k++) {
+        const int from = rows - old + k;
+        kn_narrow(target + (size_t)k * column, a->state_dtype, from < 0 ? window[old + from] : in + from * a->ld_in, n);
+    }
+}
+
 /* One sequence's rows for channels [first, first + n), n <= BLOCK. */
 KN_CLONES static void conv(const kn_conv_args *a, const kn_batch *b, int s, int first, int n)
 {
     const int width = a->width, old = width - 1, rows = b->start[s + 1] - b->start[s];
     const size_t size = plp_dtype_size(a->state_dtype), column = (size_t)a->channels * size, slot = (size_t)old * column;
     const char *source = (const char *)a->state + (size_t)b->src_slot[s] * slot + (size_t)first * size;
-    char *target = (char *)a->state + (size_t)b->dst_slot[s] * slot + (size_t)first * size;
     const float *in = (const float *)a->in + b->start[s] * a->ld_in + first;
     float *out = (float *)a->out + b->start[s] * a->ld_out + first;
 
@@ -42,10 +53,13 @@ KN_CLONES static void conv(const kn_conv_args *a, const kn_batch *b, int s, int 
         else
             row(out + t * a->ld_out, width, taps, weight, bias, n);
     }
-    for (int k = 0; k < old; k++) { /* the last inputs, of which a short slice brings only some */
-        const int from = rows - old + k;
-        kn_narrow(target + (size_t)k * column, a->state_dtype, from < 0 ? window[old + from] : in + from * a->ld_in, n);
+    const int64_t every = s < b->decodes ? 0 : a->block;
+    for (int64_t at = every ? b->past[s] / every + 1 : 0, snap = every ? a->snap_start[s] : 0; every && at * every <= b->past[s] + rows;
+         at++) {
+        const int to = a->snap_slot[snap++];
+        if (to >= 0) keep(a, window, in, (int)(at * every - b->past[s]), to, first, n);
     }
+    keep(a, window, in, rows, b->dst_slot[s], first, n);
 }
 
 plp_status kn_conv_cpu(kn_context *c, const kn_conv_args *a, const kn_batch *b)

@@ -6,7 +6,8 @@
  * four matrix products: C B^T, once for all heads of a group, and three a head.  Decays are products of numbers in [0, 1], so nothing
  * overflows or cancels, whatever dt and A are, and a head needs one exponential a token.
  *
- * Tiles end where chunks end, and every TILE tokens from the start of a chunk: both are positions in the sequence, not in the slice. */
+ * Tiles end where chunks end, and every TILE tokens from the start of a chunk: both are positions in the sequence, not in the slice.
+ * So a slice that ends where a tile does leaves every bit as it is in the sequence at once. */
 #include "kernels/cpu/context_cpu.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/ssm_cpu.h"
@@ -14,10 +15,10 @@
 #include "base/error.h"
 
 enum {
-    TILE = 64,    /* of tokens: products with the state cost dim * state a token, those within a tile dim * TILE / 2 */
-    MOST_RUN = 8, /* heads that share C B^T; their states stay in the second cache                                 */
-    LANE = 16,    /* float32 columns of a register block, and what the rows of all matrices here are padded to     */
-    BLOCK = 4     /* rows of a register block */
+    TILE = KN_SSD_TILE, /* of tokens: small, so that prompts may be cut into slices at many places; no slower than larger ones */
+    MOST_RUN = 8,       /* heads that share C B^T; their states stay in the second cache                                 */
+    LANE = 16,          /* float32 columns of a register block, and what the rows of all matrices here are padded to     */
+    BLOCK = 4           /* rows of a register block */
 };
 
 /* A thread's matrices; P and N are dim and state rounded up to LANE, and what is beyond dim, state or the tile's end is zero. */
@@ -30,6 +31,7 @@ typedef struct {
     float *x, *faded; /* (TILE, P): dt_j x_j; d(last, j) dt_j x_j */
     float *y;         /* (TILE, P)                                */
     float *h;         /* (MOST_RUN, N, P): states, transposed     */
+    float *row;       /* (N): of a state, as it is stored         */
 } tiles;
 
 static int padded(int n) { return (n + LANE - 1) / LANE * LANE; }
@@ -41,8 +43,8 @@ static tiles lay_out(int dim, int state, float *at, size_t *floats)
     struct {
         float **p;
         size_t n;
-    } parts[] = { { &w.B, TILE * N }, { &w.C, TILE * N },     { &w.Bt, N * TILE }, { &w.CB, TILE * TILE },    { &w.M, TILE * TILE },
-                  { &w.x, TILE * P }, { &w.faded, TILE * P }, { &w.y, TILE * P },  { &w.h, MOST_RUN * N * P } };
+    } parts[] = { { &w.B, TILE * N }, { &w.C, TILE * N },     { &w.Bt, N * TILE }, { &w.CB, TILE * TILE },     { &w.M, TILE * TILE },
+                  { &w.x, TILE * P }, { &w.faded, TILE * P }, { &w.y, TILE * P },  { &w.h, MOST_RUN * N * P }, { &w.row, N } };
     *floats = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         *parts[i].p = at ? at + *floats : NULL;
@@ -145,15 +147,15 @@ KN_CLONES static void load_state(const tiles *w, float *restrict h, const char *
 {
     memset(h, 0, (size_t)w->N * (size_t)w->P * sizeof *h);
     for (int p = 0; p < w->dim && source; p++, source += (size_t)w->state * plp_dtype_size(dtype)) {
-        kn_widen(w->M, source, dtype, w->state); /* a row fits: see kn_ssd_cpu */
-        for (int n = 0; n < w->state; n++) h[n * w->P + p] = w->M[n];
+        kn_widen(w->row, source, dtype, w->state);
+        for (int n = 0; n < w->state; n++) h[n * w->P + p] = w->row[n];
     }
 }
 KN_CLONES static void store_state(const tiles *w, char *target, plp_dtype dtype, const float *restrict h)
 {
     for (int p = 0; p < w->dim; p++, target += (size_t)w->state * plp_dtype_size(dtype)) {
-        for (int n = 0; n < w->state; n++) w->M[n] = h[n * w->P + p];
-        kn_narrow(target, dtype, w->M, w->state);
+        for (int n = 0; n < w->state; n++) w->row[n] = h[n * w->P + p];
+        kn_narrow(target, dtype, w->row, w->state);
     }
 }
 
@@ -190,7 +192,6 @@ static void scan(const tiles *w, const kn_ssm_args *a, const kn_batch *b, int s,
 
 plp_status kn_ssd_cpu(kn_context *c, const kn_ssm_args *a, const kn_batch *b)
 {
-    if (a->state > TILE * TILE) return PLP_FAIL(PLP_ERR_INTERNAL, "ssd: state %d, at most %d", a->state, TILE * TILE);
     PLP_TRY(kn_scratch_holds(c, "ssd", kn_ssd_scratch(a->dim, a->state)));
     const int seqs = b->seqs - b->decodes, threads = kn_threads(c, seqs ? 4.0 * b->tokens * a->heads * a->dim * a->state : 0);
     int run = a->heads * seqs / (2 * threads); /* two tasks a thread at least, for balance */

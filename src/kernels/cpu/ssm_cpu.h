@@ -6,6 +6,8 @@
 
 #include <math.h>
 
+enum { KN_SSD_TILE = 16 }; /* tokens: kn_backend.grain */
+
 static inline float kn_dt(const kn_ssm_args *a, int row, int head)
 {
     const float raw = ((const float *)a->dt)[row * a->ld_dt + head] + (a->dt_bias ? a->dt_bias[head] : 0);

@@ -30,9 +30,8 @@ __device__ __forceinline__ void window(const kn_conv_args &a, const kn_batch &b,
     }
 }
 template <class S, int V, int W>
-__device__ __forceinline__ void keep_window(const kn_conv_args &a, const kn_batch &b, int s, int ch, const float (&win)[W - 1][V])
+__device__ __forceinline__ void keep_window(const kn_conv_args &a, int64_t slot, int ch, const float (&win)[W - 1][V])
 {
-    const int64_t slot = b.dst_slot[s];
 #pragma unroll
     for (int k = 0; k < W - 1; k++)
         if (k >= W - a.width) kn_store<V>((S *)a.state + (slot * (a.width - 1) + k - (W - a.width)) * a.channels + ch, win[k]);
@@ -90,7 +89,7 @@ __global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch 
         }
         for (; t < end; t++) advance(row(t), t);
     }
-    if (decode) keep_window<S, V, W>(a, b, (int)first, ch, win);
+    if (decode) keep_window<S, V, W>(a, b.dst_slot[first], ch, win);
 }
 
 /* The new states of prefill slices: one thread reads all of its channels' columns, then writes them. */
@@ -100,13 +99,46 @@ template <class T, class S, int V, int W> __global__ void __launch_bounds__(THRE
     if (ch >= a.channels || b.start[s + 1] == b.start[s]) return;
     float win[W - 1][V];
     window<T, S, V, W>(a, b, s, b.start[s + 1], ch, win);
-    keep_window<S, V, W>(a, b, s, ch, win);
+    keep_window<S, V, W>(a, b.dst_slot[s], ch, win);
+}
+
+/* States inside slices: they are few, so that they travel as arguments of the launch. */
+constexpr int SNAPS = 256;
+struct snaps {
+    int count, seq[SNAPS], row[SNAPS], slot[SNAPS];
+};
+template <class T, class S, int V, int W> __global__ void __launch_bounds__(THREADS) conv_snap_kernel(kn_conv_args a, kn_batch b, snaps list)
+{
+    const int ch = (blockIdx.y * THREADS + threadIdx.x) * V, i = blockIdx.x;
+    if (ch >= a.channels) return;
+    float win[W - 1][V];
+    window<T, S, V, W>(a, b, list.seq[i], list.row[i], ch, win);
+    keep_window<S, V, W>(a, list.slot[i], ch, win);
+}
+
+template <class T, class S, int V, int W> void launch_snaps(kn_context *c, const kn_conv_args *a, const kn_batch *b, int columns)
+{
+    snaps list = {};
+    for (int s = b->decodes; a->block > 0 && s < b->seqs; s++) {
+        const int64_t past = b->host_past[s], end = past + b->host_start[s + 1] - b->host_start[s];
+        const int *slot = a->snap_slot + a->snap_start[s];
+        for (int64_t at = past / a->block + 1; at * a->block <= end; at++, slot++) {
+            if (*slot < 0) continue;
+            list.seq[list.count] = s, list.slot[list.count] = *slot;
+            list.row[list.count++] = b->host_start[s] + (int)(at * a->block - past);
+            if (list.count < SNAPS) continue;
+            conv_snap_kernel<T, S, V, W><<<dim3(list.count, columns), THREADS, 0, c->stream>>>(*a, *b, list);
+            list.count = 0;
+        }
+    }
+    if (list.count > 0) conv_snap_kernel<T, S, V, W><<<dim3(list.count, columns), THREADS, 0, c->stream>>>(*a, *b, list);
 }
 
 template <class T, class S, int V, int W, bool EXACT> void launch(kn_context *c, const kn_conv_args *a, const kn_batch *b)
 {
     const int runs = (int)kn_ceil(b->tokens - b->decodes, RUN), columns = (int)kn_ceil(kn_ceil(a->channels, V), THREADS);
     conv_kernel<T, S, V, W, EXACT, EXACT ? 8 : 1><<<(b->decodes + runs) * columns, THREADS, 0, c->stream>>>(*a, *b);
+    launch_snaps<T, S, V, W>(c, a, b, columns); /* before the old states are gone */
     if (runs > 0) conv_state_kernel<T, S, V, W><<<dim3(b->seqs - b->decodes, columns), THREADS, 0, c->stream>>>(*a, *b);
 }
 
