@@ -4,10 +4,8 @@ find_package(MPI 3.1 REQUIRED COMPONENTS C)
 find_package(HDF5 1.10 REQUIRED COMPONENTS C)
 find_package(OpenMP REQUIRED COMPONENTS C)
 pkg_check_modules(JSONC REQUIRED IMPORTED_TARGET json-c)
-pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8>=10.40) # \p{White_Space}
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
-set(BLA_VENDOR OpenBLAS)
-find_package(BLAS REQUIRED)
 
 add_library(plp_hdf5 INTERFACE) # FindHDF5 gives variables
 target_include_directories(plp_hdf5 SYSTEM INTERFACE ${HDF5_C_INCLUDE_DIRS})

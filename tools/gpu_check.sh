@@ -12,8 +12,14 @@ mkdir -p "$build" "$logs"
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 # Arguments of `polylepis bench`, one run a line.
-benches="--shape codestral-7b
---shape mamba2-2.7b"
+benches="--shape codestral-7b --batch 1,2,4,8,64
+--shape codestral-7b --batch 64,256 --state-dtype bf16
+--shape mamba2-2.7b --batch 1,2,4,8,64,256
+--shape mamba2-2.7b --batch 64,256 --state-dtype bf16
+--shape codestral-7b --mode prefill --tokens 2048,8192,32768
+--shape mamba2-2.7b --mode prefill --tokens 2048,8192,32768
+--shape codestral-7b --mode kernels --batch 64 --tokens 8192
+--shape mamba2-2.7b --mode kernels --batch 64 --tokens 8192"
 
 arguments=(-S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLP_WERROR=ON -DPLP_CUDA=ON)
 if [ -d .carry ]; then

@@ -25,14 +25,15 @@ typedef enum plp_status {
     PLP_ERR_STOPPED,  /* asked to stop; the work can be resumed                               */
     PLP_ERR_DISAGREE, /* the ranks differ in what must be equal                               */
     PLP_ERR_PERM,     /* permission denied                                                    */
-    PLP_ERR_CONFIG    /* a resumed job was started with other settings                        */
+    PLP_ERR_CONFIG,   /* a resumed job was started with other settings                        */
+    PLP_ERR_PARTIAL   /* done, but some requests failed; the output says which                */
 } plp_status;
 
 /* A short upper-case name, as in `error[DATA]`.  Static storage; never NULL. */
 const char *plp_status_name(plp_status status);
 
-/* The process exit status that stands for a status: 0, or one of 64 (usage), 65 (data, shape), 66 (input), 69 (device), 70 (internal),
- * 71 (memory), 73 (create), 74 (I/O), 75 (remote, stopped), 76 (disagree), 77 (permission), 78 (config). */
+/* The process exit status that stands for a status: 0, 3 (partial), or one of 64 (usage), 65 (data, shape), 66 (input), 69 (device),
+ * 70 (internal), 71 (memory), 73 (create), 74 (I/O), 75 (remote, stopped), 76 (disagree), 77 (permission), 78 (config). */
 int plp_status_exit(plp_status status);
 
 /* "what; where; fix: how" of this thread's last failure, "" if there was none.  Borrowed, valid until the thread's next failure. */

@@ -27,6 +27,7 @@ static const struct {
     [PLP_ERR_DISAGREE] = { "DISAGREE", 76 },
     [PLP_ERR_PERM] = { "PERMISSION", 77 },
     [PLP_ERR_CONFIG] = { "CONFIG", 78 },
+    [PLP_ERR_PARTIAL] = { "PARTIAL", 3 },
 };
 
 const char *plp_status_name(plp_status status)

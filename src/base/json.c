@@ -153,6 +153,23 @@ plp_status plp_json_string(json_object *object, const char *key, const char *whe
     return PLP_OK;
 }
 
+plp_status plp_json_ids(json_object *object, const char *key, const char *where, int **ids, size_t *count)
+{
+    json_object *list = member(object, key);
+    if (list == NULL) return PLP_OK;
+    if (!json_object_is_type(list, json_type_array)) return wrong_type(list, key, where, "a list of token ids");
+    const size_t n = json_object_array_length(list);
+    PLP_TRY(PLP_ALLOCATED(*ids = malloc((n + 1) * sizeof **ids)));
+    for (*count = 0; *count < n; ++*count) {
+        json_object *v = json_object_array_get_idx(list, *count);
+        const int64_t id = json_object_get_int64(v);
+        if (!json_object_is_type(v, json_type_int) || id < 0 || id > INT32_MAX)
+            return PLP_FAIL(PLP_ERR_DATA, "%s: %s[%zu] is no token id; fix: give integers from 0 on", where, key, *count);
+        (*ids)[*count] = (int)id;
+    }
+    return PLP_OK;
+}
+
 plp_status plp_json_any_number(json_object *value, const char *key, const char *where, double *number)
 {
     json_object *inner = member(value, "__float__");

@@ -17,6 +17,10 @@ plp_status plp_read_file(const char *path, size_t most, char **text, size_t *byt
 plp_status plp_json_parse(const char *text, size_t bytes, const char *where, json_object **root);
 plp_status plp_json_read(const char *path, size_t most, json_object **root);
 
+/* Whether a text is one JSON value to the letter of RFC 8259, in UTF-8, no name twice in an object: what users send is not guessed at,
+ * where plp_json_parse is lenient.  PLP_ERR_DATA names the column, the first byte of the text being 1. */
+plp_status plp_json_check(const char *text, size_t bytes, const char *where);
+
 /* Members of an object.  A missing key or a null leaves *value as it is (the caller put the default there); another type, or a value
  * outside [least, most], is PLP_ERR_DATA.  A float is accepted as an integer only where it is one. */
 plp_status plp_json_int(json_object *object, const char *key, const char *where, int64_t least, int64_t most, int64_t *value);
@@ -24,6 +28,10 @@ plp_status plp_json_double(json_object *object, const char *key, const char *whe
 plp_status plp_json_bool(json_object *object, const char *key, const char *where, bool *value);
 /* Borrowed from the object. */
 plp_status plp_json_string(json_object *object, const char *key, const char *where, const char **value);
+
+/* A list of integers in [0, INT32_MAX], such as token ids; null and a missing key are none.  *ids is the caller's to free, and stays NULL
+ * when there is no list. */
+plp_status plp_json_ids(json_object *object, const char *key, const char *where, int **ids, size_t *count);
 
 /* A number as configs spell it: a number, bare Infinity, "Infinity", or {"__float__": "Infinity"}. */
 plp_status plp_json_any_number(json_object *value, const char *key, const char *where, double *number);

@@ -67,18 +67,31 @@ struct kernel {
     plp_dtype out_dtype;
     int64_t outs;
     double bytes, flops;
+    bool stateful; /* it updates what it reads: nothing to compare */
+    int copies;    /* of a product's weights, used in turn          */
 };
 
 #define QUEUE(op)                                                                                                                          \
     static plp_status queue_##op(const kernel *k, const bench *b, kn_context *c) { return b->options.backend->op(c, k->args); }
 #define QUEUE_BATCH(op)                                                                                                                    \
     static plp_status queue_##op(const kernel *k, const bench *b, kn_context *c) { return b->options.backend->op(c, k->args, k->batch); }
-QUEUE(linear)
+/* Every call takes the next copy of the weights. */
+static plp_status queue_linear(const kernel *k, const bench *b, kn_context *c)
+{
+    static unsigned calls;
+    kn_linear_args a = *(const kn_linear_args *)k->args;
+    const unsigned copy = k->copies > 1 ? calls++ % (unsigned)k->copies : 0;
+    a.w = (const char *)a.w + copy * (size_t)a.n * (size_t)a.k * plp_dtype_size(a.w_dtype);
+    return b->options.backend->linear(c, &a);
+}
 QUEUE(add_norm)
 QUEUE(gated_norm)
+QUEUE(rms)
 QUEUE_BATCH(conv)
 QUEUE_BATCH(ssd)
 QUEUE_BATCH(ssm_step)
+QUEUE_BATCH(scan)
+QUEUE_BATCH(scan_step)
 
 /* Runs into poisoned outputs twice: every element written, finite, and the same both times. */
 static plp_status check(const kernel *k, bench *b, kn_context *c, bench_row *r)
@@ -109,7 +122,7 @@ done:
     return st;
 }
 
-static plp_status time_kernel(bench *b, kn_context *c, const kernel *k, const char *size, bool stateful)
+static plp_status time_kernel(bench *b, kn_context *c, const kernel *k, const char *size)
 {
     enum { CALLS = 8 }; /* queued together: on a GPU a launch alone takes longer than some kernels */
     const kn_backend *kn = b->options.backend;
@@ -117,10 +130,12 @@ static plp_status time_kernel(bench *b, kn_context *c, const kernel *k, const ch
     double times[64];
     const int repeats = b->repeats < 64 ? b->repeats : 64;
     snprintf(r.name, sizeof r.name, "%s", k->name);
-    snprintf(r.shape, sizeof r.shape, "%.31s %s", b->shape, size);
+    snprintf(r.shape, sizeof r.shape, "%.31s %.28s", b->shape, size);
     snprintf(r.check, sizeof r.check, "finite, repeatable");
-    if (!stateful)
-        PLP_TRY(check(k, b, c, &r));
+    kernel same = *k;
+    same.copies = 1; /* the same weights twice */
+    if (!k->stateful)
+        PLP_TRY(check(&same, b, c, &r));
     else
         snprintf(r.check, sizeof r.check, "none: it updates its input");
     for (int i = -2; i < repeats; i++) {
@@ -153,162 +168,314 @@ static kn_options context_options(const bench *b, const model_plan *p, int token
                          .max_chunk = (int)c->chunk };
 }
 
+/* One layer's share of this rank, and memory for all of its operations: names as in layers/layer.h. */
+typedef struct {
+    const model_config *c;
+    model_plan p;
+    plp_dtype act, weights, state_dtype;
+    bool decode, round;
+    int tokens, seqs;
+    int64_t E, I, R, C, H, bc; /* hidden, inner, rows of in_proj, channels of conv, heads, columns of B */
+    kn_batch batch;
+    const int *group, *host_group, *norm_first;
+    void *residual, *delta, *normed, *in, *conv, *y, *w_in, *w_out, *vector, *A, *conv_state, *ssm_state;
+    void *w_x, *w_dt, *mixed, *parts, *dt, *work; /* Mamba-1 */
+    int *ints;                                    /* host: start, slots, group map, first channels of norm groups */
+    int64_t *past;
+} bench_layer;
+
+static void *at(void *base, plp_dtype dtype, int64_t n) { return (char *)base + (size_t)n * plp_dtype_size(dtype); }
+
+/* Weights in so many copies that a call never finds its own in a cache: a model's layers are not there either. */
+static int copies_of(int64_t elements, plp_dtype dtype)
+{
+    const size_t bytes = (size_t)elements * plp_dtype_size(dtype), cache = (size_t)128 << 20;
+    return bytes >= cache ? 1 : (int)((cache + bytes - 1) / bytes);
+}
+
+static void *take_weights(buffers *pool, int64_t n, plp_dtype dtype) { return take_random(pool, n * copies_of(n, dtype), dtype, 0.05f, 0); }
+
+static plp_status set_up_batch(bench_layer *l, buffers *pool)
+{
+    const int seqs = l->seqs;
+    PLP_TRY(PLP_ALLOCATED(l->ints = calloc(2 * (size_t)seqs + 1 + (size_t)l->H + (size_t)l->p.norm_groups.count + 1, sizeof *l->ints)));
+    PLP_TRY(PLP_ALLOCATED(l->past = calloc((size_t)seqs, sizeof *l->past)));
+    int *start = l->ints, *slot = start + seqs + 1, *map = slot + seqs, *first = map + l->H;
+    for (int i = 0; i < seqs; i++) start[i] = (int)((int64_t)l->tokens * i / seqs), slot[i] = i, l->past[i] = l->decode ? 100 : 0;
+    start[seqs] = l->tokens;
+    if (l->c->kind == MODEL_MAMBA2) model_plan_group_map(&l->p, l->c, map);
+    model_plan_norm_first(&l->p, l->c, first);
+    const int *slots = take_bytes(pool, slot, sizeof(int) * (size_t)seqs);
+    l->batch = (kn_batch){ .tokens = l->tokens, .seqs = seqs, .decodes = l->decode ? seqs : 0, .src_slot = slots, .dst_slot = slots };
+    l->batch.start = take_bytes(pool, start, sizeof(int) * (size_t)(seqs + 1));
+    l->batch.past = take_bytes(pool, l->past, sizeof *l->past * (size_t)seqs);
+    l->batch.host_start = start, l->batch.host_past = l->past;
+    l->group = take_bytes(pool, map, sizeof(int) * (size_t)l->H), l->host_group = map;
+    l->norm_first = take_bytes(pool, first, sizeof(int) * (size_t)(l->p.norm_groups.count + 1));
+    return pool->st;
+}
+
+static plp_status set_up_memory(bench_layer *l, buffers *pool)
+{
+    const int64_t T = l->tokens, N = l->c->state;
+    l->residual = take_random(pool, T * l->E, PLP_F32, 1, 0), l->delta = take_random(pool, T * l->E, PLP_F32, 1, 0);
+    l->normed = take_random(pool, T * l->E, l->act, 1, 0), l->in = take_random(pool, T * l->R, l->act, 1, 0);
+    l->conv = take_random(pool, T * l->C, l->act, 1, 0), l->y = take_random(pool, T * l->I, l->act, 1, 0);
+    l->w_in = take_weights(pool, l->R * l->E, l->weights), l->w_out = take_weights(pool, l->E * l->I, l->weights);
+    l->vector = take_random(pool, l->C * l->c->conv, PLP_F32, 0.5f, 0);
+    l->conv_state = take_random(pool, l->seqs * (l->c->conv - 1) * l->C, l->act, 1, 0);
+    l->ssm_state = take_random(pool, l->seqs * l->I * N, l->state_dtype, 1, 0);
+    const bool mamba1 = l->c->kind == MODEL_MAMBA1;
+    l->A = take_random(pool, mamba1 ? l->I * N : l->H, PLP_F32, 0.5f, -1);
+    if (!mamba1) return pool->st;
+    const int64_t parts = l->c->dt_rank + 2 * N;
+    const kn_scan_args shape = { .channels = (int)l->I, .state = (int)N };
+    l->w_x = take_weights(pool, parts * l->I, l->weights), l->w_dt = take_weights(pool, l->I * l->c->dt_rank, l->weights);
+    l->mixed = take_random(pool, T * parts, PLP_F32, 1, 0), l->parts = take_random(pool, T * parts, l->act, 1, 0);
+    l->dt = take_random(pool, T * l->I, l->act, 1, 0);
+    if (pool->kn->scan_work) l->work = take_random(pool, (int64_t)pool->kn->scan_work(&shape) / 4 + 1, PLP_F32, 1, 0);
+    return pool->st;
+}
+
+/* The arguments of every operation, and rows that point to them. */
+typedef struct {
+    kn_linear_args in_proj, out_proj, x_proj, dt_proj;
+    kn_add_norm_args add;
+    kn_conv_args conv;
+    kn_ssm_args ssm;
+    kn_scan_args scan;
+    kn_rms_args rms;
+    kn_gated_norm_args gate;
+    kernel row[10];
+    int rows;
+} bench_list;
+
+static kn_linear_args product(const bench_layer *l, int64_t n, int64_t k, void *x, int64_t ldx, void *w, void *y, plp_dtype y_dtype,
+                              int64_t ldy)
+{
+    return (kn_linear_args){ .rows = l->tokens,
+                             .n = (int)n,
+                             .k = (int)k,
+                             .x = x,
+                             .x_dtype = l->act,
+                             .ldx = ldx,
+                             .w = w,
+                             .w_dtype = l->weights,
+                             .y = y,
+                             .y_dtype = y_dtype,
+                             .ldy = ldy,
+                             .round_x = l->round };
+}
+
+static void add_product(const bench_layer *l, bench_list *list, const char *name, const kn_linear_args *a)
+{
+    const double weights = (double)a->n * a->k, T = l->tokens;
+    list->row[list->rows++] =
+        (kernel){ .name = name,
+                  .queue = queue_linear,
+                  .args = a,
+                  .out = a->y,
+                  .out_dtype = a->y_dtype,
+                  .outs = (a->rows - 1) * a->ldy + a->n,
+                  .copies = copies_of((int64_t)a->n * a->k, l->weights),
+                  .bytes = weights * (double)plp_dtype_size(l->weights) +
+                           T * ((double)a->k * (double)plp_dtype_size(l->act) + (double)a->n * (double)plp_dtype_size(a->y_dtype)),
+                  .flops = 2 * T * weights };
+}
+
+/* What both kinds of mixer have. */
+static void list_common(const bench_layer *l, bench_list *list)
+{
+    const double T = l->tokens, a = (double)plp_dtype_size(l->act);
+    list->in_proj = product(l, l->R, l->E, l->normed, l->E, l->w_in, l->in, l->act, l->R);
+    list->out_proj = product(l, l->E, l->I, l->y, l->I, l->w_out, l->delta, PLP_F32, l->E);
+    list->add = (kn_add_norm_args){ .tokens = l->tokens,
+                                    .hidden = (int)l->E,
+                                    .outs = l->tokens,
+                                    .residual = l->residual,
+                                    .delta = l->delta,
+                                    .delta_dtype = PLP_F32,
+                                    .ld_delta = l->E,
+                                    .weight = l->vector,
+                                    .eps = 1e-5,
+                                    .out = l->normed };
+    list->conv = (kn_conv_args){ .channels = (int)l->C,
+                                 .width = (int)l->c->conv,
+                                 .in = at(l->in, l->act, l->I),
+                                 .ld_in = l->R,
+                                 .weight = l->vector,
+                                 .state = l->conv_state,
+                                 .state_dtype = l->act,
+                                 .out = l->conv,
+                                 .ld_out = l->C };
+    add_product(l, list, "in_proj", &list->in_proj);
+    add_product(l, list, "out_proj", &list->out_proj);
+    list->row[list->rows++] =
+        (kernel){ .name = "add_norm", .queue = queue_add_norm, .args = &list->add, .stateful = true, .bytes = (12 + a) * T * (double)l->E };
+    list->row[list->rows++] = (kernel){ .name = "conv",
+                                        .queue = queue_conv,
+                                        .args = &list->conv,
+                                        .batch = &l->batch,
+                                        .out = l->conv,
+                                        .out_dtype = l->act,
+                                        .outs = l->tokens * l->C,
+                                        .stateful = l->decode,
+                                        .bytes = 2 * a * T * (double)l->C,
+                                        .flops = 8 * T * (double)l->C };
+}
+
+/* Bytes of a scan's states: read and written by a step, written by a prefill that starts from nothing. */
+static double state_bytes(const bench_layer *l)
+{
+    return (l->decode ? 2 : 1) * (double)plp_dtype_size(l->state_dtype) * l->seqs * (double)(l->I * l->c->state);
+}
+
+static void list_mamba2(const bench_layer *l, bench_list *list)
+{
+    const double T = l->tokens, a = (double)plp_dtype_size(l->act);
+    const int groups = (int)l->p.norm_groups.count;
+    list->ssm = (kn_ssm_args){ .heads = (int)l->H,
+                               .groups = (int)l->p.groups.count,
+                               .dim = (int)l->c->head_dim,
+                               .state = (int)l->c->state,
+                               .chunk = (int)l->c->chunk,
+                               .group = l->group,
+                               .host_group = l->host_group,
+                               .x = l->conv,
+                               .B = at(l->conv, l->act, l->I),
+                               .C = at(l->conv, l->act, l->I + l->bc),
+                               .dt = at(l->in, l->act, l->R - l->H),
+                               .ld_x = l->C,
+                               .ld_bc = l->C,
+                               .ld_dt = l->R,
+                               .A = l->A,
+                               .dt_bias = l->A,
+                               .D = l->A,
+                               .dt_max = INFINITY,
+                               .h = l->ssm_state,
+                               .state_dtype = l->state_dtype,
+                               .y = l->y,
+                               .ld_y = l->I };
+    list->gate = (kn_gated_norm_args){ .tokens = l->tokens,
+                                       .channels = (int)l->I,
+                                       .groups = groups,
+                                       .mode = KN_NORM_LOCAL,
+                                       .first = l->norm_first,
+                                       .width = (double)l->I / groups,
+                                       .eps = 1e-5,
+                                       .y = l->y,
+                                       .z = l->in,
+                                       .ld_y = l->I,
+                                       .ld_z = l->R,
+                                       .weight = l->vector,
+                                       .out = l->conv,
+                                       .ld_out = l->I };
+    list->row[list->rows++] = (kernel){ .name = l->decode ? "ssm_step" : "ssd",
+                                        .queue = l->decode ? queue_ssm_step : queue_ssd,
+                                        .args = &list->ssm,
+                                        .batch = &l->batch,
+                                        .out = l->y,
+                                        .out_dtype = l->act,
+                                        .outs = l->tokens * l->I,
+                                        .stateful = l->decode,
+                                        .bytes = a * T * (double)(l->C + l->I + l->H) + state_bytes(l),
+                                        .flops = 5 * T * (double)(l->I * l->c->state) };
+    list->row[list->rows++] = (kernel){ .name = "gated_norm",
+                                        .queue = queue_gated_norm,
+                                        .args = &list->gate,
+                                        .out = l->conv,
+                                        .out_dtype = l->act,
+                                        .outs = l->tokens * l->I,
+                                        .bytes = 3 * a * T * (double)l->I };
+}
+
+static void list_mamba1(const bench_layer *l, bench_list *list)
+{
+    const double T = l->tokens, a = (double)plp_dtype_size(l->act);
+    const int64_t rank = l->c->dt_rank, N = l->c->state, parts = rank + 2 * N;
+    list->x_proj = product(l, parts, l->I, l->conv, l->I, l->w_x, l->mixed, PLP_F32, parts);
+    list->rms = (kn_rms_args){ .tokens = l->tokens,
+                               .segments = 3,
+                               .width = { (int)rank, (int)N, (int)N },
+                               .eps = l->c->mixer_norm_eps,
+                               .in = l->mixed,
+                               .ld_in = parts,
+                               .out = l->parts,
+                               .ld_out = parts };
+    list->dt_proj = product(l, l->I, rank, l->parts, parts, l->w_dt, l->dt, l->act, l->I);
+    list->scan = (kn_scan_args){ .channels = (int)l->I,
+                                 .state = (int)N,
+                                 .x = l->conv,
+                                 .z = l->in,
+                                 .dt = l->dt,
+                                 .B = at(l->parts, l->act, rank),
+                                 .C = at(l->parts, l->act, rank + N),
+                                 .ld_x = l->I,
+                                 .ld_z = l->R,
+                                 .ld_dt = l->I,
+                                 .ld_bc = parts,
+                                 .A = l->A,
+                                 .dt_bias = l->vector,
+                                 .D = l->vector,
+                                 .h = l->ssm_state,
+                                 .state_dtype = l->state_dtype,
+                                 .y = l->y,
+                                 .ld_y = l->I,
+                                 .work = l->work };
+    add_product(l, list, "x_proj", &list->x_proj);
+    list->row[list->rows++] = (kernel){ .name = "rms",
+                                        .queue = queue_rms,
+                                        .args = &list->rms,
+                                        .out = l->parts,
+                                        .out_dtype = l->act,
+                                        .outs = l->tokens * parts,
+                                        .bytes = (4 + a) * T * (double)parts };
+    add_product(l, list, "dt_proj", &list->dt_proj);
+    list->row[list->rows++] = (kernel){ .name = l->decode ? "scan_step" : "scan",
+                                        .queue = l->decode ? queue_scan_step : queue_scan,
+                                        .args = &list->scan,
+                                        .batch = &l->batch,
+                                        .out = l->y,
+                                        .out_dtype = l->act,
+                                        .outs = l->tokens * l->I,
+                                        .stateful = l->decode,
+                                        .bytes = a * T * (double)(4 * l->I + 2 * N) + state_bytes(l),
+                                        .flops = 6 * T * (double)(l->I * N) };
+}
+
 /* All operations of a layer for `seqs` sequences of `tokens` rows together; decode when they are equal. */
 static plp_status layer_kernels(bench *b, int tokens, int seqs)
 {
     plp_status st = PLP_OK;
-    const model_config *c = &b->config;
     const kn_backend *kn = b->options.backend;
-    const bool decode = tokens == seqs, cpu = kn == kn_cpu();
-    const plp_dtype weights = b->options.f32 && !cpu ? PLP_F32 : c->dtype, act = cpu || b->options.f32 ? PLP_F32 : weights;
-    model_plan p;
+    const bool cpu = kn == kn_cpu();
+    bench_layer l = { .c = &b->config, .decode = tokens == seqs, .tokens = tokens, .seqs = seqs, .round = !b->options.f32 };
+    bench_list list = { .rows = 0 };
     kn_context *ctx = NULL;
     buffers pool = { .kn = kn, .random = 1 };
-    int *ints = NULL, *map = NULL;
-    int64_t *past = NULL;
     char size[48];
-    PLP_TRY(model_plan_make(&p, c, tp_rank(b->group), tp_size(b->group)));
-    const kn_options o = context_options(b, &p, tokens, act);
+    l.weights = b->options.f32 && !cpu ? PLP_F32 : l.c->dtype, l.act = cpu || b->options.f32 ? PLP_F32 : l.weights;
+    l.state_dtype = b->options.ssm_dtype;
+    PLP_TRY(model_plan_make(&l.p, l.c, tp_rank(b->group), tp_size(b->group)));
+    l.E = l.c->hidden, l.I = l.p.channels.count, l.R = l.p.in_rows, l.C = l.p.conv_channels, l.H = l.p.heads.count;
+    l.bc = l.p.groups.count * l.c->state;
+    const kn_options o = context_options(b, &l.p, tokens, l.act);
     PLP_DO(kn->create(&ctx, &o));
     pool.c = ctx;
-    const int64_t E = c->hidden, I = p.channels.count, R = p.in_rows, C = p.conv_channels, H = p.heads.count,
-                  bc = p.groups.count * c->state;
-    const double a = (double)plp_dtype_size(act), w = (double)plp_dtype_size(weights), T = tokens;
-    const double s = (double)plp_dtype_size(b->options.ssm_dtype);
-    PLP_DO(PLP_ALLOCATED(ints = calloc(2 * (size_t)seqs + 3, sizeof *ints)));
-    PLP_DO(PLP_ALLOCATED(map = calloc((size_t)H, sizeof *map)));
-    PLP_DO(PLP_ALLOCATED(past = calloc((size_t)seqs, sizeof *past)));
-    int *start = ints, *slot = ints + seqs + 1;
-    for (int i = 0; i < seqs; i++) start[i] = (int)((int64_t)tokens * i / seqs), slot[i] = i, past[i] = decode ? 100 : 0;
-    start[seqs] = tokens;
-    model_plan_group_map(&p, c, map);
-    const int *there_start = take_bytes(&pool, start, sizeof(int) * (size_t)(seqs + 1)),
-              *there_slot = take_bytes(&pool, slot, sizeof(int) * (size_t)seqs);
-    const int64_t *there_past = take_bytes(&pool, past, sizeof *past * (size_t)seqs);
-    const kn_batch batch = { .tokens = tokens,
-                             .seqs = seqs,
-                             .decodes = decode ? seqs : 0,
-                             .start = there_start,
-                             .src_slot = there_slot,
-                             .dst_slot = there_slot,
-                             .past = there_past,
-                             .host_start = start,
-                             .host_past = past };
-    int norm_first[257] = { 0 };
-    model_plan_norm_first(&p, c, norm_first);
-    const int *there_map = take_bytes(&pool, map, sizeof *map * (size_t)H);
-    const int *there_first = take_bytes(&pool, norm_first, sizeof(int) * (size_t)(p.norm_groups.count + 1));
-    void *residual = take_random(&pool, tokens * E, PLP_F32, 1, 0), *delta = take_random(&pool, tokens * E, PLP_F32, 1, 0);
-    void *normed = take_random(&pool, tokens * E, act, 1, 0), *in = take_random(&pool, tokens * R, act, 1, 0);
-    void *conv = take_random(&pool, tokens * C, act, 1, 0), *y = take_random(&pool, tokens * I, act, 1, 0);
-    void *w_in = take_random(&pool, R * E, weights, 0.05f, 0), *w_out = take_random(&pool, E * I, weights, 0.05f, 0);
-    void *vector = take_random(&pool, C * c->conv, PLP_F32, 0.5f, 0), *A = take_random(&pool, H, PLP_F32, 0.5f, -1);
-    void *conv_state = take_random(&pool, seqs * (c->conv - 1) * C, act, 1, 0);
-    void *ssm_state = take_random(&pool, seqs * I * c->state, b->options.ssm_dtype, 1, 0);
-    PLP_DO(pool.st);
-
-    const kn_linear_args in_proj = { .rows = tokens,
-                                     .n = (int)R,
-                                     .k = (int)E,
-                                     .x = normed,
-                                     .x_dtype = act,
-                                     .ldx = E,
-                                     .w = w_in,
-                                     .w_dtype = weights,
-                                     .y = in,
-                                     .y_dtype = act,
-                                     .ldy = R,
-                                     .round_x = !b->options.f32 };
-    const kn_linear_args out_proj = { .rows = tokens,
-                                      .n = (int)E,
-                                      .k = (int)I,
-                                      .x = y,
-                                      .x_dtype = act,
-                                      .ldx = I,
-                                      .w = w_out,
-                                      .w_dtype = weights,
-                                      .y = delta,
-                                      .y_dtype = PLP_F32,
-                                      .ldy = E,
-                                      .round_x = !b->options.f32 };
-    const kn_add_norm_args add = { .tokens = tokens,
-                                   .hidden = (int)E,
-                                   .outs = tokens,
-                                   .residual = residual,
-                                   .delta = delta,
-                                   .delta_dtype = PLP_F32,
-                                   .ld_delta = E,
-                                   .weight = vector,
-                                   .eps = 1e-5,
-                                   .out = normed };
-    const kn_conv_args cv = { .channels = (int)C,
-                              .width = (int)c->conv,
-                              .in = (char *)in + (size_t)I * plp_dtype_size(act),
-                              .ld_in = R,
-                              .weight = vector,
-                              .state = conv_state,
-                              .state_dtype = act,
-                              .out = conv,
-                              .ld_out = C };
-    const kn_ssm_args ssm = { .heads = (int)H,
-                              .groups = (int)p.groups.count,
-                              .dim = (int)c->head_dim,
-                              .state = (int)c->state,
-                              .chunk = (int)c->chunk,
-                              .group = there_map,
-                              .host_group = map,
-                              .x = conv,
-                              .B = (char *)conv + (size_t)I * plp_dtype_size(act),
-                              .C = (char *)conv + (size_t)(I + bc) * plp_dtype_size(act),
-                              .dt = (char *)in + (size_t)(R - H) * plp_dtype_size(act),
-                              .ld_x = C,
-                              .ld_bc = C,
-                              .ld_dt = R,
-                              .A = A,
-                              .dt_bias = A,
-                              .D = A,
-                              .dt_max = INFINITY,
-                              .h = ssm_state,
-                              .state_dtype = b->options.ssm_dtype,
-                              .y = y,
-                              .ld_y = I };
-    const kn_gated_norm_args gate = { .tokens = tokens,
-                                      .channels = (int)I,
-                                      .groups = (int)p.norm_groups.count,
-                                      .mode = KN_NORM_LOCAL,
-                                      .first = there_first,
-                                      .width = (double)I / (double)p.norm_groups.count,
-                                      .eps = 1e-5,
-                                      .y = y,
-                                      .z = in,
-                                      .ld_y = I,
-                                      .ld_z = R,
-                                      .weight = vector,
-                                      .out = conv,
-                                      .ld_out = I };
-    const double scan = T * (double)I * (double)c->state;
-    const kernel list[] = {
-        { "in_proj", queue_linear, &in_proj, NULL, in, act, tokens * R, w * (double)(R * E) + a * T * (double)(E + R),
-          2 * T * (double)(R * E) },
-        { "out_proj", queue_linear, &out_proj, NULL, delta, PLP_F32, tokens * E, w * (double)(I * E) + a * T * (double)(E + I),
-          2 * T * (double)(I * E) },
-        { "gated_norm", queue_gated_norm, &gate, NULL, conv, act, tokens * I, 3 * a * T * (double)I, 0 },
-        { "add_norm", queue_add_norm, &add, NULL, normed, act, tokens * E, (12 + a) * T * (double)E, 0 },
-        { "conv", queue_conv, &cv, &batch, conv, act, tokens * C, 2 * a * T * (double)C, 8 * T * (double)C },
-        { decode ? "ssm_step" : "ssd", decode ? queue_ssm_step : queue_ssd, &ssm, &batch, y, act, tokens * I,
-          a * T * (double)(C + I + H) + (decode ? 2 : 1) * s * seqs * (double)(I * c->state), 5 * scan },
-    };
-    snprintf(size, sizeof size, decode ? "B=%d" : "T=%d", tokens);
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
-        const bool stateful = list[i].queue == queue_add_norm || (decode && list[i].batch != NULL);
-        PLP_DO(time_kernel(b, ctx, list + i, size, stateful));
-    }
+    PLP_DO(set_up_batch(&l, &pool));
+    PLP_DO(set_up_memory(&l, &pool));
+    list_common(&l, &list);
+    if (l.c->kind == MODEL_MAMBA2)
+        list_mamba2(&l, &list);
+    else
+        list_mamba1(&l, &list);
+    snprintf(size, sizeof size, l.decode ? "B=%d" : "T=%d", tokens);
+    for (int i = 0; i < list.rows; i++) PLP_DO(time_kernel(b, ctx, list.row + i, size));
 done:
     drain(&pool);
     if (ctx) kn->destroy(&ctx);
-    free(ints);
-    free(map);
-    free(past);
+    free(l.ints);
+    free(l.past);
     return st;
 }
 

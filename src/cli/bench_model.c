@@ -68,12 +68,25 @@ static void draw(const kn_candidates *drawn, int batch, int *ids, bench_row *r)
     }
 }
 
+/* A host's memory is shared, also with machines that are not seen from here, and its rate changes from second to second: on the CPU it is
+ * measured right before and behind a row. */
+static plp_status read_rate_now(const bench *b, model *m, double *rate)
+{
+    const size_t bytes = (size_t)1 << 29;
+    double seconds;
+    *rate = b->read_rate;
+    if (b->options.backend != kn_cpu()) return PLP_OK;
+    PLP_TRY(tp_barrier(b->group)); /* all ranks at once, as they decode */
+    PLP_TRY(kn_cpu()->read_time(model_context(m), bytes, &seconds));
+    *rate = (double)bytes / seconds;
+    return PLP_OK;
+}
+
 /* B copies of one sequence: whatever the batch does to them, they must stay copies. */
-static plp_status decode_batch(bench *b, int batch)
+static plp_status decode_batch(bench *b, model *m, int batch)
 {
     enum { WARM = 6 };
     plp_status st = PLP_OK;
-    model *m = NULL;
     const int steps = WARM + b->repeats + 1; /* the last has no step behind it that it could overlap with: not counted */
     int *ints = NULL;                        /* ids, start, slot, rows */
     int64_t *past = NULL;
@@ -81,7 +94,6 @@ static plp_status decode_batch(bench *b, int batch)
     kn_candidates *drawn = NULL;
     kn_sample_row *greedy = NULL;
     bench_row r = row_of(b, "decode", "B", batch);
-    PLP_DO(make(b, batch, batch, batch, &m));
     PLP_DO(PLP_ALLOCATED(ints = calloc(4 * (size_t)batch + 1, sizeof *ints)));
     PLP_DO(PLP_ALLOCATED(past = calloc((size_t)batch, sizeof *past)));
     PLP_DO(PLP_ALLOCATED(times = calloc((size_t)steps, sizeof *times)));
@@ -92,6 +104,8 @@ static plp_status decode_batch(bench *b, int batch)
     start[batch] = batch;
     /* Where tokens can stay on the device, the host reads those of the step before while the next one runs. */
     const bool ahead = model_draws_on_device(m);
+    double before, behind;
+    PLP_DO(read_rate_now(b, m, &before));
     double last = plp_seconds();
     for (int s = 0; s < steps + ahead; s++) {
         if (s < steps) {
@@ -114,13 +128,14 @@ static plp_status decode_batch(bench *b, int batch)
         const double now = plp_seconds();
         times[s - ahead] = now - last, last = now;
     }
+    PLP_DO(read_rate_now(b, m, &behind));
+    b->read_rate = (before + behind) / 2;
     count_work(m, batch, batch, batch, &r);
     r.tokens = batch;
     bench_times(&r, times + WARM, b->repeats);
     set_floor(b, &r);
     PLP_DO(bench_print(b, &r));
 done:
-    model_destroy(&m);
     free(ints);
     free(past);
     free(times);
@@ -129,10 +144,23 @@ done:
     return st;
 }
 
+static int largest(const int *list, int count)
+{
+    int most = 1;
+    for (int i = 0; i < count; i++) most = list[i] > most ? list[i] : most;
+    return most;
+}
+
 plp_status bench_decode(bench *b)
 {
-    for (int i = 0; i < b->batch_count; i++) PLP_TRY(decode_batch(b, b->batches[i]));
-    return PLP_OK;
+    plp_status st = PLP_OK;
+    model *m = NULL;
+    const int most = largest(b->batches, b->batch_count);
+    PLP_DO(make(b, most, most, most, &m));
+    for (int i = 0; i < b->batch_count; i++) PLP_DO(decode_batch(b, m, b->batches[i]));
+done:
+    model_destroy(&m);
+    return st;
 }
 
 /* Rows first .. first + n of the prompt; the last row's logits. */
@@ -151,17 +179,15 @@ static plp_status prefill_slice(model *m, const int *ids, int first, int n, bool
                                            .out_row = &row });
 }
 
-static plp_status prefill_length(bench *b, int tokens)
+static plp_status prefill_length(bench *b, model *m, int tokens)
 {
     plp_status st = PLP_OK;
-    model *m = NULL;
     int *ids = NULL;
     float *logits = NULL; /* of the whole prompt, then of it in two slices */
     double *times = NULL;
     bench_row r = row_of(b, "prefill", "T", tokens);
     const int64_t vocab = b->config.vocab, used = b->config.vocab_used;
     const int repeats = b->repeats < 3 ? 3 : b->repeats < 10 ? b->repeats : 10;
-    PLP_DO(make(b, tokens, 1, 1, &m));
     PLP_DO(PLP_ALLOCATED(ids = malloc((size_t)tokens * sizeof *ids)));
     PLP_DO(PLP_ALLOCATED(logits = malloc(2 * (size_t)vocab * sizeof *logits)));
     PLP_DO(PLP_ALLOCATED(times = calloc((size_t)repeats, sizeof *times)));
@@ -190,7 +216,6 @@ static plp_status prefill_length(bench *b, int tokens)
     set_floor(b, &r);
     PLP_DO(bench_print(b, &r));
 done:
-    model_destroy(&m);
     free(ids);
     free(logits);
     free(times);
@@ -199,6 +224,11 @@ done:
 
 plp_status bench_prefill(bench *b)
 {
-    for (int i = 0; i < b->token_count; i++) PLP_TRY(prefill_length(b, b->tokens[i]));
-    return PLP_OK;
+    plp_status st = PLP_OK;
+    model *m = NULL;
+    PLP_DO(make(b, largest(b->tokens, b->token_count), 1, 1, &m));
+    for (int i = 0; i < b->token_count; i++) PLP_DO(prefill_length(b, m, b->tokens[i]));
+done:
+    model_destroy(&m);
+    return st;
 }

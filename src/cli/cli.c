@@ -1,6 +1,7 @@
 #include "cli/cli.h"
 
 #include "cli/commands.h"
+#include "cli/sampling.h"
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -12,8 +13,8 @@
 #include <string.h>
 #include <time.h>
 
-static const cli_command *const commands[] = { &cli_generate, &cli_logits, &cli_perplexity, &cli_convert,
-                                               &cli_inspect,  &cli_verify, &cli_bench };
+static const cli_command *const commands[] = { &cli_generate, &cli_run_batch, &cli_logits, &cli_perplexity,
+                                               &cli_convert,  &cli_inspect,   &cli_verify, &cli_bench };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* ------------------------------------------------------------------------------------------------------------ common options */
@@ -50,10 +51,12 @@ static const plp_option general_options[] = {
     { "--help", "-h", NULL, PLP_OPTION_FLAG, &(bool){ false }, 0, 0, "this text" }, /* was seen to before */
 };
 
+enum { TABLES = 4 };
 static int tables_of(const cli_command *command, plp_option_table *tables)
 {
     int n = 0;
     if (command->option_count > 0) tables[n++] = (plp_option_table){ "Options", command->options, command->option_count };
+    if (command->sampling) tables[n++] = (plp_option_table){ "Sampling", cli_sampling_options, CLI_SAMPLING_OPTIONS };
     if (command->model) tables[n++] = (plp_option_table){ "Model", model_options, sizeof model_options / sizeof *model_options };
     tables[n++] = (plp_option_table){ "General", general_options, sizeof general_options / sizeof *general_options };
     return n;
@@ -62,7 +65,7 @@ static int tables_of(const cli_command *command, plp_option_table *tables)
 /* ---------------------------------------------------------------------------------------------------------------------- help */
 static void print_help(const cli_command *command)
 {
-    plp_option_table tables[3];
+    plp_option_table tables[TABLES];
     if (command != NULL) {
         printf("Usage: polylepis %s\n\n%s\n", command->usage, command->summary);
         plp_options_help(tables, tables_of(command, tables), stdout);
@@ -72,8 +75,9 @@ static void print_help(const cli_command *command)
     printf("polylepis: Mamba language models, split over many ranks.\n\nUsage: [mpirun -np N] polylepis COMMAND [options]\n\nCommands:\n");
     for (int i = 0; i < COMMANDS; i++) printf("  %-12s %s\n", commands[i]->name, commands[i]->summary);
     printf("  %-12s %s\n  %-12s %s\n", "help", "this text, or that of a command", "version", "versions of the program and its libraries");
-    printf("\nResults go to stdout, everything else to stderr.  Exit status: 0 done, 64 usage or launch, 65 bad data, 66 missing input,\n"
-           "69 no device, 70 internal, 71 memory, 73 cannot create, 74 I/O, 75 another rank failed, 76 ranks disagree, 77 permission.\n"
+    printf("\nResults go to stdout, everything else to stderr.  Exit status: 0 done, 3 some requests failed, 64 usage or launch, 65 bad\n"
+           "data, 66 missing input, 69 no device, 70 internal, 71 memory, 73 cannot create, 74 I/O, 75 stopped or a rank was lost,\n"
+           "76 ranks disagree, 77 permission, 78 a resumed job with other settings.\n"
            "\nExamples:\n"
            "  polylepis generate --model models/demo --prompt \"In the beginning\"\n"
            "  mpirun -np 2 polylepis perplexity --model model.h5 --text book.txt\n"
@@ -133,7 +137,7 @@ static plp_status choose_command(int argc, char **argv, const cli_command **comm
 
 static plp_status read_command_line(cli *c, int argc, char **argv, const cli_command **command)
 {
-    plp_option_table tables[3];
+    plp_option_table tables[TABLES];
     PLP_TRY(choose_command(argc, argv, command));
     const int n = tables_of(*command, tables), most = (*command)->most;
     PLP_TRY(plp_options_parse(tables, n, argc - 2, argv + 2, c->words, most < CLI_WORDS ? most : CLI_WORDS, &c->count));

@@ -1,5 +1,6 @@
 /* polylepis generate: one prompt, its continuation as it comes. */
 #include "cli/commands.h"
+#include "cli/sampling.h"
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -16,36 +17,14 @@ enum { MOST_PROMPT = 1 << 28 };
 static struct {
     const char *prompt, *file, *save, *load;
     plp_ints ids;
-    bool add_bos, no_add_bos, special, ignore_eos, json;
-    int64_t max_tokens, min_tokens, top_k, seed, logprobs;
-    double temperature, top_p, min_p, repetition, presence, frequency;
-    plp_texts stops;
-    plp_ints stop_ids;
-} given = { .max_tokens = 128, .seed = -1, .logprobs = -1, .top_p = 1, .repetition = 1 };
+    bool json;
+} given;
+static const cli_sampling *const sampling = &cli_sampling_given;
 
 static const plp_option options[] = {
     { "--prompt", "-p", "TEXT", PLP_OPTION_TEXT, &given.prompt, 0, 0, "the prompt" },
     { "--prompt-file", "-f", "FILE", PLP_OPTION_TEXT, &given.file, 1, 0, "the prompt is this file's text" },
     { "--prompt-token-ids", NULL, "1,2,3", PLP_OPTION_INTS, &given.ids, 0, INT32_MAX, "the prompt as token ids; nothing is added" },
-    { "--add-bos", NULL, NULL, PLP_OPTION_FLAG, &given.add_bos, 0, 0, "begin with the model's BOS token, whatever the tokenizer does" },
-    { "--no-add-bos", NULL, NULL, PLP_OPTION_FLAG, &given.no_add_bos, 0, 0,
-      "leave out what the tokenizer would add; default: what its\npost-processor says (GPT-NeoX's adds nothing)" },
-    { "--max-tokens", "-n", "N", PLP_OPTION_INT, &given.max_tokens, 1, INT32_MAX, "stop after N tokens; default 128" },
-    { "--min-tokens", NULL, "N", PLP_OPTION_INT, &given.min_tokens, 0, INT32_MAX, "no stop before N tokens" },
-    { "--temperature", "-t", "T", PLP_OPTION_REAL, &given.temperature, 0, 1000, "default 0: always the most probable token" },
-    { "--top-k", NULL, "K", PLP_OPTION_INT, &given.top_k, 0, INT32_MAX, "among the K most probable; 0: off" },
-    { "--top-p", NULL, "P", PLP_OPTION_REAL, &given.top_p, 0, 1, "among the fewest that have a share P; 1: off" },
-    { "--min-p", NULL, "P", PLP_OPTION_REAL, &given.min_p, 0, 1, "among those of at least P times the largest; 0: off" },
-    { "--repetition-penalty", NULL, "X", PLP_OPTION_REAL, &given.repetition, 0.001, 1000, "on tokens of prompt and output; 1: off" },
-    { "--presence-penalty", NULL, "X", PLP_OPTION_REAL, &given.presence, -100, 100, "on tokens of the output; 0: off" },
-    { "--frequency-penalty", NULL, "X", PLP_OPTION_REAL, &given.frequency, -100, 100, "the same, once for each time; 0: off" },
-    { "--seed", "-s", "N", PLP_OPTION_INT, &given.seed, 0, 0x1p62, "equal seeds give equal text; default: a new one, which is reported" },
-    { "--stop", NULL, "TEXT", PLP_OPTION_TEXTS, &given.stops, 1, 0, "end before this text; may be given 16 times" },
-    { "--stop-token-ids", NULL, "1,2", PLP_OPTION_INTS, &given.stop_ids, 0, INT32_MAX, "end at these tokens, besides the model's own" },
-    { "--ignore-eos", NULL, NULL, PLP_OPTION_FLAG, &given.ignore_eos, 0, 0, "the model's own stop tokens do not stop" },
-    { "--special", NULL, NULL, PLP_OPTION_FLAG, &given.special, 0, 0, "special tokens are part of the text too" },
-    { "--logprobs", NULL, "K", PLP_OPTION_INT, &given.logprobs, 0, PLP_MOST_LOGPROBS,
-      "with --json: of each token, and of the K most probable" },
     { "--save-state", NULL, "FILE", PLP_OPTION_TEXT, &given.save, 1, 0, "keep the sequence's state here when all is done" },
     { "--load-state", NULL, "FILE", PLP_OPTION_TEXT, &given.load, 1, 0, "go on from such a state; a prompt may follow it" },
     { "--json", NULL, NULL, PLP_OPTION_FLAG, &given.json, 0, 0, "print one object when all is done, instead of text as it comes" },
@@ -57,28 +36,14 @@ static plp_status check_options(void)
     const int prompts = (given.prompt != NULL) + (given.file != NULL) + (given.ids.count > 0);
     if (prompts > 1 || (prompts == 0 && given.load == NULL))
         return PLP_FAIL(PLP_ERR_USAGE, "%d prompts; command line; fix: give one of --prompt, --prompt-file, --prompt-token-ids", prompts);
-    if (given.add_bos && given.no_add_bos)
-        return PLP_FAIL(PLP_ERR_USAGE, "--add-bos with --no-add-bos; command line; fix: give one of them");
-    if (given.logprobs >= 0 && !given.json)
+    PLP_TRY(cli_check_bos(&sampling->bos));
+    if (sampling->logprobs >= 0 && !given.json)
         return PLP_FAIL(PLP_ERR_USAGE, "--logprobs without --json; command line; fix: give --json as well");
     return PLP_OK;
 }
 
-static plp_status encode_prompt(plp_engine *e, const char *text, size_t bytes, int bos, int **ids, size_t *count)
-{
-    PLP_TRY(plp_encode(e, text, bytes, !given.no_add_bos, ids, count));
-    if (!given.add_bos || (*count > 0 && (*ids)[0] == bos)) return PLP_OK;
-    if (bos < 0) return PLP_FAIL(PLP_ERR_USAGE, "--add-bos: the model's config names no BOS token; fix: leave it out");
-    int *longer = realloc(*ids, (*count + 1) * sizeof *longer);
-    PLP_TRY(PLP_ALLOCATED(longer));
-    memmove(longer + 1, longer, *count * sizeof *longer);
-    longer[0] = bos;
-    *ids = longer, *count += 1;
-    return PLP_OK;
-}
-
 /* *ids is the caller's. */
-static plp_status read_prompt(const cli *c, plp_engine *e, int bos, int **ids, size_t *count)
+static plp_status read_prompt(const cli *c, plp_engine *e, int **ids, size_t *count)
 {
     char *text = NULL;
     size_t bytes = 0;
@@ -88,9 +53,9 @@ static plp_status read_prompt(const cli *c, plp_engine *e, int bos, int **ids, s
         given.ids = (plp_ints){ 0 };
         return PLP_OK;
     }
-    if (given.prompt != NULL) return encode_prompt(e, given.prompt, strlen(given.prompt), bos, ids, count);
+    if (given.prompt != NULL) return cli_encode(e, given.prompt, strlen(given.prompt), &sampling->bos, ids, count);
     PLP_TRY(cli_read_input(c, given.file, MOST_PROMPT, &text, &bytes));
-    const plp_status st = encode_prompt(e, text, bytes, bos, ids, count);
+    const plp_status st = cli_encode(e, text, bytes, &sampling->bos, ids, count);
     free(text);
     return st;
 }
@@ -100,29 +65,17 @@ static plp_status choose_seed(const cli *c, uint64_t *seed)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    *seed = given.seed >= 0 ? (uint64_t)given.seed
-                            : ((uint64_t)now.tv_nsec << 20 ^ (uint64_t)now.tv_sec << 4 ^ (uint64_t)getpid()) & UINT32_MAX;
+    *seed = sampling->seed >= 0 ? (uint64_t)sampling->seed
+                                : ((uint64_t)now.tv_nsec << 20 ^ (uint64_t)now.tv_sec << 4 ^ (uint64_t)getpid()) & UINT32_MAX;
     return tp_broadcast(c->group, seed, sizeof *seed, 0);
 }
 
 static plp_request request_of(const int *ids, size_t count, uint64_t seed)
 {
-    plp_request r = plp_request_defaults();
+    enum { MAX_TOKENS = 128 };
+    plp_request r = cli_sampling_request(MAX_TOKENS, 0);
     r.ids = ids, r.count = count, r.state = given.load;
-    r.sampling = (plp_sampling){ .repetition = given.repetition,
-                                 .presence = given.presence,
-                                 .frequency = given.frequency,
-                                 .temperature = given.temperature,
-                                 .min_p = given.min_p,
-                                 .top_k = given.top_k,
-                                 .top_p = given.top_p,
-                                 .seed = seed };
-    r.max_tokens = given.max_tokens, r.min_tokens = given.min_tokens;
-    r.ignore_eos = given.ignore_eos;
-    r.stop_ids = given.stop_ids.item, r.stop_id_count = given.stop_ids.count;
-    r.stops = given.stops.item, r.stop_count = given.stops.count;
-    r.logprobs = (int)given.logprobs;
-    r.keep_special = given.special;
+    r.sampling.seed = seed;
     return r;
 }
 
@@ -222,7 +175,7 @@ static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
     } else
         putchar('\n');
     char seeded[48] = "";
-    if (given.temperature > 0) snprintf(seeded, sizeof seeded, "; --seed %llu", (unsigned long long)seed);
+    if (sampling->temperature > 0) snprintf(seeded, sizeof seeded, "; --seed %llu", (unsigned long long)seed);
     plp_log(PLP_LOG_INFO, "prefill: %zu tokens in %.3f s, %.1f tokens/s; decode: %lld tokens in %.3f s, %.1f tokens/s%s", prompt, prefill,
             rate((int64_t)prompt, prefill), (long long)o->tokens - 1, decode, rate(o->tokens - 1, decode), seeded);
 }
@@ -231,12 +184,10 @@ static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
 static plp_status generate(const cli *c, plp_engine *e, output *o, double load)
 {
     plp_status st = PLP_OK;
-    plp_engine_info info;
     int *ids = NULL, left;
     size_t count = 0;
     uint64_t seed, id;
-    plp_engine_describe(e, &info);
-    PLP_DO(tp_agree(c->group, read_prompt(c, e, info.bos, &ids, &count)));
+    PLP_DO(tp_agree(c->group, read_prompt(c, e, &ids, &count)));
     PLP_DO(choose_seed(c, &seed));
     const plp_request r = request_of(ids, count, seed);
     PLP_DO(tp_agree(c->group, plp_engine_submit(e, &r, &id)));
@@ -279,7 +230,7 @@ static plp_status run(cli *c)
         json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
         o.answer = json_object_new_object();
         json_object_object_add(o.answer, "token_ids", o.ids = json_object_new_array());
-        if (given.logprobs >= 0) json_object_object_add(o.answer, "logprobs", o.logprobs = json_object_new_array());
+        if (sampling->logprobs >= 0) json_object_object_add(o.answer, "logprobs", o.logprobs = json_object_new_array());
     }
     PLP_DO(generate(c, e, &o, load));
 done:
@@ -287,7 +238,7 @@ done:
     free(o.text);
     plp_engine_destroy(&e);
     free(given.ids.item);
-    free(given.stop_ids.item);
+    cli_sampling_free();
     return st;
 }
 
@@ -301,6 +252,7 @@ const cli_command cli_generate = {
                 "  polylepis generate -m model.h5 -f book.txt -n 1 --save-state book.state\n"
                 "  mpirun -np 4 polylepis generate -m model.h5 --load-state book.state -p \" And then\" -n 256\n",
     .model = true,
+    .sampling = true,
     .options = options,
     .option_count = sizeof options / sizeof *options,
     .run = run,

@@ -33,20 +33,6 @@ typedef struct {
     size_t count;
 } record;
 
-static plp_status read_ids(json_object *list, const char *where, record *r)
-{
-    const size_t n = json_object_array_length(list);
-    PLP_TRY(PLP_ALLOCATED(r->ids = malloc((n + 1) * sizeof *r->ids)));
-    for (; r->count < n; r->count++) {
-        json_object *v = json_object_array_get_idx(list, r->count);
-        const int64_t id = json_object_get_int64(v);
-        if (!json_object_is_type(v, json_type_int) || id < 0 || id > INT32_MAX)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: prompt[%zu] is no token id; fix: give integers from 0 on", where, r->count);
-        r->ids[r->count] = (int)id;
-    }
-    return PLP_OK;
-}
-
 static plp_status read_fields(json_object *o, const char *where, text_tokenizer *t, record *r)
 {
     const char *id = r->id, *text = NULL;
@@ -59,7 +45,7 @@ static plp_status read_fields(json_object *o, const char *where, text_tokenizer 
     if (id != r->id) strcpy(r->id, id);
     json_object_object_get_ex(o, "prompt", &prompt);
     if (json_object_is_type(prompt, json_type_array))
-        PLP_TRY(read_ids(prompt, where, r));
+        PLP_TRY(plp_json_ids(o, "prompt", where, &r->ids, &r->count));
     else {
         PLP_TRY(plp_json_string(o, "prompt", where, &text));
         if (text == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: no prompt; fix: give text or a list of ids", where);

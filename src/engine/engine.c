@@ -42,7 +42,7 @@ struct plp_engine {
     uint64_t next_id;
 
     int64_t step;
-    uint64_t digest;   /* of every schedule and token so far */
+    uint64_t digest;   /* of every request, schedule and token so far */
     uint64_t *digests; /* (ranks) */
     plp_status broken;
     plp_engine_stats stats;
@@ -257,9 +257,28 @@ const char *plp_token(const plp_engine *e, int id) { return e->tokenizer == NULL
 void plp_free(void *memory) { free(memory); }
 
 /* -------------------------------------------------------------------------------------------------------- requests come and go */
+/* FNV-1a. */
+static void note_digest(plp_engine *e, const void *data, size_t bytes)
+{
+    for (const unsigned char *p = data; bytes > 0; bytes--) e->digest = (e->digest ^ *p++) * 0x100000001b3u;
+}
+
+static void note_request(plp_engine *e, const request *r)
+{
+    const int64_t numbers[] = {
+        r->past, r->given.max_tokens, r->given.min_tokens, r->given.logprobs, r->stop_id_count, r->given.stop_count
+    };
+    note_digest(e, r->ids, (size_t)r->length * sizeof *r->ids);
+    note_digest(e, &r->given.sampling, sizeof r->given.sampling);
+    note_digest(e, numbers, sizeof numbers);
+    note_digest(e, r->stop_ids, (size_t)r->stop_id_count * sizeof *r->stop_ids);
+    for (int i = 0; i < r->given.stop_count; i++) note_digest(e, r->stops[i], strlen(r->stops[i]));
+}
+
 static void enqueue(plp_engine *e, request *r)
 {
     r->id = ++e->next_id;
+    note_request(e, r);
     if (e->first == NULL)
         e->first = r;
     else
@@ -313,6 +332,7 @@ plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
 
 void plp_engine_cancel(plp_engine *e, uint64_t id)
 {
+    note_digest(e, &id, sizeof id);
     for (request *r = e->first; r != NULL; r = r->next)
         if (r->id == id) r->cancelled = true;
     for (int i = 0; i < e->runs; i++)
@@ -381,12 +401,6 @@ static plp_status admit(plp_engine *e)
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- step */
-static void note_digest(plp_engine *e, uint64_t value)
-{
-    e->digest = (e->digest ^ value) * 0x9e3779b97f4a7c15u; /* odd, so that nothing is lost; the shift brings high bits back down */
-    e->digest ^= e->digest >> 29;
-}
-
 /* Collective.  Before the first collective of a step, which would hang where ranks disagree about its size. */
 static plp_status check_digests(plp_engine *e)
 {
@@ -414,15 +428,14 @@ static model_step lay_out_step(plp_engine *e, int slices, int decodes)
                         .dst_slot = e->slot,
                         .past = e->past,
                         .out_row = e->out_row };
-    note_digest(e, (uint64_t)e->step);
+    note_digest(e, &e->step, sizeof e->step);
     for (int i = 0; i < slices; i++) {
         const schedule_slice *s = &e->slice[i];
         const request *r = e->running[s->seq];
         e->start[i] = rows, e->source[i] = r->source, e->slot[i] = r->slot, e->past[i] = r->past;
         memcpy(e->ids + rows, r->ids + r->past, (size_t)s->rows * sizeof *e->ids);
-        for (int t = 0; t < s->rows; t++) note_digest(e, (uint64_t)r->ids[r->past + t]);
-        note_digest(e, r->id);
-        note_digest(e, (uint64_t)r->past << 32 ^ (uint64_t)r->source << 16 ^ (uint64_t)r->slot);
+        const int64_t numbers[] = { (int64_t)r->id, r->past, s->rows, r->source, r->slot };
+        note_digest(e, numbers, sizeof numbers); /* the tokens were noted when they came */
         rows += s->rows;
         if (s->out) e->out_row[outs] = rows - 1, e->out_seq[outs++] = s->seq;
     }
@@ -502,7 +515,7 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
 {
     queued *q;
     request_progress p;
-    note_digest(e, (uint64_t)c->token);
+    note_digest(e, &c->token, sizeof c->token);
     e->stats.output_tokens++;
     PLP_TRY(request_append(r, c->token, &p));
     PLP_TRY(add_event(e, PLP_EVENT_TOKEN, r, &q));

@@ -73,6 +73,15 @@ plp_status layer_convolve(const layer_call *l, int first, int rows, int channels
     return layer_show(l, "conv", l->s->conv, d->act, channels);
 }
 
+/* What the projection's output travels in.  Many rows: the type of activations, half the bytes to write, to sum over the ranks and to
+ * read again.  A folded norm's sum of squares needs float32, and rows that must not depend on how many there are get it always. */
+static plp_dtype delta_dtype(const layer_call *l)
+{
+    enum { FEW = 64 };
+    const layer_dims *d = l->d;
+    return d->deterministic || d->norm == LAYER_NORM_FOLDED || l->b->tokens <= FEW ? PLP_F32 : d->act;
+}
+
 plp_status layer_project_out(const layer_call *l)
 {
     const layer_dims *d = l->d;
@@ -86,7 +95,7 @@ plp_status layer_project_out(const layer_call *l)
                                                   .w = l->w->out_proj,
                                                   .w_dtype = d->weights,
                                                   .y = l->s->delta,
-                                                  .y_dtype = PLP_F32,
+                                                  .y_dtype = delta_dtype(l),
                                                   .ldy = layer_ld_delta(d),
                                                   .round_x = d->round });
 }
@@ -96,8 +105,9 @@ plp_status layer_finish(const layer_call *l)
     const layer_dims *d = l->d;
     const int64_t ld = layer_ld_delta(d);
     layer_pending *p = l->pending;
-    PLP_TRY(tp_all_reduce(l->g, l->s->delta, l->b->tokens * ld, PLP_F32));
-    *p = (layer_pending){ .delta = l->s->delta, .dtype = PLP_F32, .ld = ld, .bias = l->w->out_bias };
+    const plp_dtype dtype = delta_dtype(l);
+    PLP_TRY(tp_all_reduce(l->g, l->s->delta, l->b->tokens * ld, dtype));
+    *p = (layer_pending){ .delta = l->s->delta, .dtype = dtype, .ld = ld, .bias = l->w->out_bias };
     if (d->norm == LAYER_NORM_FOLDED) p->sumsq = l->s->delta + d->hidden, p->ld_sumsq = ld, p->width = d->norm_width, p->eps = d->eps;
     return PLP_OK;
 }

@@ -40,7 +40,8 @@ typedef struct {
     double norm_width;                       /* of a whole group */
     int all_norm_groups, norm_group_first;   /* LAYER_NORM_SUMMED: of the model, and where this rank's begin */
     plp_dtype act, weights, conv_dtype, ssm_dtype;
-    bool round; /* matrix products in the weights' 16 bits, also on the CPU */
+    bool deterministic; /* a row's result must not depend on other rows */
+    bool round;         /* matrix products in the weights' 16 bits, also on the CPU */
 } layer_dims;
 
 typedef struct {
@@ -97,7 +98,6 @@ typedef struct {
 } layer_call;
 
 typedef struct {
-    const char *name;
     /* Takes what `forward` writes to for steps of `tokens` rows and `seqs` sequences. */
     void (*lay_out)(layer_scratch *s, plp_arena *a, const kn_backend *kn, const layer_dims *d, int64_t tokens, int64_t seqs);
     /* Most float32 elements of a row that a collective sums. */

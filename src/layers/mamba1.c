@@ -113,4 +113,4 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
 
 static int64_t summed(const layer_dims *d) { return parts(d) > d->hidden ? parts(d) : d->hidden; }
 
-const layer_kind layer_mamba1 = { .name = "mamba1", .lay_out = lay_out, .summed = summed, .forward = forward };
+const layer_kind layer_mamba1 = { .lay_out = lay_out, .summed = summed, .forward = forward };

@@ -53,7 +53,8 @@ static plp_status fused_step(const layer_call *l, bool *done)
         .work = l->s->step,
     };
     *done = false;
-    if (l->kn->mixer_step == NULL || b->decodes != b->seqs || d->norm == LAYER_NORM_SUMMED) return PLP_OK;
+    /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
+    if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs || d->norm == LAYER_NORM_SUMMED) return PLP_OK;
     if (l->pending->delta) /* the fused form reads a residual that is up to date */
         PLP_TRY(layer_add_norm(l->kn, l->c, b->tokens, d->hidden, l->residual, l->pending, NULL, 0, NULL, 0, NULL));
     return l->kn->mixer_step(l->c, &a, b, done);
@@ -159,4 +160,4 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     if (kn->mixer_step_work) s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
 }
 
-const layer_kind layer_mamba2 = { .name = "mamba2", .lay_out = lay_out, .summed = layer_ld_delta, .forward = forward };
+const layer_kind layer_mamba2 = { .lay_out = lay_out, .summed = layer_ld_delta, .forward = forward };

@@ -52,7 +52,7 @@ static plp_status head(model *m, const model_step *s, layer_pending *pending)
     const kn_backend *kn = m->kn;
     const int hidden = m->dims.hidden, vocab = (int)m->plan.vocab.count;
     bool done = false;
-    if (kn->norm_linear && pending->delta == NULL)
+    if (kn->norm_linear && pending->delta == NULL && !m->options.deterministic)
         PLP_TRY(kn->norm_linear(m->context,
                                 &(kn_norm_linear_args){ .rows = s->outs,
                                                         .n = vocab,

@@ -96,6 +96,7 @@ static void set_dims(model *m)
         .weights = m->weights.dtype,
         .conv_dtype = m->act,
         .ssm_dtype = m->options.ssm_dtype,
+        .deterministic = m->options.deterministic,
         .round = !m->options.f32,
     };
 }

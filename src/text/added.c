@@ -24,7 +24,7 @@ struct text_added {
 size_t text_added_count(const text_added *a) { return a->count; }
 const text_added_token *text_added_token_at(const text_added *a, size_t index) { return &a->tokens[index]; }
 
-/* ---- matching ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- matching ---- */
 
 /* The first of [low, high), tokens that agree in all bytes before `depth`, whose byte there is not below `byte`. */
 static size_t lower_bound(const matcher *m, size_t low, size_t high, size_t depth, int byte)
@@ -121,7 +121,7 @@ done:
     return st;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static plp_status read_token(text_added_token *t, json_object *o, const text_vocab *vocab, const text_normalizer *n, const char *where)
 {

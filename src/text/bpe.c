@@ -86,7 +86,7 @@ static plp_status read_vocab(text_bpe *b, json_object *model, const char *where)
         int64_t id = -1;
         PLP_TRY(plp_json_int(vocab, token, where, 0, TEXT_MOST_IDS - 1, &id));
         if (value == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: '%s' has no id", where, token);
-        if (*token == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: a token is empty, or begins with a NUL (id %d)", where, (int)id);
+        if (*token == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d is an empty token's", where, (int)id);
         PLP_TRY(text_vocab_add(&b->vocab, token, strlen(token), (int)id));
     }
     return PLP_OK;

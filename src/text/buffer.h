@@ -6,8 +6,8 @@
 
 #include <stddef.h>
 
-/* An array with room for at least `need` elements: `old`, or `old` moved to twice the room, which *room then holds.  NULL, and `old` left as
- * it was, where memory is exhausted.  need > 0. */
+/* An array with room for at least `need` > 0 elements: `old`, or where it has moved to; *room is then what it has.  NULL, and `old` left as
+ * it was, where memory is exhausted. */
 void *text_grow(void *old, size_t *room, size_t need, size_t size);
 
 typedef struct {

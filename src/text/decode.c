@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A decoder is a chain of stages.  Each takes tokens and gives tokens, and a token may come in parts, so that one that grows without end (all
- * that Fuse makes is one token) still flows.  Parts are whole characters; the last one `ends` the token. */
+/* A decoder is a chain of stages.  Each takes tokens and gives tokens, and a token may come in parts, so that one that grows without end
+ * (all that Fuse makes is one token) still flows.  Parts are whole characters; the last one `ends` the token. */
 typedef struct {
     text_buffer token, held; /* a token in the making; what may still change */
     size_t tokens;           /* finished so far */
@@ -64,7 +64,7 @@ static plp_status collect(state *s, const char *part, size_t bytes, bool ends, c
     return PLP_OK;
 }
 
-/* ---- ByteLevel: all tokens' bytes become one token ------------------------------------------------------------------------------------ */
+/* ---- ByteLevel: all tokens' bytes become one token ---- */
 
 static plp_status give_bytes(text_decoding *r, size_t at, bool last)
 {
@@ -91,7 +91,7 @@ static plp_status push_byte_level(text_decoding *r, size_t at, const char *part,
 
 static plp_status finish_byte_level(text_decoding *r, size_t at) { return give_bytes(r, at, true); }
 
-/* ---- ByteFallback: <0xE6><0x97><0xA5> becomes one token if it is UTF-8, else each of the three is U+FFFD --------------------------------- */
+/* ---- ByteFallback: <0xE6><0x97><0xA5> becomes one token if it is UTF-8, else each of the three is U+FFFD ---- */
 
 static int hex_digit(char c)
 {
@@ -125,7 +125,7 @@ static plp_status push_byte_fallback(text_decoding *r, size_t at, const char *pa
     return give(r, at, token, length, true);
 }
 
-/* ---- Fuse: all tokens become one ------------------------------------------------------------------------------------------------------- */
+/* ---- Fuse: all tokens become one ---- */
 
 static plp_status push_fuse(text_decoding *r, size_t at, const char *part, size_t bytes, bool ends)
 {
@@ -135,7 +135,7 @@ static plp_status push_fuse(text_decoding *r, size_t at, const char *part, size_
 
 static plp_status finish_fuse(text_decoding *r, size_t at) { return give(r, at, "", 0, true); }
 
-/* ---- Strip: drops a character at both ends of each token, so many times at most --------------------------------------------------------- */
+/* ---- Strip: drops a character at both ends of each token, so many times at most ---- */
 
 static plp_status push_strip(text_decoding *r, size_t at, const char *part, size_t bytes, bool ends)
 {
@@ -164,7 +164,7 @@ static plp_status push_strip(text_decoding *r, size_t at, const char *part, size
     return give(r, at, "", 0, true);
 }
 
-/* ---- Replace --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Replace ---- */
 
 static plp_status push_replace(text_decoding *r, size_t at, const char *part, size_t bytes, bool ends)
 {
@@ -188,7 +188,7 @@ done:
     return st;
 }
 
-/* ---- Metaspace: its character becomes a space ------------------------------------------------------------------------------------------ */
+/* ---- Metaspace: its character becomes a space ---- */
 
 static plp_status push_metaspace(text_decoding *r, size_t at, const char *part, size_t bytes, bool ends)
 {
@@ -206,7 +206,7 @@ static plp_status push_metaspace(text_decoding *r, size_t at, const char *part, 
     return ends ? give(r, at, "", 0, true) : PLP_OK;
 }
 
-/* ---- no decoder: tokens with spaces between --------------------------------------------------------------------------------------------- */
+/* ---- no decoder: tokens with spaces between ---- */
 
 static plp_status push_spaced(text_decoding *r, size_t at, const char *part, size_t bytes, bool ends)
 {
@@ -214,7 +214,7 @@ static plp_status push_spaced(text_decoding *r, size_t at, const char *part, siz
     return give(r, at, part, bytes, ends);
 }
 
-/* ---- running --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- running ---- */
 
 plp_status text_decoding_create(text_decoding **run, const text_decoder *d)
 {
@@ -255,7 +255,7 @@ plp_status text_decoding_finish(text_decoding *r, text_buffer *out)
     return PLP_OK;
 }
 
-/* ---- reading --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static plp_status keep_content(struct stage *s, const char *content, size_t length)
 {

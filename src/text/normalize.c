@@ -29,7 +29,7 @@ struct text_normalizer {
     size_t count, room;
 };
 
-/* ---- Unicode's normal forms ---------------------------------------------------------------------------------------------------------- */
+/* ---- Unicode's normal forms ---- */
 
 struct mark {
     utf8proc_int32_t c;
@@ -99,7 +99,7 @@ done:
     return st;
 }
 
-/* ---- the others ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- the others ---- */
 
 static plp_status lowercase(const struct step *s, const char *text, size_t bytes, bool *first, text_buffer *out)
 {
@@ -176,7 +176,7 @@ done:
     return st;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static plp_status read_content(struct step *s, json_object *component, const char *key, const char *where)
 {

@@ -15,8 +15,8 @@ typedef struct text_normalizer text_normalizer;
 plp_status text_normalizer_create(text_normalizer **n, json_object *component, const char *where);
 void text_normalizer_destroy(text_normalizer **n);
 
-/* Replaces what *out held by the normal form of a text, valid UTF-8.  *first: in, whether the text begins where the input does; out, whether
- * the first character of the result still comes from there.  May be NULL. */
+/* Replaces what *out held by the normal form of a text, valid UTF-8.  *first: in, whether the text begins where the input does; out,
+ * whether the first character of the result still comes from there.  May be NULL. */
 plp_status text_normalize(const text_normalizer *n, const char *text, size_t bytes, bool *first, text_buffer *out);
 
 #endif

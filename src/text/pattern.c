@@ -28,7 +28,7 @@ struct text_pattern {
     char *source; /* for messages */
 };
 
-/* ---- from Oniguruma's syntax to PCRE2's -------------------------------------------------------------------------------------------- */
+/* ---- from Oniguruma's syntax to PCRE2's ---- */
 
 typedef struct {
     const char *e;
@@ -149,7 +149,7 @@ static plp_status translate(translation *t)
     return PLP_OK;
 }
 
-/* ---- compiling ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- compiling ---- */
 
 void text_pattern_destroy(text_pattern **pattern)
 {
@@ -229,7 +229,7 @@ plp_status text_pattern_read(text_pattern **p, json_object *component, const cha
     return text_pattern_literal(p, bytes, length, where);
 }
 
-/* ---- matching ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- matching ---- */
 
 plp_status text_spans_put(text_spans *s, size_t start, size_t end, bool match)
 {

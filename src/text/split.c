@@ -30,7 +30,7 @@ struct text_splitter {
     size_t count, room;
 };
 
-/* ---- cutting ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- cutting ---- */
 
 static plp_status class_spans(bool (*cuts)(int32_t), const char *text, size_t bytes, text_spans *s)
 {
@@ -95,8 +95,8 @@ static plp_status cut(const struct step *step, const char *text, size_t bytes, t
     return PLP_OK;
 }
 
-/* A piece with its spaces replaced and its prefix in front.  Every prefix and every replacement is one character, so that a piece begins with
- * the prefix or not. */
+/* A piece with its spaces replaced and its prefix in front.  Every prefix and every replacement is one character, so that a piece begins
+ * with the prefix or not. */
 static plp_status prepare(const struct step *step, const char *text, size_t bytes, bool first, text_buffer *out)
 {
     const size_t prefix = strlen(step->prefix), space = strlen(step->space);
@@ -157,7 +157,7 @@ done:
     return st;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static plp_status read_behaviour(json_object *component, const char *where, behaviour *how)
 {

@@ -1,6 +1,6 @@
 /* src/text/template.h -- the post-processor: which special tokens stand around the ids of a text.
  *
- * TemplateProcessing (its "single" template), ByteLevel, which moves offsets and no ids, and a Sequence of them with one template at most. */
+ * TemplateProcessing (its "single" template), ByteLevel, which moves offsets and no ids, and a Sequence of them with at most one template. */
 #ifndef TEXT_TEMPLATE_H
 #define TEXT_TEMPLATE_H
 

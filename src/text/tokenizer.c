@@ -33,7 +33,7 @@ struct text_tokenizer {
     int vocab;
 };
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static plp_status index_tokens(text_tokenizer *t, const char *where)
 {
@@ -96,6 +96,18 @@ static plp_status read_parts(text_tokenizer *t, json_object *root, const char *w
     return PLP_OK;
 }
 
+/* json-c cuts keys off at a NUL, so that two tokens could become one unseen. */
+static plp_status refuse_nul(const char *json, size_t bytes, const char *where)
+{
+    for (size_t i = 0; i + 5 < bytes; i++) {
+        if (json[i] != '\\') continue;
+        if (memcmp(json + i, "\\u0000", 6) == 0)
+            return PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: a NUL in a string is not supported", where, i);
+        i++; /* what is escaped, itself perhaps a backslash */
+    }
+    return PLP_OK;
+}
+
 plp_status text_tokenizer_create(text_tokenizer **tokenizer, const char *json, size_t bytes, const char *where)
 {
     plp_status st = PLP_OK;
@@ -103,6 +115,7 @@ plp_status text_tokenizer_create(text_tokenizer **tokenizer, const char *json, s
     text_tokenizer *t = NULL;
     *tokenizer = NULL;
     PLP_TRY(PLP_ALLOCATED(t = calloc(1, sizeof *t)));
+    PLP_DO(refuse_nul(json, bytes, where));
     PLP_DO(plp_json_parse(json, bytes, where, &root));
     PLP_DO(read_parts(t, root, where));
 done:
@@ -127,7 +140,7 @@ void text_tokenizer_destroy(text_tokenizer **tokenizer)
     *tokenizer = NULL;
 }
 
-/* ---- asking -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- asking ---- */
 
 static const struct token *token_of(const text_tokenizer *t, int id)
 {
@@ -147,7 +160,7 @@ bool text_tokenizer_special(const text_tokenizer *t, int id) { return token_of(t
 
 const char *text_tokenizer_token(const text_tokenizer *t, int id) { return token_of(t, id) != NULL ? token_of(t, id)->name : NULL; }
 
-/* ---- encoding ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- encoding ---- */
 
 plp_status text_encode(text_tokenizer *t, const char *text, size_t bytes, bool add_special, int **ids, size_t *count)
 {
@@ -181,7 +194,7 @@ done:
     return st;
 }
 
-/* ---- decoding ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- decoding ---- */
 
 struct text_stream {
     const text_tokenizer *tokenizer;

@@ -65,7 +65,8 @@ apart 66 "$work/none" "generate $quiet_demo --prompt a" "generate --model $work/
 apart 64 "did you mean" "generate $quiet_demo --prompt a" "generate $quiet_demo --promt a"
 apart 76 "options" "generate $quiet_demo --prompt a" "generate $quiet_demo --prompt a --state-dtype bf16"
 apart 65 "index 0" "generate $quiet_demo --prompt-token-ids 1" "generate $quiet_demo --prompt-token-ids 99999"
-cp -r "$demo" "$work/other" && echo '{"prompt": [1]}' >"$work/one.jsonl"
+apart 76 "requests" "generate $quiet_demo --prompt-token-ids 1,2,3" "generate $quiet_demo --prompt-token-ids 1,2"
+apart 76 "requests" "generate $quiet_demo --prompt a --seed 1" "generate $quiet_demo --prompt a --seed 1 --top-k 3"
 "$polylepis" convert "$demo" "$work/demo.h5" 2>/dev/null || fail "convert"
 apart 76 "the model file" "generate $quiet_demo --prompt a" "generate --model $work/demo.h5 -q --prompt a"
 

@@ -20,7 +20,7 @@ check() {
         below["cli"]     = below["engine"] "cli "
         owner["mpi.h"] = " include tp engine cli "; owner["nccl.h"] = " tp "; owner["hdf5.h"] = " io cli "
         owner["json.h"] = " base io text engine cli "; owner["pcre2.h"] = owner["utf8proc.h"] = " text "
-        owner["cblas.h"] = " kernels cli "; owner["cuda"] = " kernels tp "
+        owner["cuda"] = " kernels tp "
     }
     function bad(why) { printf "%s:%d: %s: %s\n", name, FNR, $0, why; failed = 1 }
     FNR == 1 {

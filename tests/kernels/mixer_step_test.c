@@ -52,10 +52,7 @@ static step step_make(kt *t, const int *size)
     const int ld = s.hidden + 4;
     s.residual = kt_random(t, PLP_F32, (size_t)s.rows * h, 0.3, 2);
     s.delta = kt_nan(t, PLP_F32, (size_t)(s.rows * ld));
-    s.norm = kt_random(t, PLP_BF16, h, 1, 0.3); /* values that bf16 holds, see mixer_step_product.cuh */
-    s.norm.dtype = PLP_F32;
-    s.norm.p = NULL;
-    kt_put(t, &s.norm);
+    s.norm = kt_random(t, PLP_F32, h, 1, 0.3);
     s.in_proj = kt_random(t, PLP_BF16, width * h, 0, 1 / sqrt(s.hidden));
     s.in_bias = kt_random(t, PLP_F32, width, 0, 0.5);
     s.conv_weight = kt_random(t, PLP_F32, channels * WIDTH, 0, 0.5);
@@ -319,12 +316,9 @@ static void run_head(kt *t, const int *size)
     const kt_array residual = kt_random(t, PLP_F32, (size_t)(held * hidden), 0.3, 2),
                    w = kt_random(t, PLP_BF16, (size_t)n * (size_t)hidden, 0, 1 / sqrt(hidden));
     const kt_array y = kt_nan(t, PLP_F32, (size_t)(rows * ld));
-    kt_array norm = kt_random(t, PLP_BF16, (size_t)hidden, 1, 0.3);
+    const kt_array norm = kt_random(t, PLP_F32, (size_t)hidden, 1, 0.3);
     int *map = kt_host(t, (size_t)rows * sizeof *map);
     bool done = !expected;
-    norm.dtype = PLP_F32;
-    norm.p = NULL;
-    kt_put(t, &norm);
     for (int r = 0; r < rows; r++) map[r] = mapped ? kt_below(t, held) : r;
     const kn_norm_linear_args a = { .rows = rows,
                                     .n = n,

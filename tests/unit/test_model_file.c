@@ -747,13 +747,13 @@ static void every_flipped_bit_of_a_payload_is_found(void **state)
                       element = at / (int64_t)plp_dtype_size(t->dtype);
         char words[IO_NAME + 64];
         uint8_t byte = payload[k][at] ^ (uint8_t)(1 << rand() % 8);
-        pwrite(fd, &byte, 1, (off_t)(t->offset + (uint64_t)at));
+        assert_int_equal(pwrite(fd, &byte, 1, (off_t)(t->offset + (uint64_t)at)), 1);
         /* by whole tensors and by the one element that is hit */
         const plp_status st = i % 2 ? io_model_read(f, t, 0, counts[k], got) : io_model_read(f, t, element, 1, got);
         assert_int_equal(st, PLP_ERR_DATA);
         snprintf(words, sizeof words, "%s: block %lld of ", t->name, (long long)(at / IO_BLOCK));
         assert_message(words);
-        pwrite(fd, &payload[k][at], 1, (off_t)(t->offset + (uint64_t)at));
+        assert_int_equal(pwrite(fd, &payload[k][at], 1, (off_t)(t->offset + (uint64_t)at)), 1);
         assert_int_equal(io_model_read(f, t, element, 1, got), PLP_OK);
         io_model_close(&f);
     }

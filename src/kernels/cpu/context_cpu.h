@@ -29,6 +29,9 @@ struct kn_context {
  * stays on the calling thread. */
 static inline int kn_threads(const kn_context *c, double operations) { return operations < 1e5 ? 1 : c->threads; }
 
+/* Memory for what is streamed: weights and states lie in large pages where the system has them, or the processor spends its time looking
+ * up small ones.  free() releases it. */
+void *kn_alloc_large(size_t bytes);
 /* The calling thread's scratch; inside a parallel region of at most c->threads threads. */
 char *kn_scratch(const kn_context *c);
 /* PLP_ERR_INTERNAL: the context was created for less. */

@@ -16,8 +16,8 @@
 enum {
     K_BLOCK = 1024, /* what a tile sums at once: its rows of x stay in the first cache while w passes by      */
     W_BLOCK = 64,   /* rows of w that stay in the second cache while x passes by                             */
-    FEW_ROWS = 16,  /* up to here w is read from memory and once: four rows at a time                        */
-    AHEAD = 8,      /* rows of w by which it is then fetched ahead: the processor sees no stream in short rows */
+    FEW_ROWS = 32,  /* up to here w is read from memory and once: four rows at a time                        */
+    AHEAD = 32,     /* rows of w by which it is then fetched ahead: the processor sees no stream in short rows */
     MOST_STEP = 64  /* bytes of the widest step                                                              */
 };
 

@@ -27,7 +27,7 @@ plp_status kn_read_time_cpu(kn_context *c, size_t bytes, double *seconds)
 {
     uint64_t *data;
     volatile uint64_t sink = 0;
-    PLP_TRY(PLP_ALLOCATED(data = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)));
+    PLP_TRY(PLP_ALLOCATED(data = kn_alloc_large(bytes)));
 #pragma omp parallel for num_threads(c->threads) schedule(static)
     for (size_t page = 0; page < bytes / 4096; page++)
         memset((char *)data + page * 4096, (int)page, 4096); /* real pages, not the zero page */

@@ -1,7 +1,8 @@
 /* src/kernels/cuda/add_norm.cu -- kn->add_norm: one block a row; the row stays in registers between the sum and the scaling. */
 #include "kernels/cuda/common.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int KEEP = 4; /* packs of 4 floats a thread keeps: rows up to 16 * threads are read once */
 
@@ -72,8 +73,10 @@ void launch(kn_context *c, const kn_add_norm_args *a, int rows)
     const int threads = wanted > 1024 ? 1024 : (int)wanted;
     kn_by_type(a->delta != NULL ? a->delta_dtype : PLP_F32, [&](auto d) {
         kn_by_type(c->options.act, [&](auto o) {
-            if (wide) add_norm_kernel<decltype(d), decltype(o), 4><<<rows, threads, 0, c->stream>>>(*a);
-            else add_norm_kernel<decltype(d), decltype(o), 1><<<rows, threads, 0, c->stream>>>(*a);
+            if (wide)
+                add_norm_kernel<decltype(d), decltype(o), 4><<<rows, threads, 0, c->stream>>>(*a);
+            else
+                add_norm_kernel<decltype(d), decltype(o), 1><<<rows, threads, 0, c->stream>>>(*a);
         });
     });
 }

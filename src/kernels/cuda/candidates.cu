@@ -4,7 +4,8 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/gumbel.h"
 
-namespace {
+namespace
+{
 
 typedef unsigned long long key;
 constexpr int SLICE = 2048, THREADS = 512;
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(THREADS) slice_kernel(kn_candidates_args a, pa
         if (i >= count) continue;
         raw_sum += expf(logits[i] - raw_max);
         best = max(best, keys[i]);
-        const float noise = r.inv_temperature > 0.f ? -logf(-logf(kn_uniform(r.seed, r.position, a.first + from + i))) : 0.f;
+        const float noise = r.inv_temperature > 0.f ? kn_noise(r.seed, r.position, a.first + from + i) : 0.f;
         drawn = max(drawn, key_of(p[i] + noise, from + i));
     }
     const float p_max = key_value(block_max(best, shared));
@@ -165,8 +166,10 @@ __global__ void __launch_bounds__(THREADS) merge_kernel(kn_candidates_args a, co
     for (int first = 0; first < slices; first += LISTS - 1) { /* the best so far in list 0, the slices' in the others */
         for (int i = threadIdx.x; i < SLICE; i += THREADS) {
             const int slice = first + i / LIST - 1;
-            if (i >= LIST) keys[i] = slice < slices ? in[slice].top[i % LIST] : 0;
-            else if (first == 0) keys[i] = 0;
+            if (i >= LIST)
+                keys[i] = slice < slices ? in[slice].top[i % LIST] : 0;
+            else if (first == 0)
+                keys[i] = 0;
         }
         best_list(keys);
     }

@@ -55,6 +55,10 @@ plp_status kn_linear_cuda_run(kn_context *c, const kn_linear_args *a);
 plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b);
 plp_status kn_ssd_cuda_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
 plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b);
+plp_status kn_scan_step_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b);
+size_t kn_scan_work_cuda(const kn_scan_args *a);
+plp_status kn_rms_cuda(kn_context *c, const kn_rms_args *a);
 plp_status kn_gated_norm_cuda(kn_context *c, const kn_gated_norm_args *a);
 plp_status kn_candidates_cuda(kn_context *c, const kn_candidates_args *a);
 
@@ -94,9 +98,12 @@ __device__ __forceinline__ float kn_load_any(const void *p, plp_dtype type, int6
 }
 __device__ __forceinline__ void kn_store_any(void *p, plp_dtype type, int64_t i, float v)
 {
-    if (type == PLP_BF16) ((__nv_bfloat16 *)p)[i] = kn_as<__nv_bfloat16>(v);
-    else if (type == PLP_F16) ((__half *)p)[i] = kn_as<__half>(v);
-    else ((float *)p)[i] = v;
+    if (type == PLP_BF16)
+        ((__nv_bfloat16 *)p)[i] = kn_as<__nv_bfloat16>(v);
+    else if (type == PLP_F16)
+        ((__half *)p)[i] = kn_as<__half>(v);
+    else
+        ((float *)p)[i] = v;
 }
 
 /* Calls f with a value of the type that `type` names: f is a generic lambda that launches a template. */
@@ -117,8 +124,20 @@ static inline bool kn_aligned(const void *p, int64_t ld, plp_dtype type, size_t 
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- arithmetic */
-/* Two units in the last place off at most; where e^-v overflows the quotient is -0. */
-__device__ __forceinline__ float kn_silu(float v) { return __fdividef(v, 1.f + __expf(-v)); }
+/* One instruction each: about two units in the last place off, denormals are zero. */
+__device__ __forceinline__ float kn_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float kn_reciprocal(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float kn_silu(float v) { return v * kn_reciprocal(1.f + kn_exp2(-1.4426950408889634f * v)); }
 /* log(1 + e^x), linear above 20; log1p keeps its digits where e^x is small. */
 __device__ __forceinline__ float kn_softplus(float x) { return x > 20.f ? x : log1pf(expf(x)); }
 
@@ -159,8 +178,10 @@ __device__ __forceinline__ int kn_sequence_of(const int *start, int first, int s
     int lo = first, hi = seqs - 1;
     while (lo < hi) {
         const int mid = (lo + hi + 1) / 2;
-        if (start[mid] <= t) lo = mid;
-        else hi = mid - 1;
+        if (start[mid] <= t)
+            lo = mid;
+        else
+            hi = mid - 1;
     }
     return lo;
 }

@@ -1,5 +1,6 @@
 /* src/kernels/cuda/context.cu -- the CUDA backend: device, stream, memory, and the table of its operations. */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/mixer_step.cuh"
 
 #include <cstdlib>
 
@@ -9,7 +10,8 @@ plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file,
     cudaGetLastError(); /* an error that does not stick must not fail the next launch as well */
     const bool memory = error == cudaErrorMemoryAllocation;
     return plp_fail(memory ? PLP_ERR_MEMORY : PLP_ERR_DEVICE, file, line, "%s: %s; fix: %s", call, cudaGetErrorString(error),
-                    memory ? "use more ranks, fewer slots or a smaller step" : "see the driver's log (dmesg, nvidia-smi), or run with --device cpu");
+                    memory ? "use more ranks, fewer slots or a smaller step"
+                           : "see the driver's log (dmesg, nvidia-smi), or run with --device cpu");
 }
 
 int kn_cuda_devices(void)
@@ -145,6 +147,7 @@ static kn_backend fill_table(void)
     t.memory = memory, t.read_time = kn_read_time_cuda, t.describe = kn_describe_cuda;
     t.embed = kn_embed_cuda, t.add_norm = kn_add_norm_cuda, t.linear = kn_linear_cuda_run, t.conv = kn_conv_cuda;
     t.ssd = kn_ssd_cuda_run, t.ssm_step = kn_ssm_step_cuda, t.gated_norm = kn_gated_norm_cuda;
+    t.scan = kn_scan_cuda, t.scan_step = kn_scan_step_cuda, t.scan_work = kn_scan_work_cuda, t.rms = kn_rms_cuda;
     t.candidates = kn_candidates_cuda, t.feed = kn_feed_cuda;
     t.capture_begin = kn_capture_begin_cuda, t.capture_end = kn_capture_end_cuda, t.replay = kn_replay_cuda;
     t.graph_destroy = kn_graph_destroy_cuda;

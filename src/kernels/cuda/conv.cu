@@ -4,7 +4,8 @@
  * state in the same thread; the states of prefill slices are written by a second launch, when every block has read the old ones. */
 #include "kernels/cuda/common.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int THREADS = 128, RUN = 32; /* rows of a prefill block */
 
@@ -22,7 +23,8 @@ __device__ __forceinline__ void window(const kn_conv_args &a, const kn_batch &b,
 #pragma unroll
         for (int j = 0; j < V; j++) win[k][j] = 0.f;
         if (back > keep) continue;
-        if (t - back >= row0) kn_load<V>((const T *)a.in + (t - back) * a.ld_in + ch, win[k]);
+        if (t - back >= row0)
+            kn_load<V>((const T *)a.in + (t - back) * a.ld_in + ch, win[k]);
         else if (row0 - (t - back) <= past) /* the state's last entry is row0 - 1 */
             kn_load<V>((const S *)a.state + (slot * keep + keep - (row0 - (t - back))) * a.channels + ch, win[k]);
     }
@@ -36,57 +38,58 @@ __device__ __forceinline__ void keep_window(const kn_conv_args &a, int64_t slot,
 }
 
 /* EXACT: the width is W; otherwise it is at most W.  AHEAD: rows whose loads are in flight together. */
-template <class T, class S, int V, int W, bool EXACT, int AHEAD> __global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch b)
+template <class T, class S, int V, int W, bool EXACT, int AHEAD>
+__global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch b)
 {
-    const int ch = (blockIdx.y * THREADS + threadIdx.x) * V, skip = EXACT ? 0 : W - a.width;
+    const int columns = (a.channels + THREADS * V - 1) / (THREADS * V), run = blockIdx.x / columns; /* neighbours share rows, so pages */
+    const int ch = (blockIdx.x % columns * THREADS + threadIdx.x) * V, skip = EXACT ? 0 : W - a.width;
     if (ch >= a.channels) return;
-    const bool decode = (int)blockIdx.x < b.decodes;
-    const int64_t first = decode ? blockIdx.x : b.decodes + (int64_t)(blockIdx.x - b.decodes) * RUN;
+    const bool decode = run < b.decodes;
+    const int64_t first = decode ? run : b.decodes + (int64_t)(run - b.decodes) * RUN;
     const int64_t last = decode ? first + 1 : first + RUN < b.tokens ? first + RUN : b.tokens;
 
     float weight[V][W], bias[V], win[W - 1][V];
 #pragma unroll
     for (int j = 0; j < V; j++) {
         bias[j] = a.bias != NULL ? a.bias[ch + j] : 0.f;
-        if (EXACT) kn_load<W>(a.weight + (int64_t)(ch + j) * W, weight[j]);
+        if (EXACT)
+            kn_load<W>(a.weight + (int64_t)(ch + j) * W, weight[j]);
         else
 #pragma unroll
             for (int k = 0; k < W; k++) weight[j][k] = k >= skip ? a.weight[(int64_t)(ch + j) * a.width + k - skip] : 0.f;
     }
-    int s = decode ? (int)first : kn_sequence_of(b.start, b.decodes, b.seqs, (int)first);
-    int64_t end = b.start[s + 1];
-    window<T, S, V, W>(a, b, s, first, ch, win);
-    for (int64_t t0 = first; t0 < last; t0 += AHEAD) {
-        kn_pack<T, V> ahead[AHEAD];
+    const auto advance = [&](const kn_pack<T, V> &in, int64_t t) {
+        float out[V];
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++)
-            if (t0 + i < last) ahead[i] = *(const kn_pack<T, V> *)((const T *)a.in + (t0 + i) * a.ld_in + ch);
+        for (int j = 0; j < V; j++) {
+            const float now = kn_float(in.v[j]);
+            float sum = bias[j];
 #pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            const int64_t t = t0 + i;
-            if (t >= last) break;
-            if (t >= end) {
-                do end = b.start[++s + 1];
-                while (t >= end);
-                window<T, S, V, W>(a, b, s, t, ch, win);
-            }
-            float out[V];
+            for (int k = 0; k < W - 1; k++)
+                if (k >= skip) sum += weight[j][k] * win[k][j];
+            out[j] = kn_silu(sum + weight[j][W - 1] * now);
 #pragma unroll
-            for (int j = 0; j < V; j++) {
-                const float now = kn_float(ahead[i].v[j]);
-                float sum = bias[j];
-#pragma unroll
-                for (int k = 0; k < W - 1; k++)
-                    if (k >= skip) sum += weight[j][k] * win[k][j];
-                out[j] = kn_silu(sum + weight[j][W - 1] * now);
-#pragma unroll
-                for (int k = 0; k + 1 < W - 1; k++) win[k][j] = win[k + 1][j];
-                win[W - 2][j] = now;
-            }
-            kn_store<V>((T *)a.out + t * a.ld_out + ch, out);
+            for (int k = 0; k + 1 < W - 1; k++) win[k][j] = win[k + 1][j];
+            win[W - 2][j] = now;
         }
+        kn_store<V>((T *)a.out + t * a.ld_out + ch, out);
+    };
+    const auto row = [&](int64_t t) { return *(const kn_pack<T, V> *)((const T *)a.in + t * a.ld_in + ch); };
+
+    int s = decode ? (int)first : kn_sequence_of(b.start, b.decodes, b.seqs, (int)first);
+    for (int64_t t = first; t < last; s++) { /* what each sequence has of these rows */
+        const int64_t end = b.start[s + 1] < last ? b.start[s + 1] : last;
+        if (t < end) window<T, S, V, W>(a, b, s, t, ch, win);
+        for (; t + AHEAD <= end; t += AHEAD) {
+            kn_pack<T, V> ahead[AHEAD];
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) ahead[i] = row(t + i);
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) advance(ahead[i], t + i);
+        }
+        for (; t < end; t++) advance(row(t), t);
     }
-    if (decode) keep_window<S, V, W>(a, b.dst_slot[s], ch, win);
+    if (decode) keep_window<S, V, W>(a, b.dst_slot[(int)first], ch, win);
 }
 
 /* The new states of prefill slices: one thread reads all of its channels' columns, then writes them. */
@@ -134,7 +137,7 @@ template <class T, class S, int V, int W> void launch_snaps(kn_context *c, const
 template <class T, class S, int V, int W, bool EXACT> void launch(kn_context *c, const kn_conv_args *a, const kn_batch *b)
 {
     const int runs = (int)kn_ceil(b->tokens - b->decodes, RUN), columns = (int)kn_ceil(kn_ceil(a->channels, V), THREADS);
-    conv_kernel<T, S, V, W, EXACT, EXACT ? 8 : 1><<<dim3(b->decodes + runs, columns), THREADS, 0, c->stream>>>(*a, *b);
+    conv_kernel<T, S, V, W, EXACT, EXACT ? 8 : 1><<<(b->decodes + runs) * columns, THREADS, 0, c->stream>>>(*a, *b);
     launch_snaps<T, S, V, W>(c, a, b, columns); /* before the old states are gone */
     if (runs > 0) conv_state_kernel<T, S, V, W><<<dim3(b->seqs - b->decodes, columns), THREADS, 0, c->stream>>>(*a, *b);
 }
@@ -154,8 +157,10 @@ plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b)
             const bool wide = a->width == 4 && a->channels % V == 0 && kn_aligned(a->in, a->ld_in, act, V * sizeof(T)) &&
                               kn_aligned(a->out, a->ld_out, act, V * sizeof(T)) &&
                               kn_aligned(a->state, a->channels, a->state_dtype, V * sizeof(S)) && (uintptr_t)a->weight % 16 == 0;
-            if (wide) launch<T, S, V, 4, true>(c, a, b);
-            else launch<T, S, 1, 8, false>(c, a, b);
+            if (wide)
+                launch<T, S, V, 4, true>(c, a, b);
+            else
+                launch<T, S, 1, 8, false>(c, a, b);
         });
     });
     return KN_LAUNCHED();

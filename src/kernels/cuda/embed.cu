@@ -21,8 +21,10 @@ plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a)
                       kn_aligned(a->out, a->hidden, PLP_F32, 16);
     kn_by_type(a->table_dtype, [&](auto t) {
         using T = decltype(t);
-        if (wide) embed_kernel<T, 4><<<a->tokens, 256, 0, c->stream>>>(*a);
-        else embed_kernel<T, 1><<<a->tokens, 256, 0, c->stream>>>(*a);
+        if (wide)
+            embed_kernel<T, 4><<<a->tokens, 256, 0, c->stream>>>(*a);
+        else
+            embed_kernel<T, 1><<<a->tokens, 256, 0, c->stream>>>(*a);
     });
     return KN_LAUNCHED();
 }

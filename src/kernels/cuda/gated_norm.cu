@@ -1,7 +1,8 @@
-/* src/kernels/cuda/gated_norm.cu -- kn->gated_norm: one block a row and norm group; v stays in registers between the sum and the scaling. */
+/* src/kernels/cuda/gated_norm.cu -- kn->gated_norm: one block a row and norm group; v stays in registers between sum and scaling. */
 #include "kernels/cuda/common.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int KEEP = 4; /* packs of v that a thread keeps in registers */
 
@@ -42,8 +43,10 @@ __device__ __forceinline__ void norm_group(const kn_gated_norm_args &a, int64_t 
             for (int j = 0; j < V; j++) sum += v[j] * v[j];
         }
     float scale = 1.f;
-    if (a.mode == KN_NORM_APPLY) sum = a.sums[t * a.ld_sums + g];
-    else if (a.mode != KN_NORM_NONE) sum = kn_block_sum(sum, shared);
+    if (a.mode == KN_NORM_APPLY)
+        sum = a.sums[t * a.ld_sums + g];
+    else if (a.mode != KN_NORM_NONE)
+        sum = kn_block_sum(sum, shared);
     if (a.mode == KN_NORM_LOCAL || a.mode == KN_NORM_APPLY) scale = rsqrtf(sum / (float)a.width + (float)a.eps);
     if ((a.mode == KN_NORM_SUMS || a.mode == KN_NORM_FOLD) && threadIdx.x == 0) a.sums[t * a.ld_sums + g] = sum;
     if (a.mode == KN_NORM_SUMS) return;
@@ -69,8 +72,10 @@ template <class T, int V> __global__ void gated_norm_kernel(kn_gated_norm_args a
     __shared__ float shared[32];
     const bool whole = a.mode == KN_NORM_FOLD || a.mode == KN_NORM_NONE;
     const int g = blockIdx.y, from = whole ? 0 : a.first[g], to = whole ? a.channels : a.first[g + 1];
-    if ((from | to) % V == 0) norm_group<T, V>(a, blockIdx.x, g, from, to, shared);
-    else norm_group<T, 1>(a, blockIdx.x, g, from, to, shared);
+    if ((from | to) % V == 0)
+        norm_group<T, V>(a, blockIdx.x, g, from, to, shared);
+    else
+        norm_group<T, 1>(a, blockIdx.x, g, from, to, shared);
 }
 
 } // namespace
@@ -89,8 +94,10 @@ plp_status kn_gated_norm_cuda(kn_context *c, const kn_gated_norm_args *a)
     const int threads = wanted > 512 ? 512 : wanted < 32 ? 32 : (int)wanted;
     kn_by_type(act, [&](auto t) {
         using T = decltype(t);
-        if (wide) gated_norm_kernel<T, 16 / sizeof(T)><<<grid, threads, 0, c->stream>>>(*a);
-        else gated_norm_kernel<T, 1><<<grid, threads, 0, c->stream>>>(*a);
+        if (wide)
+            gated_norm_kernel<T, 16 / sizeof(T)><<<grid, threads, 0, c->stream>>>(*a);
+        else
+            gated_norm_kernel<T, 1><<<grid, threads, 0, c->stream>>>(*a);
     });
     return KN_LAUNCHED();
 }

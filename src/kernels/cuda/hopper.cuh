@@ -8,12 +8,6 @@
 constexpr int KN_TILE = 64 * 64 * 2; /* one 128-byte-swizzled tile of 64 rows of 64 bf16 in shared memory */
 
 __device__ __forceinline__ uint32_t kn_shared(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
-__device__ __forceinline__ float kn_exp2(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 __device__ __forceinline__ uint32_t kn_pack_bf16(float lo, float hi)
 {
     uint32_t r;
@@ -24,23 +18,30 @@ __device__ __forceinline__ float kn_bf16_lo(uint32_t v) { return __uint_as_float
 __device__ __forceinline__ float kn_bf16_hi(uint32_t v) { return __uint_as_float(v & 0xffff0000u); }
 
 /* ---- mbarriers and the copy engine */
-__device__ __forceinline__ void kn_bar_init(uint32_t bar, int count) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count)); }
+__device__ __forceinline__ void kn_bar_init(uint32_t bar, int count)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
+}
 __device__ __forceinline__ void kn_bar_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-__device__ __forceinline__ void kn_bar_arrive(uint32_t bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
+__device__ __forceinline__ void kn_bar_arrive(uint32_t bar)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+}
 __device__ __forceinline__ void kn_bar_expect(uint32_t bar, int bytes)
 {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
 }
 __device__ __forceinline__ void kn_bar_wait(uint32_t bar, int parity)
 {
-    asm volatile("{\n.reg .pred p;\nL: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra D;\nbra L;\nD:\n}" ::"r"(bar), "r"(parity)
+    asm volatile("{\n.reg .pred p;\nL: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra D;\nbra L;\nD:\n}" ::"r"(bar),
+                 "r"(parity)
                  : "memory");
 }
 /* Columns from `column` and rows from `row` of a mapped matrix to a tile; what lies outside the matrix arrives as zeros. */
 __device__ __forceinline__ void kn_tile_load(uint32_t to, const CUtensorMap *map, int column, int row, uint32_t bar)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to), "l"(map),
-                 "r"(column), "r"(row), "r"(bar)
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+                 "l"(map), "r"(column), "r"(row), "r"(bar)
                  : "memory");
 }
 /* Ordinary stores to shared memory before, reads by wgmma or the copy engine after. */
@@ -51,7 +52,10 @@ __device__ __forceinline__ void kn_warpgroup_sync(int id) { asm volatile("bar.sy
 /* ---- 8x8 matrices between registers and shared memory */
 __device__ __forceinline__ void kn_ldmatrix_t(uint32_t (&r)[4], uint32_t from)
 {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(from)
+                 : "memory");
 }
 __device__ __forceinline__ void kn_stmatrix(uint32_t to, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3)
 {
@@ -59,7 +63,8 @@ __device__ __forceinline__ void kn_stmatrix(uint32_t to, uint32_t r0, uint32_t r
 }
 __device__ __forceinline__ void kn_stmatrix_t(uint32_t to, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3)
 {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(r0), "r"(r1), "r"(r2), "r"(r3) : "memory");
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(r0), "r"(r1), "r"(r2), "r"(r3)
+                 : "memory");
 }
 /* Offset of 16-byte unit u of row r in a swizzled tile. */
 __device__ __forceinline__ int kn_swizzled(int r, int u) { return r * 128 + ((u ^ (r & 7)) << 4); }
@@ -82,9 +87,10 @@ template <int K> __device__ __forceinline__ void kn_touch(float (&r)[K])
     for (int i = 0; i < K; i++) asm volatile("" : "+f"(r[i])::"memory");
 }
 
-#define KN_F8(d, o) "+f"(d[o]), "+f"(d[o + 1]), "+f"(d[o + 2]), "+f"(d[o + 3]), "+f"(d[o + 4]), "+f"(d[o + 5]), "+f"(d[o + 6]), "+f"(d[o + 7])
+#define KN_F8(d, o)                                                                                                                        \
+    "+f"(d[o]), "+f"(d[o + 1]), "+f"(d[o + 2]), "+f"(d[o + 3]), "+f"(d[o + 4]), "+f"(d[o + 5]), "+f"(d[o + 6]), "+f"(d[o + 7])
 #define KN_F32(d, o) KN_F8(d, o), KN_F8(d, o + 8), KN_F8(d, o + 16), KN_F8(d, o + 24)
-#define KN_R32 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}"
+#define KN_R32       "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}"
 #define KN_R64                                                                                                                             \
     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"              \
     "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
@@ -92,7 +98,8 @@ template <int K> __device__ __forceinline__ void kn_touch(float (&r)[K])
 /* d (64x64) (+)= A B^T, both in shared memory, K-major */
 __device__ __forceinline__ void kn_wgmma_ss(float (&d)[32], uint64_t a, uint64_t b, int add)
 {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " KN_R32 ", %32, %33, p, 1, 1, 0, 0;\n}"
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " KN_R32
+                 ", %32, %33, p, 1, 1, 0, 0;\n}"
                  : KN_F32(d, 0)
                  : "l"(a), "l"(b), "r"(add));
 }

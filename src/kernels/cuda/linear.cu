@@ -57,7 +57,7 @@ static plp_status tiled_run(kn_context *c, const kn_linear_args *a)
 }
 
 /* --------------------------------------------------------------------------------------------------------------------- cuBLASLt */
-enum { TRIES = 8, TIMED_RUNS = 5, CHOICES = 256, DETERMINISTIC_ROWS = 256 /* tiles that suit decode and prefill alike */ };
+enum { TRIES = 8, TIMED_RUNS = 5, CHOICES = 512, DETERMINISTIC_ROWS = 256 /* tiles that suit decode and prefill alike */ };
 static const size_t WORK_BYTES = (size_t)32 << 20;
 
 typedef struct { /* compared as bytes: made by key_of, which clears it */
@@ -75,8 +75,8 @@ typedef struct {
 
 struct kn_linear_cuda {
     cublasLtHandle_t handle;
-    void *work;     /* WORK_BYTES for cuBLAS                                      */
-    float *biased;  /* WORK_BYTES: a product in float32 that waits for its bias */
+    void *work;    /* WORK_BYTES for cuBLAS                                      */
+    float *biased; /* WORK_BYTES: a product in float32 that waits for its bias */
     cudaEvent_t begin, end;
     int choices, next; /* kept; the one that is replaced next when all are used */
     choice choice_of[CHOICES];
@@ -98,12 +98,12 @@ static plp_status product_init(product *p, const kn_linear_args *a, int rows)
     return KN_BLAS(cublasLtMatrixLayoutInit(&p->y, type_of(a->y_dtype), (uint64_t)a->n, (uint64_t)rows, a->ldy));
 }
 
-/* Row counts that share an algorithm: each alone up to 16, then classes that grow by a quarter to a half. */
+/* The most rows of those that share an algorithm: each count alone up to 16, then classes that grow by a quarter to a half. */
 static int row_class(int rows)
 {
     int unit = 1;
     while (rows > 16 * unit) unit *= 2;
-    return (int)kn_ceil(rows, unit * 4) * unit * 4 * (unit > 1) + rows * (unit == 1);
+    return unit == 1 ? rows : (int)kn_ceil(rows, unit * 4) * unit * 4;
 }
 static uint8_t alignment(const void *p)
 {
@@ -139,7 +139,8 @@ static plp_status product_run(kn_context *c, const kn_linear_args *a, const cubl
     return KN_BLAS(cublasLtMatmul(c->linear->handle, &p.op, &one, a->w, &p.w, a->x, &p.x, &zero, a->y, &p.y, a->y, &p.y, algo,
                                   c->linear->work, WORK_BYTES, c->stream));
 }
-/* cuBLASLt adds no float32 bias to a 16-bit result: with a bias the product stays float32 until it is added, a piece of the rows at a time. */
+/* cuBLASLt adds no float32 bias to a 16-bit result: the product stays float32 until the bias is added, a piece of the rows at a
+ * time. */
 static plp_status blas_run(kn_context *c, const kn_linear_args *a, const cublasLtMatmulAlgo_t *algo)
 {
     if (a->bias == NULL) return product_run(c, a, algo);
@@ -160,11 +161,12 @@ static plp_status blas_run(kn_context *c, const kn_linear_args *a, const cublasL
 }
 
 /* Up to TRIES algorithms, cuBLAS's favourite first; *found = 0 where it knows none. */
-static plp_status suggestions(kn_context *c, const kn_linear_args *a, const shape_key *k, cublasLtMatmulHeuristicResult_t *result, int *found)
+static plp_status suggestions(kn_context *c, const kn_linear_args *a, const shape_key *k, cublasLtMatmulHeuristicResult_t *result,
+                              int *found)
 {
     product p;
     cublasLtMatmulPreferenceOpaque_t pref;
-    const int rows = c->options.deterministic ? DETERMINISTIC_ROWS : a->rows;
+    const int rows = c->options.deterministic ? DETERMINISTIC_ROWS : k->rows; /* the most of the class: its work space suffices for all */
     /* partial sums are added in float32, or not split at all */
     const uint32_t schemes = c->options.deterministic ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     const uint32_t w = k->w_align, x = k->x_align, y = k->y_align;

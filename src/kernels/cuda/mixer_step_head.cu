@@ -33,9 +33,9 @@ extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_ar
     plp_status st = PLP_OK;
     *done = product_shape_of(a->hidden, [&](auto shape) {
         typedef decltype(shape) S;
-        const int slots = HEAD_RING / S::SLOT < RING_SLOTS ? HEAD_RING / S::SLOT : (int)RING_SLOTS;
-        const head_args h = { { (const bf16 *)a->w, a->weight, a->residual, a->map, a->n, a->rows, slots, (float)a->eps }, a->y, a->ld_y };
-        st = step_launch<norm_linear_kernel<S>>(c, dim3(c->sms), (size_t)slots * S::SLOT, h);
+        const int slots = HEAD_RING / S::slot(0) < RING_SLOTS ? HEAD_RING / S::slot(0) : (int)RING_SLOTS;
+        const head_args h = { { (const bf16 *)a->w, a->weight, a->residual, a->map, a->n, a->rows, slots, 0, (float)a->eps }, a->y, a->ld_y };
+        st = step_launch<norm_linear_kernel<S>>(c, dim3(c->sms), (size_t)slots * S::slot(0), h);
     });
     return st;
 }

@@ -98,7 +98,7 @@ template <class S> __global__ void __launch_bounds__(STEP_THREADS, 2) mixer_in_k
 {
     extern __shared__ __align__(128) unsigned char smem[];
     const int tiles = product_tiles(a.product.rows, S::TILE).count, n = product_place<S>().en;
-    uint2 *old = (uint2 *)(smem + a.product.slots * S::SLOT);
+    uint2 *old = (uint2 *)(smem + a.product.slots * S::slot(a.product.pad));
     float4 *tap = (float4 *)(old + tiles * S::TILE * a.product.m);
     in_epilogue e = { a, old, tap, (float *)(tap + tiles * S::TILE), 0, 0, true };
     if (n < a.product.m) {
@@ -125,21 +125,21 @@ step_room mixer_step_in_room(const kn_mixer_step_args *a, int sms)
     product_shape_of(a->hidden, [&](auto shape) {
         typedef decltype(shape) S;
         const int channels = product_tiles_most(in_rows(a), S::TILE, sms) * S::TILE;
-        room = { S::SLOT, (int)sizeof(product_shared<S>) + channels * (a->rows * OLD_BYTES + TAP_BYTES) };
+        room = { S::slot(step_pad(a->rows)), (int)sizeof(product_shared<S>) + channels * (a->rows * OLD_BYTES + TAP_BYTES) };
     });
     return room;
 }
 
 plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots)
 {
-    const in_args in = { { (const bf16 *)a->in_proj, a->norm_weight, a->residual, NULL, in_rows(a), a->rows, slots, (float)a->norm_eps },
+    const in_args in = { { (const bf16 *)a->in_proj, a->norm_weight, a->residual, NULL, in_rows(a), a->rows, slots, step_pad(a->rows), (float)a->norm_eps },
                          a->in_bias, a->conv_weight, a->conv_bias, (bf16 *)a->conv_state, *b, *w, a->dt_bias, a->dt_min, a->dt_max,
                          step_inner(a), step_channels(a), a->heads };
     plp_status st = PLP_OK;
     product_shape_of(a->hidden, [&](auto shape) {
         typedef decltype(shape) S;
         const size_t beside = mixer_step_in_room(a, c->sms).fixed - sizeof(product_shared<S>);
-        st = step_launch<mixer_in_kernel<S>>(c, dim3(c->sms), (size_t)slots * S::SLOT + beside, in);
+        st = step_launch<mixer_in_kernel<S>>(c, dim3(c->sms), (size_t)slots * S::slot(step_pad(a->rows)) + beside, in);
     });
     return st;
 }

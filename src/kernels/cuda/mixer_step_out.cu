@@ -11,7 +11,6 @@ namespace {
 
 enum {
     COLUMNS = STEP_WARPS * STEP_DIM, /* of a stage */
-    PITCH = COLUMNS * 2 + 64,
     SUM_PITCH = 32 + 4,
     V_AHEAD = 4,
     V_PITCH = STEP_DIM * 2 + 16,
@@ -25,20 +24,21 @@ struct out_args {
     float *out; /* (m, ld): the residual, or this rank's partial sum */
     int64_t ld;
     bool add, scale, fold; /* add to out; apply the norm's scale; write sum(v^2) behind the last column */
-    int rows, m, heads, slots, slot_rows, pad_bytes, groups;
+    int rows, m, heads, slots, slot_rows, pitch, spare_bytes, groups, lanes;
     float width, eps;
     short first[STEP_GROUPS + 1]; /* the norm groups' first heads */
 };
 struct out_shared {
-    float sums[STEP_WARPS][8 * SUM_PITCH]; /* at first the heads' sums of squares: 8 * 256 fit */
+    float sums[STEP_WARPS][8 * SUM_PITCH];
     float rstd[STEP_GROUPS][8];
     unsigned char group[STEP_HEADS];
     ring_barriers bars;
 };
-static_assert(STEP_ROWS * STEP_HEADS <= STEP_WARPS * 8 * SUM_PITCH, "sums of squares lie in sums");
+static_assert(STEP_ROWS == STEP_WARPS, "a warp adds up one row's squares");
 
 template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_out_kernel(const __grid_constant__ out_args a)
 {
+#if STEP_CODE
     extern __shared__ __align__(128) unsigned char smem[];
     __shared__ out_shared sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -48,10 +48,10 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
      * same offsets of rows a power of two apart. */
     const int begin = blockIdx.x % nst;
     const auto columns_of = [&](int st) { return begin + st < nst ? begin + st : begin + st - nst; };
-    const ring rg = ring_make(smem, &sh.bars, a.slots, a.slot_rows * PITCH, PARTS * nst);
+    const ring rg = ring_make(smem, &sh.bars, a.slots, a.slot_rows * a.pitch, PARTS * nst);
     const auto issue = [&](int i, int slot) {
         const int ks = columns_of(i / PARTS), part = i % PARTS, rows = part ? n - a.slot_rows : min(a.slot_rows, n);
-        ring_issue(rg, slot, a.w + (size_t)(r0 + part * a.slot_rows) * inner + ks * COLUMNS, rows, inner, min(COLUMNS, inner - ks * COLUMNS) * 2, PITCH);
+        ring_issue(rg, slot, a.w + (size_t)(r0 + part * a.slot_rows) * inner + ks * COLUMNS, rows, inner, min(COLUMNS, inner - ks * COLUMNS) * 2, a.pitch);
     };
     ring_start(rg, issue);
     dependents_start();
@@ -66,7 +66,7 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
     dependency_wait();
 
     /* The warp's own ring of v: V_AHEAD x (m, 64 columns), one cp.async group a stage. */
-    const uint32_t v_at = shared_at(smem) + a.slots * a.slot_rows * PITCH + a.pad_bytes + warp * V_AHEAD * a.m * V_PITCH;
+    const uint32_t v_at = kn_shared(smem) + a.slots * a.slot_rows * a.pitch + a.spare_bytes + warp * V_AHEAD * a.m * V_PITCH;
     const auto fetch_v = [&](int st) {
         if (st < nst) {
             const int head = columns_of(st) * STEP_WARPS + warp;
@@ -77,21 +77,25 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
     for (int st = 0; st < V_AHEAD; st++) fetch_v(st);
-    float *out = a.out + en * a.ld + r0 + er, *squares = &sh.sums[0][0];
+    float *out = a.out + en * a.ld + r0 + er;
     const float old = mine && a.add ? __ldcg(out) : 0.f;
-    for (int j = threadIdx.x; j < a.m * a.heads; j += STEP_THREADS) squares[j] = __ldcg(a.work.squares + j);
-    __syncthreads();
-    if (threadIdx.x / 8 < a.groups) {
-        const int group = threadIdx.x / 8, row = threadIdx.x % 8;
+    /* A warp a row, `lanes` lanes a group: few steps on the critical path, and the same order in every run. */
+    if (warp < a.m) {
+        const int lanes = a.lanes, group = lane / lanes;
         float t = 0;
-        if (row < a.m)
-            for (int h = a.first[group]; h < a.first[group + 1]; h++) t += squares[row * a.heads + h];
-        sh.rstd[group][row] = a.scale ? rsqrtf(t / a.width + a.eps) : 1.f;
-        if (a.fold && blockIdx.x == 0 && row < a.m) a.out[row * a.ld + a.rows] = t;
+        if (group < a.groups)
+            for (int h = a.first[group] + lane % lanes; h < a.first[group + 1]; h += lanes) t += __ldcg(a.work.squares + warp * a.heads + h);
+        for (int o = lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
+        if (group < a.groups && lane % lanes == 0) {
+            sh.rstd[group][warp] = a.scale ? rsqrtf(t / a.width + a.eps) : 1.f;
+            if (a.fold && blockIdx.x == 0) a.out[warp * a.ld + a.rows] = t;
+        }
+    } else {
+        sh.rstd[lane][warp] = 0;
     }
     __syncthreads();
 
-    const uint32_t lane_at = g * PITCH + warp * STEP_DIM * 2 + q * 16;
+    const uint32_t lane_at = g * a.pitch + warp * STEP_DIM * 2 + q * 16;
     ring_place place;
     float acc[PARTS][4] = {};
     for (int st = 0; st < nst; st++) {
@@ -111,12 +115,9 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
             if (has) { /* rows past the last are somebody else's numbers, never used */
                 const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
                 float s[4] = { 0, 0, 0, 0 };
-                uint4 low[2], high[2];
-#pragma unroll
-                for (int b = 0; b < 2; b++) {
-                    low[b] = load_shared16(from + b * 64);
-                    high[b] = a.slot_rows > 8 ? load_shared16(from + 8 * PITCH + b * 64) : make_uint4(0, 0, 0, 0);
-                }
+                uint4 low[2], high[2] = {};
+                load_row(low, from);
+                if (a.slot_rows > 8) load_row(high, from + 8 * a.pitch);
 #pragma unroll
                 for (int b = 0; b < 2; b++) mma32(s, low[b], high[b], x[b]);
                 acc[part][0] += scale.x * s[0];
@@ -142,19 +143,20 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
         for (int w = 0; w < STEP_WARPS; w++) sum += sh.sums[w][en * SUM_PITCH + er];
         *out = old + (sum + bias);
     }
+#endif
 }
 
 struct out_split {
-    int parts, slot_rows, pad_bytes;
+    int parts, slot_rows, pitch, spare_bytes;
 };
-/* An mma reads whole groups of 8 rows, whatever is there: the last slot is padded to that. */
+/* An mma reads whole groups of 8 rows, whatever is there: behind the last slot is room to spare for that. */
 out_split split_of(const kn_mixer_step_args *a, int sms)
 {
-    const int rows = (a->hidden + sms - 1) / sms, parts = rows > PART_ROWS ? 2 : 1, slot_rows = (rows + parts - 1) / parts;
-    const out_split s = { parts, slot_rows, ((slot_rows + 7) / 8 * 8 - slot_rows) * PITCH };
+    const int rows = (a->hidden + sms - 1) / sms, parts = rows > PART_ROWS ? 2 : 1, slot_rows = (rows + parts - 1) / parts, pitch = COLUMNS * 2 + step_pad(a->rows);
+    const out_split s = { parts, slot_rows, pitch, ((slot_rows + 7) / 8 * 8 - slot_rows) * pitch };
     return s;
 }
-int beside_ring(const kn_mixer_step_args *a, const out_split &s) { return s.pad_bytes + STEP_WARPS * V_AHEAD * a->rows * V_PITCH; }
+int beside_ring(const kn_mixer_step_args *a, const out_split &s) { return s.spare_bytes + STEP_WARPS * V_AHEAD * a->rows * V_PITCH; }
 
 } // namespace
 
@@ -172,7 +174,7 @@ bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms)
 step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms)
 {
     const out_split s = split_of(a, sms);
-    const step_room room = { s.slot_rows * PITCH, (int)sizeof(out_shared) + beside_ring(a, s) };
+    const step_room room = { s.slot_rows * s.pitch, (int)sizeof(out_shared) + beside_ring(a, s) };
     return room;
 }
 
@@ -181,9 +183,10 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
     out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add, norm && !a->fold, a->fold,
-                   a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pad_bytes, norm ? a->gate_groups : 1, (float)a->gate_width, (float)a->gate_eps, {} };
+                   a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, {} };
+    while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
-    const size_t shared = (size_t)slots * s.slot_rows * PITCH + beside_ring(a, s);
+    const size_t shared = (size_t)slots * s.slot_rows * s.pitch + beside_ring(a, s);
     return s.parts == 2 ? step_launch<mixer_out_kernel<2>>(c, dim3(c->sms), shared, o) : step_launch<mixer_out_kernel<1>>(c, dim3(c->sms), shared, o);
 }

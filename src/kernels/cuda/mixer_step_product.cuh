@@ -2,8 +2,7 @@
  *
  *     val[n][row] = rsqrt(mean(res[n]^2) + eps) * sum_k w[row][k] * bf16(res[n][k] * norm_w[k])
  *
- * The product runs on the row before its scale; the scale multiplies the float32 sums, so there is one rounding.  norm_w is rounded to
- * bf16, which is exact for a checkpoint in bf16.  Each warp owns the same columns of every tile (NB blocks of 32 per stage), so its B
+ * The product runs on the row before its scale; the scale multiplies the float32 sums, so there is one rounding.  Each warp owns the same columns of every tile (NB blocks of 32 per stage), so its B
  * operand stays in registers for the whole kernel.  Tiles of 8 MH rows are dealt round-robin, so that all blocks together read one moving
  * window of memory, and the last wave is split to the row.  The partial sums of the 8 warps meet in shared memory, where a rotating group
  * of warps finishes the tile and hands every value to the kernel's epilogue, while the others go on.
@@ -17,7 +16,7 @@
 template <int NB_, int NST_, int MH_> struct product_shape { /* NST stages of NB x 32 columns a warp make a row */
     static constexpr int NB = NB_, NST = NST_, MH = MH_, BLOCKS = NB * NST;
     static constexpr int TILE = 8 * MH, COLUMNS = NB * 256, HIDDEN = COLUMNS * NST;
-    static constexpr int PITCH = COLUMNS * 2 + 64, SLOT = TILE * PITCH;
+    static __host__ __device__ constexpr int slot(int pad) { return TILE * (COLUMNS * 2 + pad); }
     static constexpr int SUM_PITCH = TILE + 4, DUTIES = STEP_THREADS / (TILE * 8);
 };
 /* Calls f with the shape for this hidden size; false if there is none.  Stages of at least 16 KB where the row allows it: with 8 KB the
@@ -43,7 +42,7 @@ struct product_args {
     const float *norm_w; /* (hidden)                                   */
     const float *res;    /* the residual, (., hidden)                  */
     const int *map;      /* (m) row of the residual, or NULL: row n    */
-    int rows, m, slots;
+    int rows, m, slots, pad; /* pad: bytes between rows in a slot */
     float eps;
 };
 
@@ -64,7 +63,11 @@ struct product_tiles {
 static inline int product_tiles_most(int rows, int tile, int blocks) { return (rows + blocks * tile - 1) / (blocks * tile); }
 
 template <class S> struct product_shared {
-    float sums[S::DUTIES][STEP_WARPS][8 * S::SUM_PITCH], squares[STEP_WARPS][8];
+    union { /* of a warp alone until it has its B operand */
+        float sums[S::DUTIES][8 * S::SUM_PITCH];
+        float norm[S::HIDDEN / STEP_WARPS];
+    } of[STEP_WARPS];
+    float squares[STEP_WARPS][8];
     ring_barriers bars;
     uint64_t sums_full[S::DUTIES], sums_empty[S::DUTIES];
 };
@@ -78,45 +81,46 @@ template <class S> struct product_place {
  *                finish(t, row, place, value)  store one value */
 template <class S, class E> __device__ __forceinline__ void norm_product(const product_args &a, unsigned char *slots, E epilogue)
 {
-    constexpr int NB = S::NB, BLOCKS = S::BLOCKS, COLUMNS = S::COLUMNS, HIDDEN = S::HIDDEN, PITCH = S::PITCH, SUM_PITCH = S::SUM_PITCH;
+#if STEP_CODE
+    constexpr int NB = S::NB, BLOCKS = S::BLOCKS, COLUMNS = S::COLUMNS, HIDDEN = S::HIDDEN, SUM_PITCH = S::SUM_PITCH;
     constexpr int DUTIES = S::DUTIES;
+    const int pitch = COLUMNS * 2 + a.pad;
     __shared__ product_shared<S> sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const product_tiles tiles(a.rows, S::TILE);
     const product_place<S> at;
-    const ring rg = ring_make(slots, &sh.bars, a.slots, S::SLOT, tiles.count * S::NST);
+    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, tiles.count * S::NST);
     const auto issue = [&](int i, int slot) {
         const int t = i / S::NST;
-        ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, PITCH);
+        ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, pitch);
     };
     if (threadIdx.x == 0)
         for (int d = 0; d < DUTIES; d++) {
-            barrier_init(shared_at(sh.sums_full + d), STEP_WARPS);
-            barrier_init(shared_at(sh.sums_empty + d), STEP_WARPS / DUTIES);
+            kn_bar_init(kn_shared(sh.sums_full + d), STEP_WARPS);
+            kn_bar_init(kn_shared(sh.sums_empty + d), STEP_WARPS / DUTIES);
         }
     ring_start(rg, issue);
     dependents_start();
     epilogue.prefetch(tiles, at);
 
-    uint4 x[BLOCKS]; /* the norm's weight now, the B operand after the wait */
-    const auto column = [&](int j) { return j / NB * COLUMNS + warp * NB * 32 + j % NB * 32 + q * 8; };
+    /* The norm's weight waits where the partial sums will meet: registers are for the residual's loads, all of them in flight at once. */
+    const auto column = [&](int j) { return j / NB * COLUMNS + warp * NB * 32 + j % NB * 32; };
+    float *norm = sh.of[warp].norm;
 #pragma unroll
-    for (int j = 0; j < BLOCKS; j++) {
-        const float4 u = __ldg((const float4 *)(a.norm_w + column(j))), v = __ldg((const float4 *)(a.norm_w + column(j)) + 1);
-        x[j] = make_uint4(pack(u.x, u.y), pack(u.z, u.w), pack(v.x, v.y), pack(v.z, v.w));
-        if (j % 4 == 3) __syncwarp(); /* keeps the compiler from loading all of it at once, which takes more registers than there are */
-    }
+    for (int j = 0; j < BLOCKS; j++) norm[j * 32 + lane] = __ldg(a.norm_w + column(j) + lane);
+    __syncwarp();
     dependency_wait();
 
+    uint4 x[BLOCKS]; /* the B operand */
     float square = 0;
     if (g < a.m) {
         const float *res = a.res + (size_t)(a.map ? __ldcg(a.map + g) : g) * HIDDEN;
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++) {
-            const float4 u = __ldcg((const float4 *)(res + column(j))), v = __ldcg((const float4 *)(res + column(j)) + 1);
+            const float4 u = __ldcg((const float4 *)(res + column(j)) + 2 * q), v = __ldcg((const float4 *)(res + column(j)) + 2 * q + 1);
             square += u.x * u.x + u.y * u.y + u.z * u.z + u.w * u.w + v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-            const float2 w0 = unpack(x[j].x), w1 = unpack(x[j].y), w2 = unpack(x[j].z), w3 = unpack(x[j].w);
-            x[j] = make_uint4(pack(u.x * w0.x, u.y * w0.y), pack(u.z * w1.x, u.w * w1.y), pack(v.x * w2.x, v.y * w2.y), pack(v.z * w3.x, v.w * w3.y));
+            const float4 nu = *(const float4 *)(norm + j * 32 + q * 8), nv = *(const float4 *)(norm + j * 32 + q * 8 + 4);
+            x[j] = make_uint4(kn_pack_bf16(u.x * nu.x, u.y * nu.y), kn_pack_bf16(u.z * nu.z, u.w * nu.w), kn_pack_bf16(v.x * nv.x, v.y * nv.y), kn_pack_bf16(v.z * nv.z, v.w * nv.w));
         }
     } else {
 #pragma unroll
@@ -125,8 +129,9 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
     square += __shfl_xor_sync(~0u, square, 1);
     square += __shfl_xor_sync(~0u, square, 2);
     if (q == 0) sh.squares[warp][g] = square;
+    __syncwarp(); /* `norm` was read, sums may be written */
 
-    const uint32_t lane_at = g * PITCH + warp * NB * 64 + q * 16;
+    const uint32_t lane_at = g * pitch + warp * NB * 64 + q * 16;
     ring_place place;
     for (int t = 0; t < tiles.count; t++) {
         float acc[4] = { 0, 0, 0, 0 };
@@ -134,12 +139,9 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
         for (int st = 0; st < S::NST; st++) {
             ring_wait(rg, place);
             const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
-            uint4 low[NB], high[NB];
-#pragma unroll
-            for (int b = 0; b < NB; b++) {
-                low[b] = load_shared16(from + b * 64);
-                high[b] = S::MH == 2 ? load_shared16(from + 8 * PITCH + b * 64) : make_uint4(0, 0, 0, 0);
-            }
+            uint4 low[NB], high[NB] = {};
+            load_row(low, from);
+            if (S::MH == 2) load_row(high, from + 8 * pitch);
 #pragma unroll
             for (int b = 0; b < NB; b++) mma32(acc, low[b], high[b], x[st * NB + b]);
             ring_release(rg, place, issue);
@@ -147,8 +149,8 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
         }
         /* Hand the partial sums to the group on duty; nobody else waits (the buffer was read DUTIES tiles ago). */
         const int duty = t % DUTIES, turn = t / DUTIES;
-        if (turn) barrier_wait(shared_at(sh.sums_empty + duty), (turn - 1) & 1);
-        float *mine = sh.sums[duty][warp];
+        if (turn) kn_bar_wait(kn_shared(sh.sums_empty + duty), (turn - 1) & 1);
+        float *mine = sh.of[warp].sums[duty];
         mine[2 * q * SUM_PITCH + g] = acc[0];
         mine[(2 * q + 1) * SUM_PITCH + g] = acc[1];
         if (S::MH == 2) {
@@ -156,19 +158,20 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             mine[(2 * q + 1) * SUM_PITCH + g + 8] = acc[3];
         }
         __syncwarp();
-        if (lane == 0) barrier_arrive(shared_at(sh.sums_full + duty));
+        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_full + duty));
         if (at.duty != duty) continue;
-        barrier_wait(shared_at(sh.sums_full + duty), turn & 1);
+        kn_bar_wait(kn_shared(sh.sums_full + duty), turn & 1);
         float sum = 0, squares = 0;
 #pragma unroll
         for (int w = 0; w < STEP_WARPS; w++) {
-            sum += sh.sums[duty][w][at.en * SUM_PITCH + at.er];
+            sum += sh.of[w].sums[duty][at.en * SUM_PITCH + at.er];
             squares += sh.squares[w][at.en];
         }
         __syncwarp();
-        if (lane == 0) barrier_arrive(shared_at(sh.sums_empty + duty));
+        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_empty + duty));
         if (at.er < tiles.rows(t) && at.en < a.m) epilogue.finish(t, tiles.row(t) + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
     }
+#endif
 }
 
 #endif

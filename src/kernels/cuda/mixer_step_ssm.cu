@@ -1,6 +1,6 @@
 /* src/kernels/cuda/mixer_step_ssm.cu -- the second kernel of a mixer's decode step: the state update, the D term and the gate.
  *
- * One block per (head, row): 8 warps x 8 rows of the (64, state) matrix; a lane owns state / 32 neighbouring columns of each row.  The
+ * One block per (head, row), or few rows: 8 warps x 8 rows of the (64, state) matrix; a lane owns state / 32 neighbouring columns of each row.  The
  * whole state is asked for before the wait.  Writes v * weight (bf16, not yet normalised) and the head's sum of v^2 (no atomics: the same
  * bits in every run). */
 #include "kernels/cuda/mixer_step.cuh"
@@ -13,7 +13,7 @@ struct ssm_args {
     step_work work;
     const int *group;             /* (heads) */
     const float *A, *D, *weight;  /* (heads), (heads) or NULL, (inner) or NULL */
-    int groups;
+    int groups, rows_each;
 };
 
 /* V = 2 or 4 neighbouring elements, from L2 */
@@ -50,8 +50,8 @@ template <int V> __device__ __forceinline__ void store(float *p, const float (&s
 }
 template <int V> __device__ __forceinline__ void store(bf16 *p, const float (&s)[V])
 {
-    if constexpr (V == 4) __stcs((uint2 *)p, make_uint2(pack(s[0], s[1]), pack(s[2], s[3])));
-    else __stcs((uint32_t *)p, pack(s[0], s[1]));
+    if constexpr (V == 4) __stcs((uint2 *)p, make_uint2(kn_pack_bf16(s[0], s[1]), kn_pack_bf16(s[2], s[3])));
+    else __stcs((uint32_t *)p, kn_pack_bf16(s[0], s[1]));
 }
 /* The 8 sums over 32 lanes in 9 shuffles: halve the list while halving the lanes.  Lane l returns sum l / 4. */
 __device__ __forceinline__ float sum_rows(float (&y)[8], int lane)
@@ -67,63 +67,85 @@ __device__ __forceinline__ float sum_rows(float (&y)[8], int lane)
     return y[0] + __shfl_xor_sync(~0u, y[0], 1);
 }
 
-template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ssm_kernel(const __grid_constant__ ssm_args a)
+template <class T, int V, bool MANY> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ssm_kernel(const __grid_constant__ ssm_args a)
 {
+#if STEP_CODE
     constexpr int N = 32 * V;
-    __shared__ float part[STEP_WARPS];
-    const int h = blockIdx.x, heads = gridDim.x, m = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    __shared__ float part[2][STEP_WARPS];
+    const int h = blockIdx.x, heads = gridDim.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     dependents_start();
     const int inner = heads * STEP_DIM, p = h * STEP_DIM + warp * 8 + lane / 4; /* the channel this lane finishes */
     const auto row = [&](int slot) { return (T *)a.state + (((size_t)slot * heads + h) * STEP_DIM + warp * 8) * N + lane * V; };
     float s[8][V];
-    if (a.batch.past[m] > 0) {
-        const T *from = row(a.batch.src[m]);
+    const auto fetch = [&](int slot, bool fresh) { /* fresh: no initial state, the slot is dirty and must not be read */
+        const T *from = row(slot);
 #pragma unroll
-        for (int j = 0; j < 8; j++) load<V>(from + j * N, s[j]);
-    } else { /* no initial state: the slot is dirty and must not be read */
+        for (int j = 0; j < 8; j++) {
+            if (fresh) {
 #pragma unroll
-        for (int j = 0; j < 8; j++)
-#pragma unroll
-            for (int k = 0; k < V; k++) s[j][k] = 0;
-    }
+                for (int k = 0; k < V; k++) s[j][k] = 0;
+            } else {
+                load<V>(from + j * N, s[j]);
+            }
+        }
+    };
+    const int first = MANY ? blockIdx.y * a.rows_each : blockIdx.y, end = MANY ? first + a.rows_each : first + 1;
+    int m = first;
     T *to = row(a.batch.dst[m]);
+    fetch(a.batch.src[m], a.batch.past[m] <= 0);
     const float A = a.A[h], D = a.D ? a.D[h] : 0.f, weight = a.weight ? a.weight[p] : 1.f;
     const int group = a.group[h];
     dependency_wait();
 
-    const bf16 *xbc = a.work.xbc + (size_t)m * (inner + 2 * a.groups * N);
-    const float dt = __ldcg(a.work.dt + (size_t)m * heads + h), decay = __expf(dt * A);
-    float B[V], C[V], y[8];
-    load<V>(xbc + inner + group * N + lane * V, B);
-    load<V>(xbc + inner + (a.groups + group) * N + lane * V, C);
-    const uint4 xu = __ldcg((const uint4 *)(xbc + h * STEP_DIM + warp * 8));
-    const float x_p = load_bf16(xbc + p), z_p = load_bf16(a.work.z + (size_t)m * inner + p);
-    const float2 x01 = unpack(xu.x), x23 = unpack(xu.y), x45 = unpack(xu.z), x67 = unpack(xu.w);
-    const float x[8] = { x01.x, x01.y, x23.x, x23.y, x45.x, x45.y, x67.x, x67.y };
+#pragma unroll 1
+    for (; m < end; m++) {
+        const bf16 *xbc = a.work.xbc + (size_t)m * (inner + 2 * a.groups * N);
+        const float dt = __ldcg(a.work.dt + (size_t)m * heads + h), decay = __expf(dt * A);
+        float B[V], C[V], y[8];
+        load<V>(xbc + inner + group * N + lane * V, B);
+        load<V>(xbc + inner + (a.groups + group) * N + lane * V, C);
+        const uint4 xu = __ldcg((const uint4 *)(xbc + h * STEP_DIM + warp * 8));
+        const float x_p = load_bf16(xbc + p), z_p = load_bf16(a.work.z + (size_t)m * inner + p);
+        const float2 x01 = unpack(xu.x), x23 = unpack(xu.y), x45 = unpack(xu.z), x67 = unpack(xu.w);
+        const float x[8] = { x01.x, x01.y, x23.x, x23.y, x45.x, x45.y, x67.x, x67.y };
+        const int next = m + 1 < end ? m + 1 : m, next_slot = MANY ? a.batch.src[next] : 0, next_dst = MANY ? a.batch.dst[next] : 0;
+        const bool next_fresh = MANY && a.batch.past[next] <= 0;
 #pragma unroll
-    for (int j = 0; j < 8; j++) {
-        const float dtx = dt * x[j];
-        y[j] = 0;
+        for (int j = 0; j < 8; j++) {
+            const float dtx = dt * x[j];
+            y[j] = 0;
 #pragma unroll
-        for (int k = 0; k < V; k++) {
-            s[j][k] = decay * s[j][k] + dtx * B[k];
-            y[j] += s[j][k] * C[k];
+            for (int k = 0; k < V; k++) {
+                s[j][k] = decay * s[j][k] + dtx * B[k];
+                y[j] += s[j][k] * C[k];
+            }
+            store<V>(to + j * N, s[j]);
         }
-        store<V>(to + j * N, s[j]);
+        if (MANY && next != m) {
+            fetch(next_slot, next_fresh);
+            to = row(next_dst);
+        }
+        const float v = (sum_rows(y, lane) + D * x_p) * kn_silu(z_p);
+        if (lane % 4 == 0) a.work.v[(size_t)m * inner + p] = __float2bfloat16(v * weight);
+        float square = v * v;
+        square += __shfl_xor_sync(~0u, square, 4);
+        square += __shfl_xor_sync(~0u, square, 8);
+        square += __shfl_xor_sync(~0u, square, 16);
+        float *parts = part[(m - first) & 1]; /* two, so that one barrier a row is enough */
+        if (lane == 0) parts[warp] = square;
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            float t = 0;
+            for (int w = 0; w < STEP_WARPS; w++) t += parts[w];
+            a.work.squares[(size_t)m * heads + h] = t;
+        }
     }
-    const float v = (sum_rows(y, lane) + D * x_p) * kn_silu(z_p);
-    if (lane % 4 == 0) a.work.v[(size_t)m * inner + p] = __float2bfloat16(v * weight);
-    float square = v * v;
-    square += __shfl_xor_sync(~0u, square, 4);
-    square += __shfl_xor_sync(~0u, square, 8);
-    square += __shfl_xor_sync(~0u, square, 16);
-    if (lane == 0) part[warp] = square;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        float t = 0;
-        for (int w = 0; w < STEP_WARPS; w++) t += part[w];
-        a.work.squares[(size_t)m * heads + h] = t;
-    }
+#endif
+}
+
+template <class T, int V> plp_status launch(kn_context *c, dim3 grid, const ssm_args &a)
+{
+    return a.rows_each > 1 ? step_launch<mixer_ssm_kernel<T, V, true>>(c, grid, 0, a) : step_launch<mixer_ssm_kernel<T, V, false>>(c, grid, 0, a);
 }
 
 } // namespace
@@ -135,9 +157,10 @@ bool mixer_step_ssm_knows(const kn_mixer_step_args *a)
 
 plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w)
 {
-    const ssm_args s = { a->ssm_state, *b, *w, a->group, a->A, a->D, a->gate_weight, a->groups };
-    const dim3 grid(a->heads, a->rows);
-    if (a->state == 128)
-        return a->ssm_dtype == PLP_F32 ? step_launch<mixer_ssm_kernel<float, 4>>(c, grid, 0, s) : step_launch<mixer_ssm_kernel<bf16, 4>>(c, grid, 0, s);
-    return a->ssm_dtype == PLP_F32 ? step_launch<mixer_ssm_kernel<float, 2>>(c, grid, 0, s) : step_launch<mixer_ssm_kernel<bf16, 2>>(c, grid, 0, s);
+    /* Two blocks a multiprocessor beside `in` would keep `out` from starting early: 2 and 3 rows are cheaper one after the other. */
+    const int each = a->rows <= 3 && a->rows * a->heads > c->sms ? a->rows : 1;
+    const ssm_args s = { a->ssm_state, *b, *w, a->group, a->A, a->D, a->gate_weight, a->groups, each };
+    const dim3 grid(a->heads, a->rows / each);
+    if (a->state == 128) return a->ssm_dtype == PLP_F32 ? launch<float, 4>(c, grid, s) : launch<bf16, 4>(c, grid, s);
+    return a->ssm_dtype == PLP_F32 ? launch<float, 2>(c, grid, s) : launch<bf16, 2>(c, grid, s);
 }

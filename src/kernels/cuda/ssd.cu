@@ -78,7 +78,7 @@ static bool key_changes(kn_ssd_cuda *s, const kn_ssm_args *a, const kn_batch *b,
     return changed;
 }
 
-static plp_status make_tables(kn_context *c, const kn_ssm_args *a, const kn_batch *b, bool fused)
+plp_status kn_ssd_tables(kn_context *c, const kn_ssm_args *a, const kn_batch *b, bool fused)
 {
     kn_ssd_cuda *s = c->ssd;
     const int turn = s->turn, snaps = a->block > 0 ? a->snap_start[b->seqs] : 0;
@@ -112,6 +112,6 @@ plp_status kn_ssd_cuda_run(kn_context *c, const kn_ssm_args *a, const kn_batch *
 {
     if (b->seqs == b->decodes || b->tokens == b->decodes || a->heads == 0) return PLP_OK;
     const bool fused = kn_ssd_hopper_takes(c, a, b);
-    PLP_TRY(make_tables(c, a, b, fused));
+    PLP_TRY(kn_ssd_tables(c, a, b, fused));
     return fused ? kn_ssd_hopper_run(c, a, b) : kn_ssd_scan_run(c, a, b);
 }

@@ -17,12 +17,12 @@ enum { KN_SSD_RING = 4 }; /* host buffers in flight */
  * came before and only keep the chunks aligned to the sequence. */
 typedef struct {
     int row0, rows, lead, seq;
-    int chunk0;        /* number of its first chunk within the sequence                                                     */
-    int init;          /* initial state: KN_SSD_ZERO, KN_SSD_SLOT, or the piece of the work space that holds a copy of it    */
-    int piece0;        /* pass 2: the first of `pieces` pieces before it.  pass 1: its own piece, `init` the one to copy to  */
+    int chunk0; /* number of its first chunk within the sequence                                                     */
+    int init;   /* initial state: KN_SSD_ZERO, KN_SSD_SLOT, or the piece of the work space that holds a copy of it    */
+    int piece0; /* pass 2: the first of `pieces` pieces before it.  pass 1: its own piece, `init` the one to copy to  */
     int pieces;
-    int last;          /* it ends the slice */
-    int snap;          /* snap_slot[snap + chunks / chunks of a block], or nothing where block is 0 */
+    int last; /* it ends the slice */
+    int snap; /* snap_slot[snap + chunks / chunks of a block], or nothing where block is 0 */
 } kn_ssd_segment;
 enum { KN_SSD_ZERO = -1, KN_SSD_SLOT = -2 };
 
@@ -31,12 +31,12 @@ typedef struct {
 } kn_ssd_unit;
 
 struct kn_ssd_cuda {
-    bool hopper; /* the device is one, and this build holds code made for it */
+    bool hopper; /* ready for the fused kernel */
     char *host[KN_SSD_RING], *device;
     cudaEvent_t copied[KN_SSD_RING];
     int turn;
-    size_t bytes;           /* of each buffer                           */
-    char *key;              /* what the tables on the device depend on  */
+    size_t bytes; /* of each buffer                           */
+    char *key;    /* what the tables on the device depend on  */
     size_t key_bytes, key_room;
     /* the tables, on the device */
     const int *snap_start, *snap_slot;
@@ -53,6 +53,8 @@ struct kn_ssd_cuda {
     } mapped[3];
 };
 
+/* Makes the tables of this step, unless they are there: with `fused` all of them, else snap_start and snap_slot alone. */
+plp_status kn_ssd_tables(kn_context *c, const kn_ssm_args *a, const kn_batch *b, bool fused);
 /* Whether the fused kernel takes these arguments. */
 bool kn_ssd_hopper_takes(const kn_context *c, const kn_ssm_args *a, const kn_batch *b);
 plp_status kn_ssd_hopper_create(kn_context *c);

@@ -24,6 +24,10 @@
 #include <algorithm>
 #include <cmath>
 
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#    pragma nv_diag_suppress 177 /* the kernel's body is left out, and what it alone uses is unused */
+#endif
+
 namespace {
 
 constexpr int Q = 64;    /* tokens of a chunk                */
@@ -91,7 +95,8 @@ template <int W> __device__ __forceinline__ void p_block(const float (&cb)[32], 
         const float *q = &cb[8 * W];
         const float2 b0 = *(const float2 *)&v->b[16 * W + 2 * t4], b1 = *(const float2 *)&v->b[16 * W + 8 + 2 * t4];
         const int j = 2 * t4; /* within the 8x8 blocks on the diagonal */
-        float p0 = q[0] * kn_exp2(ai0 - b0.x), p1 = q[1] * kn_exp2(ai0 - b0.y), p2 = q[2] * kn_exp2(ai1 - b0.x), p3 = q[3] * kn_exp2(ai1 - b0.y);
+        float p0 = q[0] * kn_exp2(ai0 - b0.x), p1 = q[1] * kn_exp2(ai0 - b0.y);
+        float p2 = q[2] * kn_exp2(ai1 - b0.x), p3 = q[3] * kn_exp2(ai1 - b0.y);
         float p6 = q[6] * kn_exp2(ai1 - b1.x), p7 = q[7] * kn_exp2(ai1 - b1.y);
         p0 = j < g ? p0 : j == g ? p0 + D : 0.f;
         p1 = j + 1 < g ? p1 : j + 1 == g ? p1 + D : 0.f;
@@ -163,8 +168,8 @@ __device__ __forceinline__ void copy_tiles(const CUtensorMap *mx, const CUtensor
 
 /* One of the producer's warps that take turns at the decays of (chunk, head). */
 template <int N, int NH, bool STATE_ONLY>
-__device__ __forceinline__ void compute_decays(const kn_ssm_args &a, const kn_ssd_segment &seg, const kn_ssd_unit &unit, chunk_decays *decays,
-                                               uint32_t full0, uint32_t empty0, int turn, int lane)
+__device__ __forceinline__ void compute_decays(const kn_ssm_args &a, const kn_ssd_segment &seg, const kn_ssd_unit &unit,
+                                               chunk_decays *decays, uint32_t full0, uint32_t empty0, int turn, int lane)
 {
     using L = layout<N, NH, STATE_ONLY>;
     const int chunks = (seg.rows + Q - 1) / Q, units = chunks * unit.heads;
@@ -218,8 +223,9 @@ __device__ __forceinline__ void compute_decays(const kn_ssm_args &a, const kn_ss
 
 /* One head's warpgroup. */
 template <int N, int NH, bool STATE_ONLY>
-__device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segment &seg, const kn_ssd_unit &unit, uint8_t *base, uint8_t *p_buffers,
-                                        const chunk_decays *decays, uint32_t full0, uint32_t empty0, int hh, int w, int lane)
+__device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segment &seg, const kn_ssd_unit &unit, uint8_t *base,
+                                        uint8_t *p_buffers, const chunk_decays *decays, uint32_t full0, uint32_t empty0, int hh, int w,
+                                        int lane)
 {
     using L = layout<N, NH, STATE_ONLY>;
     const kn_ssm_args &a = k.a;
@@ -409,8 +415,8 @@ __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segme
 #pragma unroll
         for (int n = 0; n < 8; n += 2) {
             const float *q = &yt[4 * n];
-            kn_stmatrix_t(xs + kn_swizzled(8 * n + x_row, x_unit), kn_pack_bf16(q[0], q[1]), kn_pack_bf16(q[2], q[3]), kn_pack_bf16(q[4], q[5]),
-                          kn_pack_bf16(q[6], q[7]));
+            kn_stmatrix_t(xs + kn_swizzled(8 * n + x_row, x_unit), kn_pack_bf16(q[0], q[1]), kn_pack_bf16(q[2], q[3]),
+                          kn_pack_bf16(q[4], q[5]), kn_pack_bf16(q[6], q[7]));
         }
         kn_wgmma_wait<1>();
         kn_touch(cb);
@@ -418,8 +424,8 @@ __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segme
 #pragma unroll
         for (int m = 0; m < 4; m++) { /* 32-byte pieces of rows, in an order without bank conflicts */
             const int i = 16 * m + y_row;
-            if (i >= from && i < to)
-                *(uint4 *)(y + (c * Q + i) * a.ld_y) = *(const uint4 *)(base + s * L::STAGE + L::X + hh * KN_TILE + kn_swizzled(i, 2 * w + (lane & 1)));
+            const uint8_t *piece = base + s * L::STAGE + L::X + hh * KN_TILE + kn_swizzled(i, 2 * w + (lane & 1));
+            if (i >= from && i < to) *(uint4 *)(y + (c * Q + i) * a.ld_y) = *(const uint4 *)piece;
         }
         __syncwarp();
         kn_wgmma_wait<0>();
@@ -472,15 +478,6 @@ ssd_kernel(const __grid_constant__ CUtensorMap mx, const __grid_constant__ CUten
 #endif
 }
 
-__global__ void probe_kernel(int *found)
-{
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    *found = 1;
-#else
-    *found = 0;
-#endif
-}
-
 /* ------------------------------------------------------------------------------------------------------------------------- the cut
  * Microseconds that a block takes for a chunk (index: heads of a block - 1) in pass 2 and pass 1, and for everything else, as measured on
  * an H100.  They steer the choice of the cut alone. */
@@ -502,8 +499,8 @@ int units_of(const kn_ssm_args *a, int heads, kn_ssd_unit *out)
 }
 
 /* Segments of both passes of one slice; *pieces counts the pieces of the work space. */
-void cut_slice(const kn_ssm_args *a, const kn_batch *b, int s, const cut &by, kn_ssd_segment *first, int *n1, kn_ssd_segment *second, int *n2,
-               int *pieces)
+void cut_slice(const kn_ssm_args *a, const kn_batch *b, int s, const cut &by, kn_ssd_segment *first, int *n1, kn_ssd_segment *second,
+               int *n2, int *pieces)
 {
     const int64_t past = b->host_past[s];
     const int lead = (int)(past % Q), rows = lead + b->host_start[s + 1] - b->host_start[s], row0 = b->host_start[s] - lead;
@@ -600,8 +597,8 @@ cut best_cut(kn_context *c, const kn_ssm_args *a, const kn_batch *b, kn_ssd_segm
 
 /* ---------------------------------------------------------------------------------------------------------------------- launching */
 typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
-                                    const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                                    CUtensorMapFloatOOBfill);
+                                    const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                    CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
 plp_status encoder(encode_function *out)
 {
@@ -629,17 +626,18 @@ plp_status map_matrix(kn_context *c, int which, const void *p, int rows, int col
                               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (r != CUDA_SUCCESS)
-        return PLP_FAIL(PLP_ERR_INTERNAL, "ssd: no tensor map for %d rows of %d, %lld apart (driver error %d)", rows, columns, (long long)ld, (int)r);
+        return PLP_FAIL(PLP_ERR_INTERNAL, "ssd: no tensor map for %d rows of %d, %lld apart (driver error %d)", rows, columns,
+                        (long long)ld, (int)r);
     seen = { p, rows, columns, ld };
     return PLP_OK;
 }
 
 template <int N, int NH, bool STATE_ONLY> void launch(kn_context *c, const kernel_args &k, int segments)
 {
+    using L = layout<N, NH, STATE_ONLY>;
     const kn_ssd_cuda *s = c->ssd;
-    if (segments > 0)
-        ssd_kernel<N, NH, STATE_ONLY><<<dim3(s->unit_count, segments), layout<N, NH, STATE_ONLY>::THREADS, layout<N, NH, STATE_ONLY>::BYTES, c->stream>>>(
-            s->map[0], s->map[1], s->map[2], k);
+    const dim3 grid(s->unit_count, segments);
+    if (segments > 0) ssd_kernel<N, NH, STATE_ONLY><<<grid, L::THREADS, L::BYTES, c->stream>>>(s->map[0], s->map[1], s->map[2], k);
 }
 template <int N, int NH> void launch_passes(kn_context *c, kernel_args k)
 {
@@ -649,7 +647,8 @@ template <int N, int NH> void launch_passes(kn_context *c, kernel_args k)
 }
 template <int N, int NH, bool STATE_ONLY> plp_status allow_memory()
 {
-    return KN_CUDA(cudaFuncSetAttribute(ssd_kernel<N, NH, STATE_ONLY>, cudaFuncAttributeMaxDynamicSharedMemorySize, layout<N, NH, STATE_ONLY>::BYTES));
+    const int bytes = layout<N, NH, STATE_ONLY>::BYTES;
+    return KN_CUDA(cudaFuncSetAttribute(ssd_kernel<N, NH, STATE_ONLY>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
 }
 template <int N> plp_status allow_memory_all()
 {
@@ -663,24 +662,18 @@ template <int N> plp_status allow_memory_all()
 
 bool kn_ssd_hopper_takes(const kn_context *c, const kn_ssm_args *a, const kn_batch *b)
 {
-    int64_t rows = 0;
-    for (int s = b->decodes; s < b->seqs; s++) rows = b->host_past[s] / Q > rows ? b->host_past[s] / Q : rows;
+    int64_t chunks = 0; /* before a slice: chunks are numbered in an int */
+    for (int s = b->decodes; s < b->seqs; s++) chunks = std::max(chunks, b->host_past[s] / Q);
     return c->ssd->hopper && c->options.act == PLP_BF16 && a->dim == P && (a->state == 64 || a->state == 128) && a->block % Q == 0 &&
-           rows < INT32_MAX / Q && b->seqs - b->decodes < 65535 - PIECES && kn_aligned(a->x, a->ld_x, PLP_BF16, 16) &&
-           kn_aligned(a->B, a->ld_bc, PLP_BF16, 16) && kn_aligned(a->C, a->ld_bc, PLP_BF16, 16) && kn_aligned(a->y, a->ld_y, PLP_BF16, 16) &&
-           (uintptr_t)a->h % 16 == 0;
+           chunks < INT32_MAX / 2 && b->seqs - b->decodes < 65535 - PIECES && kn_aligned(a->x, a->ld_x, PLP_BF16, 16) &&
+           kn_aligned(a->B, a->ld_bc, PLP_BF16, 16) && kn_aligned(a->C, a->ld_bc, PLP_BF16, 16) &&
+           kn_aligned(a->y, a->ld_y, PLP_BF16, 16) && (uintptr_t)a->h % 16 == 0;
 }
 
 plp_status kn_ssd_hopper_create(kn_context *c)
 {
     kn_ssd_cuda *s = c->ssd;
-    int found = 0;
-    if (c->options.act != PLP_BF16 || c->options.max_dim < P || c->options.max_state < 64) return PLP_OK;
-    probe_kernel<<<1, 1, 0, c->stream>>>((int *)s->device);
-    PLP_TRY(KN_LAUNCHED());
-    PLP_TRY(KN_CUDA(cudaMemcpyAsync(&found, s->device, sizeof found, cudaMemcpyDeviceToHost, c->stream)));
-    PLP_TRY(KN_CUDA(cudaStreamSynchronize(c->stream)));
-    s->hopper = found;
+    s->hopper = c->hopper && c->options.act == PLP_BF16 && c->options.max_dim >= P && c->options.max_state >= 64;
     if (!s->hopper) return PLP_OK;
     PLP_TRY(allow_memory_all<64>());
     PLP_TRY(allow_memory_all<128>());
@@ -701,7 +694,8 @@ plp_status kn_ssd_hopper_run(kn_context *c, const kn_ssm_args *a, const kn_batch
     PLP_TRY(map_matrix(c, 0, a->x, b->tokens, a->heads * P, a->ld_x));
     PLP_TRY(map_matrix(c, 1, a->B, b->tokens, a->groups * a->state, a->ld_bc));
     PLP_TRY(map_matrix(c, 2, a->C, b->tokens, a->groups * a->state, a->ld_bc));
-    const kernel_args k = { *a, b->src_slot, b->dst_slot, s->segments, s->units, s->snap_slot, s->work, s->work + (size_t)PIECES * P * 128 };
+    const kernel_args k = { *a,           b->src_slot, b->dst_slot, s->segments, s->units,
+                            s->snap_slot, s->work,     s->work + (size_t)PIECES * P * 128 };
     if (a->state == 128) {
         if (s->unit_heads == 2) launch_passes<128, 2>(c, k);
         else launch_passes<128, 1>(c, k);

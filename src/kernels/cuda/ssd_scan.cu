@@ -4,7 +4,8 @@
  * it computes what kn->ssm_step computes, whatever the chunks: its results do not depend on how a prompt was cut. */
 #include "kernels/cuda/ssd.cuh"
 
-namespace {
+namespace
+{
 
 constexpr int THREADS = 256, ROWS = 4, STAGE = 16, TILE = THREADS / 32 * ROWS; /* rows of the state: of a warp, of a block */
 
@@ -34,10 +35,11 @@ __global__ void __launch_bounds__(THREADS) scan_kernel(kn_ssm_args a, kn_batch b
 
     const auto each = [&](auto f) { /* f(value, offset within the head's state) for what exists of this lane's part */
 #pragma unroll
-        for (int r = 0; r < ROWS; r++)
+                                    for (int r = 0; r < ROWS; r++)
 #pragma unroll
-            for (int j = 0; j < NL; j++)
-                if (p0 + row + r < a.dim && lane + 32 * j < a.state) f(h[r][j], (int64_t)(p0 + row + r) * a.state + lane + 32 * j);
+                                        for (int j = 0; j < NL; j++)
+                                            if (p0 + row + r < a.dim && lane + 32 * j < a.state)
+                                                f(h[r][j], (int64_t)(p0 + row + r) * a.state + lane + 32 * j);
     };
     const auto keep = [&](int slot) {
         each([&](float &v, int64_t i) { kn_store_any(a.h, a.state_dtype, ((int64_t)slot * a.heads + head) * size + i, v); });
@@ -107,9 +109,12 @@ plp_status kn_ssd_scan_run(kn_context *c, const kn_ssm_args *a, const kn_batch *
     const int *snap_start = c->ssd->snap_start, *snap_slot = c->ssd->snap_slot;
     kn_by_type(c->options.act, [&](auto t) {
         using T = decltype(t);
-        if (a->state <= 32) scan_kernel<T, 1><<<grid, THREADS, 0, c->stream>>>(*a, *b, snap_start, snap_slot);
-        else if (a->state <= 128) scan_kernel<T, 4><<<grid, THREADS, 0, c->stream>>>(*a, *b, snap_start, snap_slot);
-        else scan_kernel<T, 8><<<grid, THREADS, 0, c->stream>>>(*a, *b, snap_start, snap_slot);
+        if (a->state <= 32)
+            scan_kernel<T, 1><<<grid, THREADS, 0, c->stream>>>(*a, *b, snap_start, snap_slot);
+        else if (a->state <= 128)
+            scan_kernel<T, 4><<<grid, THREADS, 0, c->stream>>>(*a, *b, snap_start, snap_slot);
+        else
+            scan_kernel<T, 8><<<grid, THREADS, 0, c->stream>>>(*a, *b, snap_start, snap_slot);
     });
     return KN_LAUNCHED();
 }

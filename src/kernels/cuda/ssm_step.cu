@@ -4,35 +4,35 @@
  * one row of it (V values each), a thread has R rows, and all its loads are in flight before the first is used. */
 #include "kernels/cuda/common.cuh"
 
-namespace {
+namespace
+{
 
-constexpr int THREADS = 256;
-
-/* grid: (heads * parts, decode rows); part p of a head is `rows` of its rows, R a thread. */
-template <class T, class S, int V, int R, int BLOCKS>
+/* grid: (heads * parts, decode rows); part p of a head is THREADS / lanes * R of its rows.  Loads are in the order in which their addresses
+ * become known, those of the state last, as nothing may wait between them. */
+template <class T, class S, int V, int R, int THREADS, int BLOCKS>
 __global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(kn_ssm_args a, kn_batch b, int lanes, int parts)
 {
     const int teams = THREADS / lanes, lane = threadIdx.x % lanes, t = blockIdx.y;
     const int head = blockIdx.x / parts, p0 = blockIdx.x % parts * teams * R + threadIdx.x / lanes;
-    const bool known = b.past[t] > 0;
-    const int tile = a.dim * a.state, column = lane * V;
-    const S *src = (const S *)a.h + ((int64_t)b.src_slot[t] * a.heads + head) * tile + column;
-    S *dst = (S *)a.h + ((int64_t)b.dst_slot[t] * a.heads + head) * tile + column;
-
-    kn_pack<S, V> h[R];
-#pragma unroll
-    for (int k = 0; k < R; k++) {
-        const int p = p0 + k * teams;
-        h[k] = known && p < a.dim ? *(const kn_pack<S, V> *)(src + p * a.state) : kn_pack<S, V>();
-    }
+    const int tile = a.dim * a.state, column = lane * V, group = a.group[head];
+    const int64_t past = b.past[t], src_slot = b.src_slot[t], dst_slot = b.dst_slot[t];
+    const float raw = kn_float(((const T *)a.dt)[t * a.ld_dt + head]);
     const T *x = (const T *)a.x + t * a.ld_x + (int64_t)head * a.dim;
     float xs[R], B[V], C[V];
 #pragma unroll
     for (int k = 0; k < R; k++) xs[k] = p0 + k * teams < a.dim ? kn_float(x[p0 + k * teams]) : 0.f;
-    const int64_t bc = t * a.ld_bc + (int64_t)a.group[head] * a.state + column;
+    const int64_t bc = t * a.ld_bc + (int64_t)group * a.state + column;
     kn_load<V>((const T *)a.B + bc, B);
     kn_load<V>((const T *)a.C + bc, C);
-    const kn_ssm_scalars w = kn_ssm_scalars_of(a, kn_float(((const T *)a.dt)[t * a.ld_dt + head]), head);
+    const S *src = (const S *)a.h + (src_slot * a.heads + head) * tile + column;
+    S *dst = (S *)a.h + (dst_slot * a.heads + head) * tile + column;
+    kn_pack<S, V> h[R];
+#pragma unroll
+    for (int k = 0; k < R; k++) {
+        const int p = p0 + k * teams;
+        h[k] = past > 0 && p < a.dim ? *(const kn_pack<S, V> *)(src + p * a.state) : kn_pack<S, V>();
+    }
+    const kn_ssm_scalars w = kn_ssm_scalars_of(a, raw, head);
 #pragma unroll
     for (int j = 0; j < V; j++) B[j] *= w.dt;
     float sum[R] = {};
@@ -58,14 +58,15 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(kn_ssm_args a
 }
 
 /* Any state size: a warp takes a row, its lanes every 32nd value. */
-template <class T> __global__ void __launch_bounds__(THREADS) ssm_step_any_kernel(kn_ssm_args a, kn_batch b)
+constexpr int ANY_THREADS = 256;
+template <class T> __global__ void __launch_bounds__(ANY_THREADS) ssm_step_any_kernel(kn_ssm_args a, kn_batch b)
 {
     const int head = blockIdx.x, t = blockIdx.y, lane = threadIdx.x % 32;
     const bool known = b.past[t] > 0;
     const kn_ssm_scalars w = kn_ssm_scalars_of(a, kn_float(((const T *)a.dt)[t * a.ld_dt + head]), head);
     const T *B = (const T *)a.B + t * a.ld_bc + (int64_t)a.group[head] * a.state;
     const T *C = (const T *)a.C + t * a.ld_bc + (int64_t)a.group[head] * a.state;
-    for (int p = threadIdx.x / 32; p < a.dim; p += THREADS / 32) {
+    for (int p = threadIdx.x / 32; p < a.dim; p += ANY_THREADS / 32) {
         const float x = kn_float(((const T *)a.x)[t * a.ld_x + (int64_t)head * a.dim + p]);
         const int64_t src = (((int64_t)b.src_slot[t] * a.heads + head) * a.dim + p) * a.state;
         const int64_t dst = (((int64_t)b.dst_slot[t] * a.heads + head) * a.dim + p) * a.state;
@@ -96,12 +97,13 @@ plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch 
             const bool wide = a->state % V == 0 && lanes >= 1 && lanes <= 32 && (lanes & (lanes - 1)) == 0 && (uintptr_t)a->h % 16 == 0 &&
                               kn_aligned(a->B, a->ld_bc, act, reach) && kn_aligned(a->C, a->ld_bc, act, reach) && V * sizeof(T) <= 16;
             if (!wide) {
-                ssm_step_any_kernel<T><<<dim3(a->heads, b->decodes), THREADS, 0, c->stream>>>(*a, *b);
+                ssm_step_any_kernel<T><<<dim3(a->heads, b->decodes), ANY_THREADS, 0, c->stream>>>(*a, *b);
                 return;
             }
-            constexpr int R = 4;
+            constexpr int R = 4, THREADS = 128, BLOCKS = 8; /* the best of those tried on an H200 */
             const int parts = (int)kn_ceil(a->dim, THREADS / lanes * R);
-            ssm_step_kernel<T, S, V, R, 4><<<dim3(a->heads * parts, b->decodes), THREADS, 0, c->stream>>>(*a, *b, lanes, parts);
+            ssm_step_kernel<T, S, V, R, THREADS, BLOCKS>
+                <<<dim3(a->heads * parts, b->decodes), THREADS, 0, c->stream>>>(*a, *b, lanes, parts);
         });
     });
     return KN_LAUNCHED();

@@ -1,0 +1,214 @@
+#include "base/json.h"
+
+#include "base/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_DEPTH = 64, FIRST_NAMES = 16 };
+
+/* A member's name, as it is spelled between its quotes. */
+typedef struct {
+    const char *text;
+    size_t bytes;
+} name;
+
+typedef struct {
+    const char *begin, *at, *end, *where;
+    name *names; /* of the objects that are open, innermost last */
+    size_t count, room;
+} reader;
+
+static plp_status bad(const reader *r, const char *what)
+{
+    return PLP_FAIL(PLP_ERR_DATA, "%s, byte %zu: %s", r->where, (size_t)(r->at - r->begin) + 1, what);
+}
+
+static int peek(const reader *r) { return r->at < r->end ? (unsigned char)*r->at : -1; }
+
+static bool take(reader *r, char c)
+{
+    if (r->at == r->end || *r->at != c) return false;
+    r->at++;
+    return true;
+}
+
+static void skip_space(reader *r)
+{
+    while (r->at < r->end && (*r->at == ' ' || *r->at == '\t' || *r->at == '\n' || *r->at == '\r')) r->at++;
+}
+
+static bool digits(reader *r)
+{
+    const char *first = r->at;
+    while (r->at < r->end && *r->at >= '0' && *r->at <= '9') r->at++;
+    return r->at > first;
+}
+
+static plp_status number(reader *r)
+{
+    take(r, '-');
+    if (!take(r, '0') && !digits(r)) return bad(r, "a value was expected");
+    if (take(r, '.') && !digits(r)) return bad(r, "a digit was expected behind the point");
+    if (!take(r, 'e') && !take(r, 'E')) return PLP_OK;
+    if (!take(r, '+')) take(r, '-');
+    return digits(r) ? PLP_OK : bad(r, "a digit was expected in the exponent");
+}
+
+static bool hex4(const char *p, const char *end, unsigned *value)
+{
+    *value = 0;
+    for (int i = 0; i < 4; i++, p++) {
+        const char *const hex = "0123456789abcdefABCDEF", *digit = p < end && *p != 0 ? strchr(hex, *p) : NULL;
+        if (digit == NULL) return false;
+        const unsigned d = (unsigned)(digit - hex);
+        *value = *value << 4 | (d < 16 ? d : d - 6);
+    }
+    return true;
+}
+
+/* Behind a backslash.  Half a surrogate pair is no character. */
+static plp_status escape(reader *r)
+{
+    unsigned high, low;
+    if (r->at < r->end && *r->at != 0 && strchr("\"\\/bfnrt", *r->at) != NULL) {
+        r->at++;
+        return PLP_OK;
+    }
+    if (!take(r, 'u') || !hex4(r->at, r->end, &high)) return bad(r, "unknown escape in a string");
+    if (high >= 0xdc00 && high < 0xe000) return bad(r, "half a surrogate pair");
+    if (high >= 0xd800 && high < 0xdc00) {
+        const bool paired = r->end - r->at > 6 && r->at[4] == '\\' && r->at[5] == 'u' && hex4(r->at + 6, r->end, &low);
+        if (!paired || low < 0xdc00 || low >= 0xe000) return bad(r, "half a surrogate pair");
+        r->at += 6;
+    }
+    r->at += 4;
+    return PLP_OK;
+}
+
+/* A character of several bytes, well formed as in Unicode 15, table 3-7: neither overlong nor a surrogate. */
+static plp_status character(reader *r)
+{
+    const unsigned char *p = (const unsigned char *)r->at;
+    const int length = p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : (p[0] & 0xf0) == 0xe0 ? 3 : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4 : 0;
+    const unsigned least = p[0] == 0xe0 ? 0xa0 : p[0] == 0xf0 ? 0x90 : 0x80, most = p[0] == 0xed ? 0x9f : p[0] == 0xf4 ? 0x8f : 0xbf;
+    bool good = length > 0 && r->end - r->at >= length && p[1] >= least && p[1] <= most;
+    for (int i = 2; good && i < length; i++) good = (p[i] & 0xc0) == 0x80;
+    if (!good) return bad(r, "invalid UTF-8");
+    r->at += length;
+    return PLP_OK;
+}
+
+static plp_status string(reader *r)
+{
+    if (!take(r, '"')) return bad(r, "a string was expected");
+    while (!take(r, '"')) {
+        const int c = peek(r);
+        if (c < 0) return bad(r, "the string does not end");
+        if (c == 0) return bad(r, "a NUL byte");
+        if (c < 0x20) return bad(r, "a control character in a string; fix: escape it");
+        if (c >= 0x80)
+            PLP_TRY(character(r));
+        else if (r->at++, c == '\\')
+            PLP_TRY(escape(r));
+    }
+    return PLP_OK;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    const name *x = a, *y = b;
+    const int order = memcmp(x->text, y->text, x->bytes < y->bytes ? x->bytes : y->bytes);
+    return order != 0 ? order : (x->bytes > y->bytes) - (x->bytes < y->bytes);
+}
+
+static plp_status note_name(reader *r, const char *text, size_t bytes)
+{
+    if (r->count == r->room) {
+        const size_t room = 2 * r->room + FIRST_NAMES;
+        name *names = realloc(r->names, room * sizeof *names);
+        PLP_TRY(PLP_ALLOCATED(names));
+        r->names = names, r->room = room;
+    }
+    r->names[r->count++] = (name){ text, bytes };
+    return PLP_OK;
+}
+
+/* The names of the object that ends, from `first` on, are not needed any more.  Names are compared as they are spelled: who escapes one of
+ * a pair finds the later one counts. */
+static plp_status forget_names(reader *r, size_t first)
+{
+    const size_t count = r->count - first;
+    if (count > 1) qsort(r->names + first, count, sizeof *r->names, by_text);
+    for (size_t i = first; i + 1 < r->count; i++)
+        if (by_text(&r->names[i], &r->names[i + 1]) == 0) {
+            const int shown = (int)(r->names[i].bytes < 60 ? r->names[i].bytes : 60);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: field \"%.*s\" comes twice", r->where, shown, r->names[i].text);
+        }
+    r->count = first;
+    return PLP_OK;
+}
+
+static plp_status value(reader *r, int depth);
+
+static plp_status object(reader *r, int depth)
+{
+    const size_t first = r->count;
+    skip_space(r);
+    if (take(r, '}')) return PLP_OK;
+    do {
+        skip_space(r);
+        const char *text = r->at + 1;
+        PLP_TRY(string(r));
+        PLP_TRY(note_name(r, text, (size_t)(r->at - text) - 1));
+        skip_space(r);
+        if (!take(r, ':')) return bad(r, "a colon was expected");
+        PLP_TRY(value(r, depth));
+    } while (take(r, ','));
+    return take(r, '}') ? forget_names(r, first) : bad(r, "a comma or } was expected");
+}
+
+static plp_status array(reader *r, int depth)
+{
+    skip_space(r);
+    if (take(r, ']')) return PLP_OK;
+    do PLP_TRY(value(r, depth));
+    while (take(r, ','));
+    return take(r, ']') ? PLP_OK : bad(r, "a comma or ] was expected");
+}
+
+static plp_status word(reader *r)
+{
+    static const char *const words[] = { "true", "false", "null" };
+    for (int i = 0; i < 3; i++) {
+        const size_t n = strlen(words[i]);
+        if ((size_t)(r->end - r->at) >= n && memcmp(r->at, words[i], n) == 0) {
+            r->at += n;
+            return PLP_OK;
+        }
+    }
+    return number(r);
+}
+
+static plp_status value(reader *r, int depth)
+{
+    if (depth == MOST_DEPTH) return bad(r, "nested too deep, at most 64 levels");
+    skip_space(r);
+    if (take(r, '{'))
+        PLP_TRY(object(r, depth + 1));
+    else if (take(r, '['))
+        PLP_TRY(array(r, depth + 1));
+    else
+        PLP_TRY(peek(r) == '"' ? string(r) : word(r));
+    skip_space(r);
+    return PLP_OK;
+}
+
+plp_status plp_json_check(const char *text, size_t bytes, const char *where)
+{
+    reader r = { .begin = text, .at = text, .end = text + bytes, .where = where };
+    plp_status st = value(&r, 0);
+    if (st == PLP_OK && r.at < r.end) st = bad(&r, "text behind the end of the JSON value");
+    free(r.names);
+    return st;
+}

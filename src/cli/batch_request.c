@@ -1,0 +1,271 @@
+#include "cli/batch_request.h"
+
+#include "base/error.h"
+#include "base/options.h"
+#include "base/sha256.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_ANSWERS = 128, WHERE = 40 };
+static const int64_t MOST_SEED = INT64_MAX - 1; /* json-c gives INT64_MAX for all that is larger */
+
+/* Fields that the engine has no use for yet: accepted where they ask for nothing. */
+static const struct {
+    const char *name, *nothing;
+} unsupported[] = {
+    { "allowed_token_ids", "null" },
+    { "bad_words", "[]" },
+    { "best_of", "1" },
+    { "detokenize", "true" },
+    { "echo", "false" },
+    { "logit_bias", "{}" },
+    { "stream", "false" },
+    { "suffix", "null" },
+    { "stream_options", "null" },
+    { "prompt_logprobs", "null" },
+    { "use_beam_search", "false" },
+};
+enum { UNSUPPORTED = sizeof unsupported / sizeof *unsupported };
+
+static const char *const sampling_fields[] = { "prompt",
+                                               "n",
+                                               "max_tokens",
+                                               "min_tokens",
+                                               "temperature",
+                                               "top_k",
+                                               "top_p",
+                                               "min_p",
+                                               "presence_penalty",
+                                               "frequency_penalty",
+                                               "repetition_penalty",
+                                               "seed",
+                                               "stop",
+                                               "stop_token_ids",
+                                               "include_stop_str_in_output",
+                                               "ignore_eos",
+                                               "skip_special_tokens",
+                                               "logprobs" };
+static const char *const plain_fields[] = { "id", "custom_id" }, *const body_fields[] = { "model", "user" },
+                         *const outer_fields[] = { "custom_id", "method", "url", "body" };
+enum {
+    SAMPLING_FIELDS = sizeof sampling_fields / sizeof *sampling_fields,
+    PLAIN_FIELDS = sizeof plain_fields / sizeof *plain_fields,
+    BODY_FIELDS = sizeof body_fields / sizeof *body_fields,
+    OUTER_FIELDS = sizeof outer_fields / sizeof *outer_fields,
+};
+
+static bool is_among(const char *name, const char *const *names, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
+static plp_status unknown(const char *where, const char *name, const char *const *names, int n)
+{
+    const char *nearest = plp_nearest(name, names, n);
+    if (nearest == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: unknown field %.60s; fix: leave it out", where, name);
+    return PLP_FAIL(PLP_ERR_DATA, "%s: unknown field %.60s; fix: did you mean %s?", where, name, nearest);
+}
+
+static plp_status check_outer(json_object *o, const char *where)
+{
+    json_object_object_foreach(o, name, value)
+    {
+        (void)value;
+        if (!is_among(name, outer_fields, OUTER_FIELDS)) return unknown(where, name, outer_fields, OUTER_FIELDS);
+    }
+    return PLP_OK;
+}
+
+/* Of a plain line, or of the body of one in OpenAI's form. */
+static plp_status check_fields(json_object *o, const char *where, const char *const *more, int more_count)
+{
+    json_object_object_foreach(o, name, value)
+    {
+        int i = 0;
+        if (is_among(name, more, more_count) || is_among(name, sampling_fields, SAMPLING_FIELDS)) continue;
+        while (i < UNSUPPORTED && strcmp(name, unsupported[i].name) != 0) i++;
+        if (i == UNSUPPORTED) return unknown(where, name, sampling_fields, SAMPLING_FIELDS);
+        if (value == NULL || strcmp(json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN), unsupported[i].nothing) == 0) continue;
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %s is not supported; fix: leave it out", where, name);
+    }
+    return PLP_OK;
+}
+
+static plp_status read_id(batch_request *r, const char *where)
+{
+    const char *id = NULL, *custom = NULL;
+    PLP_TRY(plp_json_string(r->root, "id", where, &id));
+    PLP_TRY(plp_json_string(r->root, "custom_id", where, &custom));
+    if (id != NULL && custom != NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: id and custom_id; fix: give one of them", where);
+    if (id != NULL || custom != NULL) r->id = id != NULL ? id : custom;
+    return PLP_OK;
+}
+
+/* *body: where the fields of the request are. */
+static plp_status read_outer(batch_request *r, const char *where, json_object **body)
+{
+    const char *method = "POST", *url = NULL;
+    r->openai = json_object_object_get_ex(r->root, "body", body) || json_object_object_get_ex(r->root, "url", NULL);
+    if (!r->openai) {
+        *body = r->root;
+        return check_fields(r->root, where, plain_fields, PLAIN_FIELDS);
+    }
+    PLP_TRY(check_outer(r->root, where));
+    PLP_TRY(plp_json_string(r->root, "method", where, &method));
+    PLP_TRY(plp_json_string(r->root, "url", where, &url));
+    if (strcmp(method, "POST") != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: method %.20s; fix: give POST", where, method);
+    if (url != NULL && strcmp(url, "/v1/chat/completions") == 0)
+        return PLP_FAIL(PLP_ERR_DATA,
+                        "%s: /v1/chat/completions needs a chat template, and none is applied here; fix: put the text that the "
+                        "template gives as prompt of /v1/completions",
+                        where);
+    if (url == NULL || strcmp(url, "/v1/completions") != 0)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: url %.60s; fix: give /v1/completions", where, url != NULL ? url : "is missing");
+    if (!json_object_is_type(*body, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: body is no object", where);
+    PLP_TRY(check_fields(*body, where, body_fields, BODY_FIELDS));
+    return plp_json_string(*body, "model", where, &r->model);
+}
+
+static plp_status read_prompt(batch_request *r, json_object *body, const char *where)
+{
+    json_object *prompt = NULL;
+    int *ids = NULL;
+    json_object_object_get_ex(body, "prompt", &prompt);
+    if (prompt == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: no prompt; fix: give text or a list of ids", where);
+    if (json_object_is_type(prompt, json_type_string)) return plp_json_string(body, "prompt", where, &r->text);
+    if (!json_object_is_type(prompt, json_type_array))
+        return PLP_FAIL(PLP_ERR_DATA, "%s: prompt is neither text nor a list of ids; fix: give one of them", where);
+    const plp_status st = plp_json_ids(body, "prompt", where, &ids, &r->request.count);
+    r->request.ids = ids;
+    return st;
+}
+
+/* A text, or a list of texts. */
+static plp_status read_stops(batch_request *r, json_object *body, const char *where, const plp_request *job)
+{
+    json_object *stop = NULL;
+    json_object_object_get_ex(body, "stop", &stop);
+    const bool list = json_object_is_type(stop, json_type_array);
+    const size_t n = list ? json_object_array_length(stop) : stop != NULL ? 1 : (size_t)job->stop_count;
+    const char **stops = malloc((n + 1) * sizeof *stops);
+    PLP_TRY(PLP_ALLOCATED(stops));
+    if (stop == NULL && n > 0) memcpy(stops, job->stops, n * sizeof *stops);
+    r->request.stops = stops, r->request.stop_count = (int)n;
+    for (size_t i = 0; stop != NULL && i < n; i++) {
+        json_object *v = list ? json_object_array_get_idx(stop, i) : stop;
+        const bool text = json_object_is_type(v, json_type_string);
+        if (!text || strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v))
+            return PLP_FAIL(PLP_ERR_DATA, "%s: stop is neither a text without NUL nor a list of them", where);
+        stops[i] = json_object_get_string(v);
+    }
+    return PLP_OK;
+}
+
+static plp_status read_stop_ids(batch_request *r, json_object *body, const char *where, const plp_request *job)
+{
+    int *ids = NULL;
+    size_t count = (size_t)job->stop_id_count;
+    const plp_status st = plp_json_ids(body, "stop_token_ids", where, &ids, &count);
+    if (st == PLP_OK && ids == NULL) { /* the job's */
+        PLP_TRY(PLP_ALLOCATED(ids = malloc((count + 1) * sizeof *ids)));
+        if (count > 0) memcpy(ids, job->stop_ids, count * sizeof *ids);
+    }
+    r->request.stop_ids = ids, r->request.stop_id_count = (int)count;
+    return st;
+}
+
+/* 64 bits that depend on all of these. */
+static uint64_t mix(uint64_t seed, const char *text, size_t bytes)
+{
+    plp_sha256_stream s;
+    uint8_t digest[PLP_SHA256_BYTES], number[8];
+    uint64_t value = 0;
+    for (int i = 0; i < 8; i++) number[i] = (uint8_t)(seed >> 8 * i);
+    plp_sha256_init(&s);
+    plp_sha256_update(&s, number, sizeof number);
+    plp_sha256_update(&s, text, bytes);
+    plp_sha256_final(&s, digest);
+    for (int i = 0; i < 8; i++) value |= (uint64_t)digest[i] << 8 * i;
+    return value;
+}
+
+static plp_status read_sampling(batch_request *r, json_object *o, const char *where, const batch_defaults *defaults)
+{
+    plp_request *q = &r->request;
+    plp_sampling *s = &q->sampling;
+    int64_t n = defaults->n, logprobs = q->logprobs, seed = -1;
+    bool ignore_eos = q->ignore_eos, skip_special = !q->keep_special;
+    PLP_TRY(plp_json_int(o, "n", where, 1, MOST_ANSWERS, &n));
+    PLP_TRY(plp_json_int(o, "max_tokens", where, 1, INT32_MAX, &q->max_tokens));
+    PLP_TRY(plp_json_int(o, "min_tokens", where, 0, INT32_MAX, &q->min_tokens));
+    PLP_TRY(plp_json_double(o, "temperature", where, 0, 1000, &s->temperature));
+    PLP_TRY(plp_json_int(o, "top_k", where, -1, INT32_MAX, &s->top_k));
+    PLP_TRY(plp_json_double(o, "top_p", where, 0, 1, &s->top_p));
+    PLP_TRY(plp_json_double(o, "min_p", where, 0, 1, &s->min_p));
+    PLP_TRY(plp_json_double(o, "presence_penalty", where, -100, 100, &s->presence));
+    PLP_TRY(plp_json_double(o, "frequency_penalty", where, -100, 100, &s->frequency));
+    PLP_TRY(plp_json_double(o, "repetition_penalty", where, 1e-3, 1e3, &s->repetition));
+    PLP_TRY(plp_json_int(o, "seed", where, 0, MOST_SEED, &seed));
+    PLP_TRY(plp_json_int(o, "logprobs", where, 0, PLP_MOST_LOGPROBS, &logprobs));
+    PLP_TRY(plp_json_bool(o, "ignore_eos", where, &ignore_eos));
+    PLP_TRY(plp_json_bool(o, "skip_special_tokens", where, &skip_special));
+    PLP_TRY(plp_json_bool(o, "include_stop_str_in_output", where, &r->include_stop));
+    if (s->top_k < 0) s->top_k = 0; /* -1 is off as well */
+    s->seed = seed >= 0 ? (uint64_t)seed : mix((uint64_t)defaults->seed, r->id, strlen(r->id));
+    r->n = (int)n, q->logprobs = (int)logprobs;
+    q->ignore_eos = ignore_eos, q->keep_special = !skip_special;
+    return PLP_OK;
+}
+
+plp_status batch_request_read(batch_request *r, const char *text, size_t bytes, int64_t line, const batch_defaults *defaults)
+{
+    char where[WHERE];
+    json_object *body;
+    *r = (batch_request){ .line = line, .n = 1, .include_stop = defaults->include_stop, .request = defaults->request };
+    plp_request *q = &r->request;
+    q->ids = NULL, q->count = 0, q->stops = NULL, q->stop_ids = NULL; /* the job's; what is here is ours to free */
+    snprintf(where, sizeof where, "line %lld", (long long)line);
+    snprintf(r->number, sizeof r->number, "%lld", (long long)line - 1);
+    if (bytes == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: empty; fix: leave it out", where);
+    PLP_TRY(plp_json_check(text, bytes, where));
+    PLP_TRY(plp_json_parse(text, bytes, where, &r->root));
+    if (!json_object_is_type(r->root, json_type_object))
+        return PLP_FAIL(PLP_ERR_DATA, "%s: not an object; fix: one JSON object a line", where);
+    r->id = r->number;
+    PLP_TRY(read_id(r, where));
+    PLP_TRY(read_outer(r, where, &body));
+    PLP_TRY(read_prompt(r, body, where));
+    PLP_TRY(read_stops(r, body, where, &defaults->request));
+    PLP_TRY(read_stop_ids(r, body, where, &defaults->request));
+    return read_sampling(r, body, where, defaults);
+}
+
+plp_status batch_request_encode(batch_request *r, plp_engine *e, const batch_defaults *defaults)
+{
+    int *ids = NULL;
+    if (r->text == NULL) return PLP_OK;
+    const plp_status st = cli_encode(e, r->text, strlen(r->text), &defaults->bos, &ids, &r->request.count);
+    r->request.ids = ids;
+    r->text = NULL;
+    return st;
+}
+
+void batch_request_free(batch_request *r)
+{
+    json_object_put(r->root);
+    free((void *)(uintptr_t)r->request.ids);
+    free((void *)(uintptr_t)r->request.stops);
+    free((void *)(uintptr_t)r->request.stop_ids);
+    *r = (batch_request){ 0 };
+}
+
+uint64_t batch_request_seed(const batch_request *r, int i)
+{
+    char number[16];
+    const int n = snprintf(number, sizeof number, "/%d", i);
+    return i == 0 ? r->request.sampling.seed : mix(r->request.sampling.seed, number, (size_t)n);
+}

@@ -1,0 +1,217 @@
+/* polylepis run-batch: many prompts from a file, their continuations to another; a job that was killed goes on where it was. */
+#include "cli/batch_loop.h"
+#include "cli/commands.h"
+#include "cli/sampling.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "engine/engine.h"
+#include "polylepis/polylepis.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    const char *input, *output, *summary;
+    int order, duplicates, progress;
+    bool strict, force, break_lock;
+    int64_t max_seqs, line_mib;
+    int64_t answers;
+    bool include_stop;
+} given = { .line_mib = 64, .answers = 1 };
+
+static const plp_option options[] = {
+    { "--input", "-i", "IN.jsonl", PLP_OPTION_TEXT, &given.input, 1, 0,
+      "one request a line, {\"id\": \"a\", \"prompt\": TEXT or [ids], ...}, or\nOpenAI's batch form; -: standard input" },
+    { "--output", "-o", "OUT.jsonl", PLP_OPTION_TEXT, &given.output, 1, 0,
+      "one answer a line; -: standard output.  OUT.jsonl.part while the job\nruns: the same command goes on with it" },
+    { "--max-seqs", NULL, "N", PLP_OPTION_INT, &given.max_seqs, 1, 1 << 16, "most requests that run at a time; default 16" },
+    { "--order", NULL, "input|finished", PLP_OPTION_CHOICE, &given.order, 0, 0, "of the answers" },
+    { "--strict", NULL, NULL, PLP_OPTION_FLAG, &given.strict, 0, 0, "end with the first bad line, found before anything is computed" },
+    { "--dup", NULL, "refuse|allow", PLP_OPTION_CHOICE, &given.duplicates, 0, 0, "an id that comes again is an error of its line" },
+    { "--answers", NULL, "N", PLP_OPTION_INT, &given.answers, 1, 128, "to each prompt, the field n; default 1" },
+    { "--include-stop", NULL, NULL, PLP_OPTION_FLAG, &given.include_stop, 0, 0, "a stop string is part of the text" },
+    { "--max-line-mib", NULL, "N", PLP_OPTION_INT, &given.line_mib, 1, 1024, "longest line, in MiB; default 64" },
+    { "--force", NULL, NULL, PLP_OPTION_FLAG, &given.force, 0, 0, "begin anew, and replace the output if it exists" },
+    { "--break-lock", NULL, NULL, PLP_OPTION_FLAG, &given.break_lock, 0, 0, "the job of another host that holds the output is gone" },
+    { "--summary", NULL, "FILE", PLP_OPTION_TEXT, &given.summary, 1, 0, "write the closing summary as JSON" },
+    { "--progress", NULL, "auto|off", PLP_OPTION_CHOICE, &given.progress, 0, 0, "a line on a terminal, one every ten seconds in a log" },
+};
+
+/* --------------------------------------------------------------------------------------------------------------------- header */
+static const char *number_name(plp_number n)
+{
+    static const char *const names[] = { "auto", "f32", "bf16", "f16" };
+    return names[n];
+}
+
+static void add_text(json_object *o, const char *key, const char *text)
+{
+    json_object_object_add(o, key, text != NULL ? json_object_new_string(text) : NULL);
+}
+static void add_int(json_object *o, const char *key, int64_t value) { json_object_object_add(o, key, json_object_new_int64(value)); }
+static void add_real(json_object *o, const char *key, double value) { json_object_object_add(o, key, json_object_new_double(value)); }
+
+static void add_stops(json_object *o, const plp_request *r)
+{
+    json_object *stops = json_object_new_array(), *ids = json_object_new_array();
+    for (int i = 0; i < r->stop_count; i++) json_object_array_add(stops, json_object_new_string(r->stops[i]));
+    for (int i = 0; i < r->stop_id_count; i++) json_object_array_add(ids, json_object_new_int(r->stop_ids[i]));
+    json_object_object_add(o, "stop", stops);
+    json_object_object_add(o, "stop_token_ids", ids);
+}
+
+/* All that the answers depend on.  Neither the number of ranks nor the size of the batch is among it: a job may go on with others. */
+static json_object *header_of(const cli *c, plp_engine *e, const batch_input *in, const batch_defaults *d)
+{
+    plp_engine_info info;
+    const plp_request *r = &d->request;
+    json_object *o = json_object_new_object();
+    plp_engine_describe(e, &info);
+    add_text(o, "format", "polylepis run-batch 1");
+    add_text(o, "version", plp_version());
+    add_text(o, "input", batch_input_digest(in));
+    add_text(o, "model", model_source_digest(engine_session_of(e)->source));
+    add_text(o, "backend", info.backend);
+    add_text(o, "dtype", number_name(c->model.compute));
+    add_text(o, "state_dtype", number_name(c->model.state));
+    add_int(o, "dup", given.duplicates);
+    add_int(o, "n", d->n);
+    add_int(o, "seed", d->seed);
+    add_int(o, "max_tokens", r->max_tokens);
+    add_int(o, "min_tokens", r->min_tokens);
+    add_real(o, "temperature", r->sampling.temperature);
+    add_int(o, "top_k", r->sampling.top_k);
+    add_real(o, "top_p", r->sampling.top_p);
+    add_real(o, "min_p", r->sampling.min_p);
+    add_real(o, "repetition_penalty", r->sampling.repetition);
+    add_real(o, "presence_penalty", r->sampling.presence);
+    add_real(o, "frequency_penalty", r->sampling.frequency);
+    add_int(o, "logprobs", r->logprobs);
+    add_int(o, "ignore_eos", r->ignore_eos);
+    add_int(o, "special", r->keep_special);
+    add_int(o, "include_stop", d->include_stop);
+    add_int(o, "bos", d->bos.add - d->bos.leave_out);
+    add_int(o, "max_line_mib", given.line_mib);
+    add_stops(o, r);
+    return o;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------ rank 0 only */
+
+/* What can be refused is refused before the model is loaded. */
+static plp_status open_files(batch_job *job, FILE **summary)
+{
+    PLP_TRY(batch_input_create(&job->input, given.input, (size_t)given.line_mib << 20, given.duplicates == 1));
+    if (batch_input_is(job->input, given.output))
+        return PLP_FAIL(PLP_ERR_CREATE, "%s is the input; output; fix: choose another name", given.output);
+    PLP_TRY(batch_output_create(&job->output, given.output, given.order == 0, given.force, given.break_lock));
+    if (given.summary != NULL && (*summary = fopen(given.summary, "w")) == NULL) return PLP_FAIL_ERRNO("create", given.summary);
+    if (!given.strict) return PLP_OK;
+    if (batch_input_digest(job->input) == NULL)
+        return PLP_FAIL(PLP_ERR_USAGE, "--strict with an input that is no file; command line; fix: give a file, it is read twice");
+    return batch_input_check(job->input, job->defaults);
+}
+
+static plp_status begin(const cli *c, batch_job *job)
+{
+    io_journal_found found;
+    json_object *header = header_of(c, job->engine, job->input, job->defaults);
+    const plp_status st = batch_output_begin(job->output, header, batch_input_digest(job->input) != NULL, &found);
+    json_object_put(header);
+    PLP_TRY(st);
+    job->report.lines = batch_input_lines(job->input);
+    job->report.done = job->report.resumed = found.done;
+    job->report.failed = found.failed;
+    if (found.dropped > 0)
+        plp_log(PLP_LOG_WARN, "%s.part: %lld damaged bytes at its end were dropped", given.output, (long long)found.dropped);
+    if (found.done > 0) plp_log(PLP_LOG_INFO, "%lld requests were done before", (long long)found.done);
+    return PLP_OK;
+}
+
+static plp_status finish(batch_job *job)
+{
+    PLP_TRY(batch_input_end(job->input));
+    return batch_output_finish(job->output, job->report.done);
+}
+
+static plp_status write_summary(const batch_job *job, FILE *file, bool finished)
+{
+    plp_engine_info info;
+    batch_report_progress(&job->report, true);
+    batch_report_log(&job->report);
+    if (file == NULL) return PLP_OK;
+    plp_engine_describe(job->engine, &info);
+    json_object *o = batch_report_json(&job->report, &info, finished);
+    const bool put = fprintf(file, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY)) > 0 && fflush(file) == 0;
+    json_object_put(o);
+    return put ? PLP_OK : PLP_FAIL_ERRNO("write", given.summary);
+}
+
+/* ----------------------------------------------------------------------------------------------------------------------- run */
+static plp_status run_job(cli *c, batch_job *job, FILE *summary)
+{
+    plp_engine_info info;
+    plp_engine_describe(job->engine, &info);
+    plp_log(PLP_LOG_INFO, "%d rank%s on %s, %d requests at a time", info.size, info.size == 1 ? "" : "s", info.backend, info.max_seqs);
+    PLP_TRY(tp_agree(c->group, c->rank == 0 ? begin(c, job) : PLP_OK));
+    plp_status st = batch_run(job);
+    if (st == PLP_OK) st = tp_agree(c->group, c->rank == 0 ? finish(job) : PLP_OK);
+    if (c->rank == 0 && (st == PLP_OK || st == PLP_ERR_STOPPED)) {
+        const plp_status written = write_summary(job, summary, st == PLP_OK);
+        if (st == PLP_OK) st = written;
+    }
+    if (st != PLP_OK || c->rank != 0 || job->report.failed == 0) return st;
+    return PLP_FAIL(PLP_ERR_PARTIAL, "%lld of %lld requests failed; %s; fix: their records say why", (long long)job->report.failed,
+                    (long long)job->report.done, given.output);
+}
+
+static plp_status check_options(void)
+{
+    if (given.input == NULL || given.output == NULL)
+        return PLP_FAIL(PLP_ERR_USAGE, "%s is missing; command line; fix: polylepis %s", given.input ? "--output" : "--input",
+                        cli_run_batch.usage);
+    return cli_check_bos(&cli_sampling_given.bos);
+}
+
+static plp_status run(cli *c)
+{
+    enum { MAX_TOKENS = 16 }; /* the default of the completions API */
+    plp_status st = PLP_OK;
+    FILE *summary = NULL;
+    const batch_defaults defaults = { .request = cli_sampling_request(MAX_TOKENS, 1),
+                                      .seed = cli_sampling_given.seed >= 0 ? cli_sampling_given.seed : 0,
+                                      .n = (int)given.answers,
+                                      .include_stop = given.include_stop,
+                                      .bos = cli_sampling_given.bos };
+    batch_job job = { .c = c, .defaults = &defaults, .strict = given.strict, .report = { .silent = given.progress == 1, .lines = -1 } };
+    PLP_DO(check_options());
+    json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
+    PLP_DO(tp_agree(c->group, c->rank == 0 ? open_files(&job, &summary) : PLP_OK));
+    batch_watch_signals();
+    c->model.max_seqs = (int)given.max_seqs;
+    plp_log(PLP_LOG_INFO, "loading %s", c->model.model);
+    PLP_DO(plp_engine_create(&job.engine, MPI_COMM_WORLD, &c->model));
+    st = run_job(c, &job, summary);
+done:
+    if (summary != NULL && fclose(summary) != 0 && st == PLP_OK) st = PLP_FAIL_ERRNO("write", given.summary);
+    batch_output_close(&job.output);
+    batch_input_destroy(&job.input);
+    plp_engine_destroy(&job.engine);
+    cli_sampling_free();
+    return st;
+}
+
+const cli_command cli_run_batch = {
+    .name = "run-batch",
+    .summary = "Continue all prompts of a file; a job that was killed goes on where it was.",
+    .usage = "run-batch --model M -i IN.jsonl -o OUT.jsonl [options]",
+    .examples = "  polylepis run-batch -m models/demo -i in.jsonl -o out.jsonl\n"
+                "  mpirun -np 4 polylepis run-batch -m model.h5 -i in.jsonl -o out.jsonl --max-seqs 64 -n 256 -t 0.8\n"
+                "  producer | polylepis run-batch -m model.h5 -i - -o - --order finished\n",
+    .model = true,
+    .sampling = true,
+    .options = options,
+    .option_count = sizeof options / sizeof *options,
+    .run = run,
+};

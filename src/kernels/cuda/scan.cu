@@ -1,0 +1,302 @@
+/* src/kernels/cuda/scan.cu -- kn->scan and kn->scan_step: Mamba-1's selective scan.
+ *
+ * The decays differ from element to element of the state, so there is no matrix form: every element costs an exponential a token, and the
+ * unit that computes those is what a prefill keeps busy.  A thread keeps the states of one channel in registers and walks down the rows.
+ * Where the channels alone would leave the GPU idle, slices are cut into pieces that run side by side: pass 1 computes a piece's last state
+ * from zero and the sum of its dt (the decay over the piece is exp(A sum dt)), and pass 2 starts from the state that those give.  That
+ * rounds otherwise than one walk, so a deterministic context never cuts. */
+#include "kernels/cuda/ssd.cuh"
+
+namespace {
+
+constexpr int THREADS = 128, STEP_THREADS = 256;
+constexpr int AHEAD = 8;     /* tokens that a thread loads, and computes without a branch, together */
+constexpr int RESIDENT = 4;  /* blocks that a multiprocessor holds at once */
+constexpr int SHORTEST = 64; /* pieces are multiples of so many tokens */
+constexpr int FILL = 132 * RESIDENT * THREADS; /* threads that a large GPU holds: there is work space for so many */
+constexpr float LOG2E = 1.4426950408889634f;
+
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* log(1 + e^x) = max(x, 0) + 2 atanh(u / (2 + u)), u = e^-|x|: as on the CPU, and a third of log1pf's cost. */
+__device__ __forceinline__ float softplus(float x)
+{
+    const float u = exp2_fast(-fabsf(x) * LOG2E), s = __fdividef(u, 2.f + u), q = s * s;
+    float p = 1.f / 15;
+    p = p * q + 1.f / 13;
+    p = p * q + 1.f / 11;
+    p = p * q + 1.f / 9;
+    p = p * q + 1.f / 7;
+    p = p * q + 1.f / 5;
+    p = p * q + 1.f / 3;
+    p = p * q + 1.f;
+    return (x > 0.f ? x : 0.f) + 2.f * s * p;
+}
+
+/* How slices are cut: pieces of `length` tokens from the start of each.  Their states lie in work, (pieces of all slices, state + 1,
+ * channels): the last state of each, then the sum of its dt. */
+struct pieces {
+    int length;
+    float *work;
+};
+__device__ __forceinline__ float *piece_at(const pieces &p, const kn_scan_args &a, int64_t n) { return p.work + n * (a.state + 1) * a.channels; }
+
+/* grid: (channels / (THREADS / LANES), pieces of the longest slice, prefill sequences).  A channel's state is in 1 thread or 32 (LANES),
+ * NP values each: value j of lane l is number l + LANES j. */
+template <class T, int NP, int LANES, int PASS>
+__global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a, kn_batch b, pieces cut, const int *snap_start, const int *snap_slot)
+{
+    constexpr int WIDTH = NP * LANES, STAGE = WIDTH > 128 ? 16 : 32; /* tokens whose B and C lie in shared memory */
+    __shared__ alignas(16) float Bs[STAGE][WIDTH], Cs[PASS == 2 ? STAGE : 1][WIDTH];
+    const int s = b.decodes + blockIdx.z, lane = threadIdx.x % LANES;
+    const int channel = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
+    const bool valid = channel < a.channels;
+    const int c = valid ? channel : a.channels - 1; /* where a thread without a channel reads: it takes part in barriers and shuffles */
+    const int rows = b.start[s + 1] - b.start[s], first = blockIdx.y * cut.length, last = min(rows, first + cut.length);
+    if (first >= rows || (PASS == 1 && last == rows)) return;
+    const int64_t past = b.past[s], row0 = b.start[s];
+
+    float h[NP], A[NP];
+#pragma unroll
+    for (int j = 0; j < NP; j++) {
+        const int n = lane + LANES * j;
+        A[j] = n < a.state ? a.A[(int64_t)c * a.state + n] * LOG2E : 0.f;
+        h[j] = 0.f;
+    }
+    int64_t piece = blockIdx.y;
+    if (PASS == 1 || first > 0)
+        for (int i = b.decodes; i < s; i++) piece += (b.start[i + 1] - b.start[i] + cut.length - 1) / cut.length;
+    if (PASS == 2) {
+        if (past > 0)
+#pragma unroll
+            for (int j = 0; j < NP; j++) {
+                const int n = lane + LANES * j;
+                if (n < a.state) h[j] = kn_load_any(a.h, a.state_dtype, ((int64_t)b.src_slot[s] * a.channels + c) * a.state + n);
+            }
+        for (int64_t i = piece - blockIdx.y; i < piece && first > 0; i++) {
+            const float *from = piece_at(cut, a, i) + c, sum = from[(int64_t)a.state * a.channels];
+#pragma unroll
+            for (int j = 0; j < NP; j++) {
+                const int n = lane + LANES * j;
+                if (n < a.state) h[j] = exp2_fast(A[j] * sum) * h[j] + from[(int64_t)n * a.channels];
+            }
+        }
+    }
+    const auto keep = [&](int slot) {
+#pragma unroll
+        for (int j = 0; j < NP; j++) {
+            const int n = lane + LANES * j;
+            if (valid && n < a.state) kn_store_any(a.h, a.state_dtype, ((int64_t)slot * a.channels + c) * a.state + n, h[j]);
+        }
+    };
+    const float bias = a.dt_bias != NULL ? a.dt_bias[c] : 0.f, skip = a.D != NULL ? a.D[c] : 0.f;
+    const T *dts = (const T *)a.dt + row0 * a.ld_dt + c, *xs = (const T *)a.x + row0 * a.ld_x + c, *zs = (const T *)a.z + row0 * a.ld_z + c;
+    T *ys = (T *)a.y + row0 * a.ld_y + c;
+    int until = -1, snap = 0; /* tokens until a state is kept */
+    if (PASS == 2 && a.block > 0) {
+        until = a.block - (int)((past + first) % a.block);
+        snap = snap_start[s] + (int)((past + first) / a.block - past / a.block);
+    }
+    float total = 0.f; /* of dt */
+
+    for (int t0 = first; t0 < last; t0 += STAGE) {
+        const int count = min(STAGE, last - t0);
+        __syncthreads(); /* the last stage was read */
+        for (int i = threadIdx.x; i < STAGE * WIDTH; i += THREADS) {
+            const int t = i / WIDTH, n = i % WIDTH;
+            const bool inside = t < count && n < a.state;
+            const int64_t at = (row0 + t0 + t) * a.ld_bc + n;
+            Bs[t][n] = inside ? kn_float(((const T *)a.B)[at]) : 0.f;
+            if (PASS == 2) Cs[t][n] = inside ? kn_float(((const T *)a.C)[at]) : 0.f;
+        }
+        __syncthreads();
+        for (int u0 = 0; u0 < count; u0 += AHEAD) {
+            T dt_raw[AHEAD], x_raw[AHEAD], z_raw[AHEAD];
+            float dt[AHEAD];
+#pragma unroll
+            for (int u = 0; u < AHEAD; u++) {
+                const int64_t t = t0 + min(u0 + u, count - 1);
+                dt_raw[u] = dts[t * a.ld_dt];
+                x_raw[u] = xs[t * a.ld_x];
+                if (PASS == 2) z_raw[u] = zs[t * a.ld_z];
+            }
+#pragma unroll
+            for (int u = 0; u < AHEAD; u++) dt[u] = softplus(kn_float(dt_raw[u]) + bias);
+            const auto token = [&](int u) { /* products and sums are spelt out: they must round alike wherever this is unrolled */
+                const float x = kn_float(x_raw[u]), in = dt[u] * x;
+                float sum = 0.f;
+                if (PASS == 1) total += dt[u];
+#pragma unroll
+                for (int j = 0; j < NP; j++) {
+                    const int n = lane + LANES * j;
+                    h[j] = __fmaf_rn(exp2_fast(__fmul_rn(dt[u], A[j])), h[j], __fmul_rn(in, Bs[u0 + u][n]));
+                    if (PASS == 2) sum = __fmaf_rn(h[j], Cs[u0 + u][n], sum);
+                }
+                if (PASS == 1) return;
+                if (LANES == 32) sum = kn_warp_sum(sum);
+                const float y = __fmaf_rn(skip, x, sum) * kn_silu(kn_float(z_raw[u]));
+                if (valid && lane == 0) ys[(int64_t)(t0 + u0 + u) * a.ld_y] = kn_as<T>(y);
+            };
+            if (u0 + AHEAD <= count && (until < 0 || until > AHEAD)) {
+#pragma unroll
+                for (int u = 0; u < AHEAD; u++) token(u);
+                if (until > 0) until -= AHEAD;
+                continue;
+            }
+#pragma unroll
+            for (int u = 0; u < AHEAD; u++) {
+                if (u0 + u >= count) break;
+                token(u);
+                if (until < 0 || --until > 0) continue;
+                const int slot = snap_slot[snap++];
+                until = a.block;
+                if (slot >= 0) keep(slot);
+            }
+        }
+    }
+    if (PASS == 2) {
+        if (last == rows) keep(b.dst_slot[s]);
+        return;
+    }
+    float *to = piece_at(cut, a, piece) + c;
+#pragma unroll
+    for (int j = 0; j < NP; j++) {
+        const int n = lane + LANES * j;
+        if (valid && n < a.state) to[(int64_t)n * a.channels] = h[j];
+    }
+    if (valid && lane == 0) to[(int64_t)a.state * a.channels] = total;
+}
+
+/* One token of every decode row.  The state is read and written once and is nearly all of the traffic: `lanes` neighbours hold one
+ * channel's, V values each, so that a warp moves 512 neighbouring bytes.  grid: (threads for the channels, decode rows) */
+template <class T, class S, int V>
+__global__ void __launch_bounds__(STEP_THREADS) scan_step_kernel(kn_scan_args a, kn_batch b, int lanes)
+{
+    const int t = blockIdx.y, i = blockIdx.x * STEP_THREADS + threadIdx.x, lane = i % lanes;
+    const bool valid = i / lanes < a.channels, known = b.past[t] > 0;
+    const int c = valid ? i / lanes : a.channels - 1;
+    const int64_t tile = (int64_t)a.channels * a.state, place = (int64_t)c * a.state + lane * V;
+    kn_pack<S, V> h;
+    if (known) h = *(const kn_pack<S, V> *)((const S *)a.h + b.src_slot[t] * tile + place);
+    float A[V], B[V], C[V], sum = 0.f;
+    kn_load<V>(a.A + place, A);
+    kn_load<V>((const T *)a.B + t * a.ld_bc + lane * V, B);
+    kn_load<V>((const T *)a.C + t * a.ld_bc + lane * V, C);
+    const float x = kn_float(((const T *)a.x)[t * a.ld_x + c]), z = kn_float(((const T *)a.z)[t * a.ld_z + c]);
+    const float dt = softplus(kn_float(((const T *)a.dt)[t * a.ld_dt + c]) + (a.dt_bias != NULL ? a.dt_bias[c] : 0.f));
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        const float v = (known ? exp2_fast(dt * A[j] * LOG2E) * kn_float(h.v[j]) : 0.f) + dt * x * B[j];
+        h.v[j] = kn_as<S>(v);
+        sum += v * C[j];
+    }
+    if (valid) *(kn_pack<S, V> *)((S *)a.h + b.dst_slot[t] * tile + place) = h;
+    for (int o = lanes / 2; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
+    if (valid && lane == 0) ((T *)a.y)[t * a.ld_y + c] = kn_as<T>((sum + (a.D != NULL ? a.D[c] * x : 0.f)) * kn_silu(z));
+}
+
+/* Any state size: a warp takes a channel, its lanes every 32nd value. */
+template <class T> __global__ void __launch_bounds__(STEP_THREADS) scan_step_any_kernel(kn_scan_args a, kn_batch b)
+{
+    const int t = blockIdx.y, c = (blockIdx.x * STEP_THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (c >= a.channels) return; /* whole warps leave */
+    const bool known = b.past[t] > 0;
+    const int64_t tile = (int64_t)a.channels * a.state, place = (int64_t)c * a.state;
+    const float x = kn_float(((const T *)a.x)[t * a.ld_x + c]), z = kn_float(((const T *)a.z)[t * a.ld_z + c]);
+    const float dt = softplus(kn_float(((const T *)a.dt)[t * a.ld_dt + c]) + (a.dt_bias != NULL ? a.dt_bias[c] : 0.f));
+    float sum = 0.f;
+    for (int n = lane; n < a.state; n += 32) {
+        const float old = known ? kn_load_any(a.h, a.state_dtype, b.src_slot[t] * tile + place + n) : 0.f;
+        const float v = exp2_fast(dt * a.A[place + n] * LOG2E) * old + dt * x * kn_float(((const T *)a.B)[t * a.ld_bc + n]);
+        kn_store_any(a.h, a.state_dtype, b.dst_slot[t] * tile + place + n, v);
+        sum += v * kn_float(((const T *)a.C)[t * a.ld_bc + n]);
+    }
+    sum = kn_warp_sum(sum);
+    if (lane == 0) ((T *)a.y)[t * a.ld_y + c] = kn_as<T>((sum + (a.D != NULL ? a.D[c] * x : 0.f)) * kn_silu(z));
+}
+
+/* Pieces that there is room for. */
+int room(const kn_scan_args *a) { return (int)kn_ceil(FILL, a->channels); }
+
+/* Tokens of a piece, and the number of pieces of the longest slice: 1 where slices stay whole.  All pieces run at once, for the last of
+ * a second round would leave the GPU idle as long as they take. */
+int cut_slices(const kn_context *c, const kn_scan_args *a, const kn_batch *b, unsigned blocks, int *length)
+{
+    const int fit = (int)(c->sms * RESIDENT / blocks), most = fit < room(a) ? fit : room(a), seqs = b->seqs - b->decodes;
+    const int *start = b->host_start + b->decodes;
+    int longest = 1;
+    for (int s = 0; s < seqs; s++) longest = start[s + 1] - start[s] > longest ? start[s + 1] - start[s] : longest;
+    *length = longest;
+    if (c->options.deterministic || a->work == NULL || 2 * seqs > most) return 1;
+    for (int n = (int)kn_ceil(kn_ceil(start[seqs] - start[0], most), SHORTEST) * SHORTEST; n < longest; n += SHORTEST) {
+        int64_t pieces = 0;
+        for (int s = 0; s < seqs; s++) pieces += kn_ceil(start[s + 1] - start[s], n);
+        if (pieces > most) continue;
+        *length = n;
+        break;
+    }
+    return (int)kn_ceil(longest, *length);
+}
+
+template <class T, int NP, int LANES> void launch(kn_context *c, const kn_scan_args *a, const kn_batch *b)
+{
+    pieces cut = { 0, (float *)a->work };
+    const unsigned blocks = (unsigned)kn_ceil(a->channels, THREADS / LANES);
+    const int count = cut_slices(c, a, b, blocks, &cut.length);
+    const int *snap_start = a->block > 0 ? c->ssd->snap_start : NULL, *snap_slot = a->block > 0 ? c->ssd->snap_slot : NULL;
+    const dim3 grid(blocks, count, b->seqs - b->decodes), before(blocks, count - 1, grid.z);
+    if (count > 1) scan_kernel<T, NP, LANES, 1><<<before, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+    scan_kernel<T, NP, LANES, 2><<<grid, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+}
+
+} // namespace
+
+size_t kn_scan_work_cuda(const kn_scan_args *a) { return (size_t)room(a) * (a->state + 1) * a->channels * sizeof(float); }
+
+plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b)
+{
+    if (b->seqs == b->decodes || b->tokens == b->decodes || a->channels == 0) return PLP_OK;
+    if (a->state > 256) return PLP_FAIL(PLP_ERR_INTERNAL, "scan: state %d of at most 256", a->state);
+    if (a->block > 0) { /* where states are to be kept is uploaded as for kn->ssd */
+        kn_ssm_args snaps = {};
+        snaps.block = a->block, snaps.snap_start = a->snap_start, snaps.snap_slot = a->snap_slot;
+        PLP_TRY(kn_ssd_tables(c, &snaps, b, false));
+    }
+    kn_by_type(c->options.act, [&](auto t) {
+        using T = decltype(t);
+        if (a->state == 8) launch<T, 8, 1>(c, a, b);
+        else if (a->state == 16) launch<T, 16, 1>(c, a, b);
+        else if (a->state == 32) launch<T, 32, 1>(c, a, b);
+        else if (a->state <= 32) launch<T, 1, 32>(c, a, b);
+        else if (a->state <= 64) launch<T, 2, 32>(c, a, b);
+        else if (a->state <= 128) launch<T, 4, 32>(c, a, b);
+        else launch<T, 8, 32>(c, a, b);
+    });
+    return KN_LAUNCHED();
+}
+
+plp_status kn_scan_step_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b)
+{
+    if (b->decodes == 0 || a->channels == 0) return PLP_OK;
+    const plp_dtype act = c->options.act;
+    kn_by_type(act, [&](auto t) {
+        kn_by_type(a->state_dtype, [&](auto s) {
+            using T = decltype(t);
+            using S = decltype(s);
+            constexpr int V = 16 / sizeof(S) * sizeof(T) > 16 ? 4 : 16 / sizeof(S); /* of B and C no more than 16 bytes */
+            const int lanes = a->state / V;
+            const bool wide = a->state % V == 0 && lanes >= 1 && lanes <= 32 && (lanes & (lanes - 1)) == 0 && (uintptr_t)a->h % 16 == 0 &&
+                              (uintptr_t)a->A % 32 == 0 && kn_aligned(a->B, a->ld_bc, act, V * sizeof(T)) &&
+                              kn_aligned(a->C, a->ld_bc, act, V * sizeof(T));
+            const dim3 grid((unsigned)kn_ceil((int64_t)a->channels * (wide ? lanes : 32), STEP_THREADS), b->decodes);
+            if (wide) scan_step_kernel<T, S, V><<<grid, STEP_THREADS, 0, c->stream>>>(*a, *b, lanes);
+            else scan_step_any_kernel<T><<<grid, STEP_THREADS, 0, c->stream>>>(*a, *b);
+        });
+    });
+    return KN_LAUNCHED();
+}

@@ -1,0 +1,107 @@
+/* The engine on the demonstration model: what a request gives does not depend on what runs beside it, on its slot, or on the slices of
+ * its prompt: tokens, text, and logprobs, to the bit. */
+#include "mpi_test.h"
+
+#include "engine/engine.h"
+
+#include <string.h>
+
+enum { REQUESTS = 24, MOST_OUT = 20, MOST_PROMPT = 150 };
+
+typedef struct {
+    int prompt[MOST_PROMPT];
+    plp_request given;
+    uint64_t id;
+} job;
+
+typedef struct {
+    int token[MOST_OUT], tokens, ends;
+    double logprob[MOST_OUT];
+    char text[1024];
+    plp_finish finish;
+} answer;
+
+static job jobs[REQUESTS];
+
+static void make_jobs(int vocabulary)
+{
+    static const char *const stops[] = { "the", " of " };
+    uint64_t dice = 88172645463325252u;
+    for (int i = 0; i < REQUESTS; i++) {
+        plp_request *r = &jobs[i].given;
+        *r = plp_request_defaults();
+        r->ids = jobs[i].prompt;
+        r->count = 1 + (size_t)(i * 31 % (MOST_PROMPT - 1));
+        for (size_t k = 0; k < r->count; k++) {
+            dice ^= dice << 13, dice ^= dice >> 7, dice ^= dice << 17;
+            jobs[i].prompt[k] = (int)(dice % (uint64_t)vocabulary);
+        }
+        r->max_tokens = 1 + i * 7 % MOST_OUT;
+        r->logprobs = 3;
+        r->sampling.seed = (uint64_t)i;
+        r->sampling.temperature = i % 3 ? 1 : 0;
+        if (i % 4 == 1) r->sampling.top_p = 0.9; /* random prompts: flat distributions, whole rows are gathered */
+        if (i % 4 == 2) r->sampling.repetition = 1.2, r->sampling.frequency = 0.1;
+        if (i % 4 == 3) r->sampling.top_k = 20;
+        if (i % 5 == 4) r->stops = stops, r->stop_count = 2;
+    }
+}
+
+static void note(const plp_event *e, answer *answers)
+{
+    int i = 0;
+    while (i < REQUESTS && jobs[i].id != e->request) i++;
+    CHECK(i < REQUESTS && e->kind != PLP_EVENT_ERROR);
+    if (i == REQUESTS) return;
+    answer *a = &answers[i];
+    strncat(a->text, e->text, sizeof a->text - strlen(a->text) - 1);
+    if (e->kind == PLP_EVENT_TOKEN && a->tokens < MOST_OUT) {
+        CHECK(e->tops == 3 && e->top_logprob[0] >= e->logprob);
+        a->logprob[a->tokens] = e->logprob;
+        a->token[a->tokens++] = e->token;
+    }
+    if (e->kind == PLP_EVENT_FINISHED) a->finish = e->finish, a->ends++;
+}
+
+/* All requests, `joining` of them at every step. */
+static void run_jobs(int seqs, int batch_tokens, int joining, answer *answers)
+{
+    const plp_engine_options options = { .model = PLP_DEMO, .device = PLP_DEVICE_CPU, .max_seqs = seqs, .max_batch_tokens = batch_tokens };
+    plp_engine *e = NULL;
+    plp_engine_info info;
+    plp_event event;
+    int left = 0, submitted = 0;
+    memset(answers, 0, REQUESTS * sizeof *answers);
+    CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &options) == PLP_OK);
+    plp_engine_describe(e, &info);
+    make_jobs(info.vocabulary);
+    plp_status st = PLP_OK;
+    while (st == PLP_OK && (submitted < REQUESTS || left > 0)) {
+        for (int k = 0; k < joining && submitted < REQUESTS; k++, submitted++)
+            CHECK(plp_engine_submit(e, &jobs[submitted].given, &jobs[submitted].id) == PLP_OK);
+        st = plp_engine_step(e, &left);
+        while (plp_engine_next_event(e, &event)) note(&event, answers);
+    }
+    CHECK(st == PLP_OK);
+    plp_engine_destroy(&e);
+}
+
+int main(int argc, char **argv)
+{
+    static answer alone[REQUESTS], together[REQUESTS];
+    tp_group *g = mpi_test_begin(&argc, &argv);
+    run_jobs(1, 512, REQUESTS, alone);
+    /* The model's chunk is 64; the last setting cuts prompts at multiples of 16, which leave the bits alone as well. */
+    const int settings[][3] = { { 16, 512, REQUESTS }, { 5, 70, 1 }, { 8, 16, 3 } };
+    for (size_t s = 0; s < sizeof settings / sizeof *settings; s++) {
+        run_jobs(settings[s][0], settings[s][1], settings[s][2], together);
+        for (int i = 0; i < REQUESTS; i++) {
+            const answer *want = &alone[i], *got = &together[i];
+            CHECK(got->ends == 1 && want->ends == 1 && got->finish == want->finish && got->tokens == want->tokens && got->tokens > 0);
+            CHECK(memcmp(got->token, want->token, sizeof got->token) == 0);
+            CHECK(strcmp(got->text, want->text) == 0);
+            CHECK(memcmp(got->logprob, want->logprob, sizeof got->logprob) == 0);
+        }
+    }
+    return mpi_test_end(g);
+}
