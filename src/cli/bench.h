@@ -34,6 +34,17 @@ typedef struct {
     int wrong;
 } bench;
 
+/* Requests: as long as chance says, at once or `rate` a second. */
+typedef struct {
+    int64_t least, most;
+} bench_lengths;
+typedef struct {
+    int prompts;
+    double rate; /* of a Poisson process; 0: all at once */
+    bench_lengths input, output;
+    int slice; /* most tokens of a prompt in a step; 0: what has room */
+} bench_mix;
+
 /* Collective.  Each prints its rows as they are done. */
 plp_status bench_rates(bench *b);
 plp_status bench_decode(bench *b);
@@ -41,6 +52,8 @@ plp_status bench_prefill(bench *b);
 plp_status bench_kernels(bench *b);
 plp_status bench_collectives(bench *b);
 plp_status bench_load(bench *b, const char *path);
+/* Prints a report for each of the batches, which are how many requests run at a time. */
+plp_status bench_throughput(bench *b, const bench_mix *mix);
 
 /* Collective.  Medians and minima are the slowest rank's.  Rank 0 prints. */
 plp_status bench_print(bench *b, bench_row *row);

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { DECODE, PREFILL, KERNELS, COLLECTIVES, LOAD };
+enum { DECODE, PREFILL, KERNELS, COLLECTIVES, LOAD, THROUGHPUT };
 
 static struct {
     const char *shape;
@@ -18,14 +18,23 @@ static struct {
     plp_ints batch, tokens;
     int64_t repeats;
     bool json, csv;
-} given = { .repeats = 20 };
+    int64_t prompts;
+    double rate;
+    const char *input, *output;
+} given = { .repeats = 20, .prompts = 100, .input = "16:256", .output = "16:128" };
 
 static const plp_option options[] = {
     { "--shape", NULL, "NAME", PLP_OPTION_TEXT, &given.shape, 1, 0, "a published shape with random weights, see below" },
-    { "--mode", NULL, "decode|prefill|kernels|collectives|load", PLP_OPTION_CHOICE, &given.mode, 0, 0, "what is timed; default decode" },
-    { "--batch", NULL, "B,...", PLP_OPTION_INTS, &given.batch, 1, 4096, "sequences of a decode step; default 1,8,32" },
+    { "--mode", NULL, "decode|prefill|kernels|collectives|load|throughput", PLP_OPTION_CHOICE, &given.mode, 0, 0,
+      "what is timed; default decode" },
+    { "--batch", NULL, "B,...", PLP_OPTION_INTS, &given.batch, 1, 4096,
+      "sequences of a decode step, or requests that run at a time;\ndefault 1,8,32" },
     { "--tokens", NULL, "T,...", PLP_OPTION_INTS, &given.tokens, 1, 1 << 17, "tokens of a prefill; default 512" },
     { "--repeats", NULL, "N", PLP_OPTION_INT, &given.repeats, 3, 1000, "timed steps; default 20" },
+    { "--num-prompts", NULL, "N", PLP_OPTION_INT, &given.prompts, 1, 1 << 20, "throughput: requests; default 100" },
+    { "--rate", NULL, "R", PLP_OPTION_REAL, &given.rate, 0, 1e6, "throughput: requests a second, by chance; default 0: all at once" },
+    { "--input-len", NULL, "N[:M]", PLP_OPTION_TEXT, &given.input, 1, 0, "throughput: tokens of a prompt, N to M; default 16:256" },
+    { "--output-len", NULL, "N[:M]", PLP_OPTION_TEXT, &given.output, 1, 0, "throughput: tokens of an answer; default 16:128" },
     { "--json", NULL, NULL, PLP_OPTION_FLAG, &given.json, 0, 0, "one JSON object a row" },
     { "--csv", NULL, NULL, PLP_OPTION_FLAG, &given.csv, 0, 0, "comma-separated values" },
 };
@@ -54,16 +63,40 @@ static plp_status prepare(const cli *c, bench *b)
     return PLP_OK;
 }
 
+static plp_status read_lengths(const char *option, const char *text, bench_lengths *l)
+{
+    long long least = 0, most = 0;
+    int used = 0;
+    if (sscanf(text, "%lld%n", &least, &used) == 1 && text[used] == 0)
+        most = least;
+    else if (sscanf(text, "%lld:%lld%n", &least, &most, &used) != 2 || text[used] != 0)
+        least = 0;
+    if (least < 1 || most < least || most > 1 << 20)
+        return PLP_FAIL(PLP_ERR_USAGE, "%s %.40s; command line; fix: give N or N:M, 1 <= N <= M <= %d", option, text, 1 << 20);
+    *l = (bench_lengths){ least, most };
+    return PLP_OK;
+}
+
+static plp_status read_mix(const cli *c, bench_mix *mix)
+{
+    *mix = (bench_mix){ .prompts = (int)given.prompts, .rate = given.rate, .slice = c->model.max_slice };
+    PLP_TRY(read_lengths("--input-len", given.input, &mix->input));
+    return read_lengths("--output-len", given.output, &mix->output);
+}
+
 static plp_status run(cli *c)
 {
     bench b;
+    bench_mix mix;
     PLP_TRY(tp_agree(c->group, prepare(c, &b)));
+    PLP_TRY(tp_agree(c->group, read_mix(c, &mix)));
     plp_log_threshold(PLP_LOG_WARN); /* rows speak for themselves */
     if (given.mode == DECODE || given.mode == PREFILL || given.mode == KERNELS) PLP_TRY(bench_rates(&b));
     switch (given.mode) {
     case DECODE: PLP_TRY(bench_decode(&b)); break;
     case PREFILL: PLP_TRY(bench_prefill(&b)); break;
     case KERNELS: PLP_TRY(bench_kernels(&b)); break;
+    case THROUGHPUT: PLP_TRY(bench_throughput(&b, &mix)); break;
     case COLLECTIVES: PLP_TRY(bench_collectives(&b)); break;
     default: PLP_TRY(bench_load(&b, c->model.model));
     }
@@ -74,10 +107,11 @@ static plp_status run(cli *c)
 
 const cli_command cli_bench = {
     .name = "bench",
-    .summary = "Time decode, prefill, kernels, collectives or loading, against what the machine could do.",
+    .summary = "Time decode, prefill, kernels, collectives or loading, against what the machine could do, or serving many requests.",
     .usage = "bench --shape NAME [--mode MODE] [options]",
     .examples = "  polylepis bench --shape mamba2-130m --device cpu --batch 1,8,32\n"
                 "  mpirun -np 2 polylepis bench --shape codestral-7b --mode prefill --tokens 2048,8192\n"
+                "  polylepis bench --shape mamba2-130m --mode throughput --batch 1,32 --rate 2 --num-prompts 50\n"
                 "  polylepis bench --mode load --model model.h5\n"
                 "Shapes: mamba2-130m mamba2-370m mamba2-780m mamba2-1.3b mamba2-2.7b codestral-7b\n"
                 "        mamba-130m mamba-370m mamba-790m mamba-1.4b mamba-2.8b falcon-mamba-7b\n",

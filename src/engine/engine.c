@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHECK_STEPS = 16, MESSAGE = 256 }; /* at least so often the ranks compare what they did: one small collective */
+enum { MESSAGE = 256 };
 
 /* An event that waits to be read: text is an offset into the engine's text until then. */
 typedef struct {
@@ -44,7 +44,6 @@ struct plp_engine {
     int64_t step;
     uint64_t digest;   /* of every request, schedule and token so far */
     uint64_t *digests; /* (ranks) */
-    bool changed;      /* requests came or left since the ranks compared their digests */
     plp_status broken;
     plp_engine_stats stats;
 
@@ -258,26 +257,22 @@ const char *plp_token(const plp_engine *e, int id) { return e->tokenizer == NULL
 void plp_free(void *memory) { free(memory); }
 
 /* -------------------------------------------------------------------------------------------------------- requests come and go */
-static void note_digest(plp_engine *e, uint64_t value)
+/* FNV-1a. */
+static void note_digest(plp_engine *e, const void *data, size_t bytes)
 {
-    e->digest = (e->digest ^ value) * 0x9e3779b97f4a7c15u; /* odd, so that nothing is lost; the shift brings high bits back down */
-    e->digest ^= e->digest >> 29;
-}
-
-static void note_bytes(plp_engine *e, const void *data, size_t bytes)
-{
-    for (const unsigned char *p = data; bytes > 0; bytes--) note_digest(e, *p++);
+    for (const unsigned char *p = data; bytes > 0; bytes--) e->digest = (e->digest ^ *p++) * 0x100000001b3u;
 }
 
 static void note_request(plp_engine *e, const request *r)
 {
-    const int64_t numbers[] = { r->given.max_tokens, r->given.min_tokens, r->given.logprobs, r->stop_id_count, r->given.stop_count };
-    note_bytes(e, r->ids, (size_t)r->length * sizeof *r->ids);
-    note_bytes(e, &r->given.sampling, sizeof r->given.sampling);
-    note_bytes(e, numbers, sizeof numbers);
-    note_bytes(e, r->stop_ids, (size_t)r->stop_id_count * sizeof *r->stop_ids);
-    for (int i = 0; i < r->given.stop_count; i++) note_bytes(e, r->stops[i], strlen(r->stops[i]));
-    e->changed = true;
+    const int64_t numbers[] = {
+        r->past, r->given.max_tokens, r->given.min_tokens, r->given.logprobs, r->stop_id_count, r->given.stop_count
+    };
+    note_digest(e, r->ids, (size_t)r->length * sizeof *r->ids);
+    note_digest(e, &r->given.sampling, sizeof r->given.sampling);
+    note_digest(e, numbers, sizeof numbers);
+    note_digest(e, r->stop_ids, (size_t)r->stop_id_count * sizeof *r->stop_ids);
+    for (int i = 0; i < r->given.stop_count; i++) note_digest(e, r->stops[i], strlen(r->stops[i]));
 }
 
 static void enqueue(plp_engine *e, request *r)
@@ -337,8 +332,7 @@ plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
 
 void plp_engine_cancel(plp_engine *e, uint64_t id)
 {
-    note_digest(e, id);
-    e->changed = true;
+    note_digest(e, &id, sizeof id);
     for (request *r = e->first; r != NULL; r = r->next)
         if (r->id == id) r->cancelled = true;
     for (int i = 0; i < e->runs; i++)
@@ -411,8 +405,7 @@ static plp_status admit(plp_engine *e)
 static plp_status check_digests(plp_engine *e)
 {
     char ranks[64] = "";
-    if (e->ranks == 1 || (!e->changed && e->step % CHECK_STEPS != 0)) return PLP_OK;
-    e->changed = false;
+    if (e->ranks == 1) return PLP_OK;
     PLP_TRY(tp_gather_all(e->group, &e->digest, sizeof e->digest, e->digests));
     for (int i = 1, used = 0; i < e->ranks && used < (int)sizeof ranks - 12; i++)
         if (e->digests[i] != e->digests[0]) used += snprintf(ranks + used, sizeof ranks - (size_t)used, "%s%d", used ? ", " : "", i);
@@ -435,15 +428,14 @@ static model_step lay_out_step(plp_engine *e, int slices, int decodes)
                         .dst_slot = e->slot,
                         .past = e->past,
                         .out_row = e->out_row };
-    note_digest(e, (uint64_t)e->step);
+    note_digest(e, &e->step, sizeof e->step);
     for (int i = 0; i < slices; i++) {
         const schedule_slice *s = &e->slice[i];
         const request *r = e->running[s->seq];
         e->start[i] = rows, e->source[i] = r->source, e->slot[i] = r->slot, e->past[i] = r->past;
         memcpy(e->ids + rows, r->ids + r->past, (size_t)s->rows * sizeof *e->ids);
-        for (int t = 0; t < s->rows; t++) note_digest(e, (uint64_t)r->ids[r->past + t]);
-        note_digest(e, r->id);
-        note_digest(e, (uint64_t)r->past << 32 ^ (uint64_t)r->source << 16 ^ (uint64_t)r->slot);
+        const int64_t numbers[] = { (int64_t)r->id, r->past, s->rows, r->source, r->slot };
+        note_digest(e, numbers, sizeof numbers); /* the tokens were noted when they came */
         rows += s->rows;
         if (s->out) e->out_row[outs] = rows - 1, e->out_seq[outs++] = s->seq;
     }
@@ -523,7 +515,7 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
 {
     queued *q;
     request_progress p;
-    note_digest(e, (uint64_t)c->token);
+    note_digest(e, &c->token, sizeof c->token);
     e->stats.output_tokens++;
     PLP_TRY(request_append(r, c->token, &p));
     PLP_TRY(add_event(e, PLP_EVENT_TOKEN, r, &q));

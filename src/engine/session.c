@@ -62,13 +62,17 @@ static plp_status check_compute(plp_number compute, const model_config *c)
                     plp_dtype_name(stored[compute]), plp_dtype_name(c->dtype));
 }
 
-/* What follows from the model's sizes: a step always has room for a piece of a prompt that ends where it may, whatever else it computes; and
- * as many states are kept as memory is given for. */
+int engine_step_tokens(const model_options *o, const model_config *c)
+{
+    const int grain = o->backend->grain > 0 ? o->backend->grain : o->deterministic ? (int)c->chunk : 1, least = o->max_seqs - 1 + grain;
+    return o->max_tokens < least ? least : o->max_tokens;
+}
+
+/* What follows from the model's sizes. */
 static plp_status fit(const plp_engine_options *in, const tp_group *g, const model_config *c, model_options *o)
 {
     model_plan p;
-    const int grain = o->backend->grain > 0 ? o->backend->grain : o->deterministic ? (int)c->chunk : 1;
-    if (o->max_tokens < o->max_seqs - 1 + grain) o->max_tokens = o->max_seqs - 1 + grain;
+    o->max_tokens = engine_step_tokens(o, c);
     if (in->cache == PLP_CACHE_NONE || in->cache_states > 0 || in->cache_bytes == 0) return PLP_OK;
     PLP_TRY(model_plan_make(&p, c, 0, tp_size(g))); /* none has more than rank 0 */
     o->slots = o->max_seqs + (int)(in->cache_bytes / model_slot_bytes(&p, c, o));

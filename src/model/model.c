@@ -107,10 +107,9 @@ static plp_status measure(model *m)
     model_weights_lay_out(&m->weights, &weights, &m->plan, &m->config);
     lay_out_states(m, &states);
     lay_out_work(m, &work);
-    m->memory = (model_memory){ .weights = weights.used,
-                                .states = states.used,
-                                .work = work.used,
-                                .slot = model_slot_bytes(&m->plan, &m->config, &m->options) };
+    m->memory = (model_memory){
+        .weights = weights.used, .states = states.used, .work = work.used, .slot = model_slot_bytes(&m->plan, &m->config, &m->options)
+    };
     return PLP_OK;
 }
 

@@ -236,6 +236,46 @@ static void examine(model *m, bool once, bool report)
         }
 }
 
+/* Collective.  A hundred prompts with 2,000 tokens in common and twenty of their own, with a cache: the common ones are computed once, and
+ * what they give, as some of them show that are computed alone, is the same. */
+static void share(model *m)
+{
+    enum { PROMPTS = 100, COMMON = 2000, OWN = 20, ALONE = 25 };
+    static int ids[PROMPTS][COMMON + OWN];
+    const int had = count;
+    job *const had_jobs = jobs;
+    state = 11;
+    count = PROMPTS;
+    if (CHECK((jobs = calloc(PROMPTS, sizeof *jobs)) != NULL)) {
+        plp_engine *e = NULL;
+        for (int i = 0; i < PROMPTS; i++) {
+            for (int k = 0; k < COMMON + OWN; k++) ids[i][k] = i > 0 && k < COMMON ? ids[0][k] : below((int)model_config_of(m)->vocab_used);
+            jobs[i].given = plp_request_defaults();
+            jobs[i].given.ids = ids[i], jobs[i].given.count = COMMON + OWN;
+            jobs[i].given.max_tokens = 2, jobs[i].given.logprobs = 0, jobs[i].given.sampling.seed = (uint64_t)i;
+        }
+        CHECK(engine_create(&e, m, NULL, &(engine_options){ 0 }) == PLP_OK);
+        for (int i = 0; i < PROMPTS; i += ALONE) {
+            CHECK(run_jobs(e, i, i + 1, 1) == PLP_OK);
+            jobs[i].alone = jobs[i].got;
+        }
+        engine_destroy(&e);
+        for (plp_cache cache = PLP_CACHE_ALIGN; cache <= PLP_CACHE_ALL; cache++) {
+            plp_engine_stats stats;
+            CHECK(engine_create(&e, m, NULL, &(engine_options){ .cache = cache }) == PLP_OK);
+            CHECK(run_jobs(e, 0, PROMPTS, PROMPTS) == PLP_OK);
+            plp_engine_statistics(e, &stats);
+            engine_destroy(&e);
+            CHECK(stats.prefill_tokens + stats.cached_tokens == PROMPTS * (COMMON + OWN));
+            if (!CHECK(20 * stats.prefill_tokens <= PROMPTS * (COMMON + OWN)))
+                printf("%lld of %d prompt tokens computed\n", (long long)stats.prefill_tokens, PROMPTS * (COMMON + OWN));
+            for (int i = 0; i < PROMPTS; i += ALONE) CHECK(equal(&jobs[i].got, &jobs[i].alone));
+        }
+    }
+    free(jobs);
+    jobs = had_jobs, count = had;
+}
+
 /* Collective.  The last rank's requests differ: in a token, or in their length, so that the ranks' next sums would have other sizes. */
 static void plant_difference(model *m, tp_group *g)
 {
@@ -293,6 +333,7 @@ int main(int argc, char **argv)
     CHECK(jobs != NULL && model_source_open(&source, PLP_DEMO, NULL) == PLP_OK);
     if (jobs && source && (m = make_model(g, source, NULL)) != NULL) {
         examine(m, argc == 4, tp_rank(g) == 0 && argc >= 3);
+        share(m);
         plant_difference(m, g);
         model_destroy(&m);
         if (tp_size(g) > 1 && tp_rank(g) == 0) examine_ranks(source);

@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch 
         }
         for (; t < end; t++) advance(row(t), t);
     }
-    if (decode) keep_window<S, V, W>(a, b.dst_slot[first], ch, win);
+    if (decode) keep_window<S, V, W>(a, b.dst_slot[(int)first], ch, win);
 }
 
 /* The new states of prefill slices: one thread reads all of its channels' columns, then writes them. */
