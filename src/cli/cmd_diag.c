@@ -55,7 +55,9 @@ static void print(const tp_flight *all, int count)
     if (count < all[0].size) printf("%d of %d ranks: the others wrote nothing\n", count, all[0].size);
     const int64_t seq = tp_flight_difference(all, count);
     if (seq == 0) {
-        printf("no difference: every recorded collective is the same on these ranks\n");
+        const tp_flight_row *end = all[0].rows > 0 ? &all[0].row[all[0].rows - 1] : NULL;
+        printf("no difference: these ranks did the same%s\n", end != NULL && !end->done ? ", and all are in the last collective:" : "");
+        if (end != NULL && !end->done) print_record(end);
         return;
     }
     printf("first difference: collective %lld\n", (long long)seq);
