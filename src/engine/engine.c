@@ -411,7 +411,7 @@ static plp_status check_digests(plp_engine *e)
         if (e->digests[i] != e->digests[0]) used += snprintf(ranks + used, sizeof ranks - (size_t)used, "%s%d", used ? ", " : "", i);
     if (ranks[0] == 0) return PLP_OK;
     return PLP_FAIL(PLP_ERR_DISAGREE,
-                    "rank %s: another schedule or token than rank 0's; step %lld; fix: make the same calls on every rank, on processors of "
+                    "rank %s: other requests, schedule or tokens than rank 0's; step %lld; fix: make the same calls on every rank, on processors of "
                     "one kind",
                     ranks, (long long)e->step);
 }
