@@ -1,9 +1,9 @@
 #!/bin/sh
 # kill_resume.sh POLYLEPIS MODEL N [NP [SEED]] -- kills a batch job N times and goes on with it each time.
 #
-# One undisturbed job says what comes out and how long it takes.  Then N jobs are started, and in each a random rank is killed (SIGKILL) at
-# a random moment, in every second job twice; started again, each must give the same bytes, and leave nothing behind.  No job may take
-# longer than five minutes.
+# One undisturbed job says what comes out.  Then N jobs are started, and in each a random rank is killed (SIGKILL) at a random moment, in
+# every second job twice; started again, each must give the same bytes, and leave nothing behind.  A moment is a number of finished lines,
+# or a time after the start for one in five, so that it does not depend on the machine's speed.  No job may take longer than five minutes.
 set -u
 polylepis=$1 model=$2 n=$3 np=${4:-2} seed=${5:-1} lines=100
 work=$(mktemp -d)
@@ -25,28 +25,34 @@ start() { # start OUTPUT: in the background; leaves $job
         >"$work/log" 2>&1 </dev/null &
     job=$!
 }
-now() { date +%s%N | cut -c 1-13; }
+# reach MOMENT: waits until so many lines are finished, or -MOMENT * 20 ms, or the end of the job
+reach() {
+    if [ "$1" -lt 0 ]; then
+        sleep "$(awk -v m="$1" 'BEGIN { print -m / 50 }')"
+    else
+        until [ "$(($(cat "$work/out.part" 2>/dev/null | wc -l) - 1))" -ge "$1" ] || ! kill -0 "$job" 2>/dev/null; do sleep 0.005; done
+    fi
+}
 child() { cat /proc/"$1"/task/*/children 2>/dev/null; }
 ranks() { for launcher in $(child "$job"); do child "$launcher"; done; }
 
-begin=$(now)
 start "$work/whole"
 wait "$job"
 rc=$?
-took=$(($(now) - begin))
 [ "$rc" = 3 ] && [ "$(wc -l <"$work/whole")" = $lines ] || { echo "undisturbed: exit $rc" && cat "$work/log" && exit 1; }
 
 killed=0 early=0 resumed=0 dead=0
-awk -v seed="$seed" -v n="$n" -v took="$took" -v np="$np" 'BEGIN {
+awk -v seed="$seed" -v n="$n" -v np="$np" -v most=$((lines - 4)) 'function moment() { return int(1.25 * most * rand() - 0.25 * most) }
+BEGIN {
     srand(seed)
-    for (i = 0; i < n; i++) print int(0.9 * took * rand()), int(0.9 * took * rand()), 1 + int(np * rand()), 1 + int(np * rand()), i % 2
+    for (i = 0; i < n; i++) print moment(), moment(), 1 + int(np * rand()), 1 + int(np * rand()), i % 2
 }' >"$work/plan"
 while read -r first second rank1 rank2 twice; do
     rm -f "$work"/out*
     for attempt in "$first $rank1" "$second $rank2"; do
         [ "$attempt" = "$second $rank2" ] && [ "$twice" = 0 ] && continue
         start "$work/out"
-        sleep "$(awk -v ms="${attempt% *}" 'BEGIN { print ms / 1000 }')"
+        reach "${attempt% *}"
         victim=
         while [ -z "$victim" ] && kill -0 "$job" 2>/dev/null; do # it may not have started yet
             victim=$(ranks | tr ' ' '\n' | grep . | sed -n "${attempt#* }p")
@@ -62,9 +68,9 @@ while read -r first second rank1 rank2 twice; do
         start "$work/out"
         wait "$job"
         rc=$?
-        [ "$rc" = 3 ] || { echo "resumed at $first ms: exit $rc" && cat "$work/log" && exit 1; }
+        [ "$rc" = 3 ] || { echo "resumed at $first: exit $rc" && cat "$work/log" && exit 1; }
     fi
-    cmp "$work/whole" "$work/out" || { echo "killed at $first ms: another output" && exit 1; }
+    cmp "$work/whole" "$work/out" || { echo "killed at $first: another output" && exit 1; }
     [ -z "$(find "$work" -name 'out.*')" ] || { echo "left behind: $(find "$work" -name 'out.*')" && exit 1; }
 done <"$work/plan"
-echo "$n jobs of $took ms at np $np: $killed kills, $early that met no rank; $resumed resumed, $dead lines kept; all outputs identical"
+echo "$n jobs at np $np: $killed kills, $early that met no rank; $resumed resumed, $dead lines kept; all outputs identical"
