@@ -18,6 +18,10 @@ benches="--shape codestral-7b --batch 1,2,4,8,64
 --shape mamba2-2.7b --batch 64,256 --state-dtype bf16
 --shape codestral-7b --mode prefill --tokens 2048,8192,32768
 --shape mamba2-2.7b --mode prefill --tokens 2048,8192,32768
+--shape falcon-mamba-7b --batch 1,8,64
+--shape falcon-mamba-7b --mode prefill --tokens 8192
+--shape falcon-mamba-7b --mode kernels --batch 1 --tokens 8192
+--shape codestral-7b --mode throughput --batch 256 --state-dtype bf16 --num-prompts 512 --input-len 64:256 --output-len 128:128 --max-batch-tokens 2048
 --shape codestral-7b --mode kernels --batch 64 --tokens 8192
 --shape mamba2-2.7b --mode kernels --batch 64 --tokens 8192"
 

@@ -3,7 +3,7 @@
 #
 # One undisturbed job says what comes out and how long it takes.  Then N jobs are started, and in each a random rank is killed (SIGKILL) at
 # a random moment, in every second job twice; started again, each must give the same bytes, and leave nothing behind.  No job may take
-# longer than a minute.
+# longer than five minutes.
 set -u
 polylepis=$1 model=$2 n=$3 np=${4:-2} seed=${5:-1} lines=100
 work=$(mktemp -d)
@@ -21,7 +21,7 @@ awk -v seed="$seed" -v lines=$lines 'BEGIN {
 }' >"$work/in.jsonl"
 
 start() { # start OUTPUT: in the background; leaves $job
-    timeout -k 5 60 "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" run-batch -q --model "$model" -i "$work/in.jsonl" -o "$1" --max-seqs 8 \
+    timeout -k 5 300 "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" run-batch -q --model "$model" -i "$work/in.jsonl" -o "$1" --max-seqs 8 \
         >"$work/log" 2>&1 </dev/null &
     job=$!
 }

@@ -22,6 +22,8 @@ void plp_log_identity(int rank, int size, const char *host)
     snprintf(state.host, sizeof state.host, "%s", host);
 }
 
+int plp_log_rank(void) { return state.rank; }
+
 void plp_log_threshold(plp_log_level level) { state.threshold = level; }
 
 static void put(char *line, size_t used, size_t room)

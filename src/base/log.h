@@ -13,6 +13,7 @@ typedef enum { PLP_LOG_NONE = -1, PLP_LOG_ERROR, PLP_LOG_WARN, PLP_LOG_INFO, PLP
 
 /* Who speaks.  size <= 1: no prefix. */
 void plp_log_identity(int rank, int size, const char *host);
+int plp_log_rank(void);
 /* The highest level that is written; PLP_LOG_NONE at start: a library does not speak unless its program lets it.  Rank 0 alone writes
  * PLP_LOG_INFO. */
 void plp_log_threshold(plp_log_level level);

@@ -138,12 +138,9 @@ static plp_status take_lines(loop *l, size_t wanted)
         l->end = !more;
         if (!more) break;
         l->next = line.number + 1;
-        if (batch_output_has(job->output, line.number))
-            ;
-        else if (bad != PLP_OK)
-            st = put_error(l, &r, bad);
-        else
-            st = pack(l, &line), taken += (size_t)r.n;
+        const bool done = batch_output_has(job->output, line.number);
+        if (!done && bad != PLP_OK) st = put_error(l, &r, bad);
+        if (!done && bad == PLP_OK) st = pack(l, &line), taken += (size_t)r.n;
         batch_request_free(&r);
         PLP_TRY(st);
     }

@@ -1,20 +1,25 @@
 #include "cli/cli.h"
 
+#include "cli/abort.h"
 #include "cli/commands.h"
 #include "cli/sampling.h"
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "tp/handshake.h"
+#include "tp/stamp.h"
+#include "tp/watchdog.h"
 
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-static const cli_command *const commands[] = { &cli_generate, &cli_run_batch, &cli_logits, &cli_perplexity,
-                                               &cli_convert,  &cli_inspect,   &cli_verify, &cli_bench };
+static const cli_command *const commands[] = { &cli_generate, &cli_run_batch, &cli_logits, &cli_perplexity, &cli_convert,
+                                               &cli_inspect,  &cli_verify,    &cli_bench,  &cli_diag };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* ------------------------------------------------------------------------------------------------------------ common options */
@@ -24,7 +29,9 @@ static struct {
     int cache;
     int64_t threads, batch_tokens, slice, cache_block, cache_memory;
     bool deterministic, quiet;
-} common;
+    int64_t watchdog;
+    const char *diag;
+} common = { .watchdog = 30 };
 
 static const plp_option model_options[] = {
     { "--model", "-m", "PATH", PLP_OPTION_TEXT, &common.model, 1, 0, "model file (polylepis convert) or checkpoint directory" },
@@ -47,6 +54,10 @@ static const plp_option model_options[] = {
       "the same bits whatever else is computed (on the CPU always)" },
 };
 static const plp_option general_options[] = {
+    { "--watchdog", NULL, "SECONDS", PLP_OPTION_INT, &common.watchdog, 0, 86400,
+      "end the job when a rank is stopped, or holds up the others\nfor so long; default 30, 0: off" },
+    { "--diag", NULL, "DIR", PLP_OPTION_TEXT, &common.diag, 1, 0,
+      "when the job ends abnormally, each rank's last collectives\ngo there, for polylepis diag; default: $PLP_DIAG_DIR" },
     { "--quiet", "-q", NULL, PLP_OPTION_FLAG, &common.quiet, 0, 0, "nothing on stderr but warnings and errors" },
     { "--help", "-h", NULL, PLP_OPTION_FLAG, &(bool){ false }, 0, 0, "this text" }, /* was seen to before */
 };
@@ -147,6 +158,7 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
     if ((*command)->model && !(*command)->model_optional && common.model == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--model is missing; command line; fix: polylepis %s", (*command)->usage);
     c->quiet = common.quiet;
+    cli_diag_directory(common.diag);
     if (c->quiet) plp_log_threshold(PLP_LOG_WARN);
     c->model = (plp_engine_options){
         .model = common.model,
@@ -165,6 +177,13 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
     return PLP_OK;
 }
 
+/* The same program and libraries everywhere, before anything is read: other ranks' bytes would mean something else. */
+static plp_status compare_programs(const cli *c)
+{
+    tp_claim claims[TP_CLAIMS];
+    return tp_handshake(c->group, claims, cli_program_claims(claims));
+}
+
 static plp_status run(cli *c, int argc, char **argv)
 {
     const cli_command *command = NULL;
@@ -172,7 +191,9 @@ static plp_status run(cli *c, int argc, char **argv)
     c->rank = tp_rank(c->group), c->size = tp_size(c->group);
     plp_log_identity(c->rank, c->size, tp_host(c->group));
     PLP_TRY(check_launch(c));
+    PLP_TRY(compare_programs(c));
     PLP_TRY(tp_agree(c->group, read_command_line(c, argc, argv, &command)));
+    PLP_TRY(tp_agree(c->group, tp_watchdog_start(c->group, (double)common.watchdog, cli_watchdog_ends)));
     PLP_TRY(command->run(c));
     if (fflush(stdout) != 0 || ferror(stdout)) return PLP_FAIL(PLP_ERR_IO, "cannot write to standard output; fix: check where it goes");
     return PLP_OK;
@@ -188,6 +209,8 @@ static int leave(cli *c, plp_status st)
     const int place = st == PLP_ERR_REMOTE ? c->size : c->rank; /* the rank that it heard of has more to say */
     int mine = st == PLP_OK ? INT_MAX : place * CODES + plp_status_exit(st), first = INT_MAX, all_here = 0;
     MPI_Request request;
+    if (PLP_FAULT_AT("leave") != PLP_OK) st = PLP_ERR_INTERNAL;
+    tp_stamp(TP_LEAVE, 0);
     MPI_Iallreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD, &request);
     for (;;) {
         MPI_Test(&request, &all_here, MPI_STATUS_IGNORE);
@@ -196,9 +219,12 @@ static int leave(cli *c, plp_status st)
     }
     if (!all_here) {
         plp_log_failure(st);
-        MPI_Abort(MPI_COMM_WORLD, plp_status_exit(st));
+        cli_dump(false);
+        cli_abort(st);
     }
     if (first != INT_MAX && first == mine) plp_log_failure(st);
+    if (first != INT_MAX) cli_dump(true);
+    tp_watchdog_stop();
     tp_group_destroy(&c->group);
     MPI_Finalize();
     return first == INT_MAX ? 0 : first % CODES;

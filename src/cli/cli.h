@@ -7,6 +7,7 @@
 
 #include "base/options.h"
 #include "polylepis/engine.h"
+#include "tp/handshake.h"
 #include "tp/tp.h"
 
 enum { CLI_WORDS = 4 };
@@ -38,6 +39,9 @@ int cli_main(int argc, char **argv);
 /* Collective.  A whole file, read by rank 0 alone: a file that only some ranks can see must not hang the others.  NUL behind it; *text is
  * the caller's to free. */
 plp_status cli_read_input(const cli *c, const char *path, size_t most, char **text, size_t *bytes);
+
+/* What must be the same on all ranks before they begin: build and libraries.  Their number. */
+int cli_program_claims(tp_claim *claims);
 
 /* --version: the program's and of what it was built with and finds. */
 void cli_print_version(void);

@@ -2,11 +2,13 @@
 #include "cli/commands.h"
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "engine/score.h"
 #include "engine/session.h"
 #include "io/logits_file.h"
+#include "tp/stamp.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,9 +78,11 @@ typedef struct {
 
 static plp_status write_row(void *arg, int64_t index, const float *logits)
 {
-    (void)index;
     const sink *s = arg;
-    return s->writer == NULL ? PLP_OK : io_logits_append(s->writer, logits, 1);
+    if (s->writer == NULL) return PLP_OK;
+    tp_stamp(TP_OUTPUT, index);
+    PLP_TRY(PLP_FAULT_AT("write"));
+    return io_logits_append(s->writer, logits, 1);
 }
 
 static plp_status score_record(const cli *c, engine_session *s, sink *out, const record *r)

@@ -4,6 +4,6 @@
 
 #include "cli/cli.h"
 
-extern const cli_command cli_generate, cli_run_batch, cli_logits, cli_perplexity, cli_convert, cli_inspect, cli_verify, cli_bench;
+extern const cli_command cli_generate, cli_run_batch, cli_logits, cli_perplexity, cli_convert, cli_inspect, cli_verify, cli_bench, cli_diag;
 
 #endif

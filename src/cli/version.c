@@ -15,49 +15,93 @@
         memcpy(&(function), &symbol_, sizeof symbol_);                                                                                     \
     } while (0)
 
-static void print_mpi(void)
+/* A library: what the program was built with, and what it runs with. */
+typedef struct {
+    const char *name;
+    char built[64], found[TP_CLAIM];
+} library;
+
+static library mpi(void)
 {
+    library l = { .name = "MPI" };
     char found[MPI_MAX_LIBRARY_VERSION_STRING];
     int length;
     MPI_Get_library_version(found, &length); /* may be called before MPI_Init */
     found[strcspn(found, ",\n")] = 0;
+    snprintf(l.found, sizeof l.found, "%.90s", found);
 #ifdef OPEN_MPI
-    printf("MPI   built with Open MPI %d.%d.%d (MPI %d.%d), found %s\n", OMPI_MAJOR_VERSION, OMPI_MINOR_VERSION, OMPI_RELEASE_VERSION,
-           MPI_VERSION, MPI_SUBVERSION, found);
+    snprintf(l.built, sizeof l.built, "Open MPI %d.%d.%d (MPI %d.%d)", OMPI_MAJOR_VERSION, OMPI_MINOR_VERSION, OMPI_RELEASE_VERSION,
+             MPI_VERSION, MPI_SUBVERSION);
 #else
-    printf("MPI   built with MPI %d.%d, found %s\n", MPI_VERSION, MPI_SUBVERSION, found);
+    snprintf(l.built, sizeof l.built, "MPI %d.%d", MPI_VERSION, MPI_SUBVERSION);
 #endif
+    return l;
 }
 
-static void print_hdf5(void)
+static library hdf5(void)
 {
+    library l = { .name = "HDF5" };
     unsigned major = 0, minor = 0, release = 0;
     H5get_libversion(&major, &minor, &release);
-    printf("HDF5  built with %s, found %u.%u.%u\n", H5_VERS_INFO, major, minor, release);
+    snprintf(l.built, sizeof l.built, "%s", H5_VERS_INFO);
+    snprintf(l.found, sizeof l.found, "%u.%u.%u", major, minor, release);
+    return l;
 }
 
 /* What CUDA's and NCCL's version calls say: 1000 major + 10 minor, and 10000 major + 100 minor + patch. */
-static void print_cuda(void)
+static library cuda(void)
 {
-    int cuda = 0, nccl = 0;
+    library l = { .name = "CUDA" };
+    int cuda = 0;
     int (*version)(int *);
     ASK(version, "cudaRuntimeGetVersion");
     if (version != NULL) version(&cuda);
+#ifdef PLP_CUDA
+    snprintf(l.built, sizeof l.built, "%s", PLP_CUDA_BUILT);
+    snprintf(l.found, sizeof l.found, "%d.%d", cuda / 1000, cuda % 1000 / 10);
+#endif
+    return l;
+}
+
+static library nccl(void)
+{
+    library l = { .name = "NCCL" };
+    int nccl = 0;
+    int (*version)(int *);
     ASK(version, "ncclGetVersion");
     if (version != NULL) version(&nccl);
 #ifdef PLP_CUDA
-    printf("CUDA  built with %s, found %d.%d\n", PLP_CUDA_BUILT, cuda / 1000, cuda % 1000 / 10);
-    printf("NCCL  built with %s, found %d.%d.%d\n", PLP_NCCL_BUILT, nccl / 10000, nccl / 100 % 100, nccl % 100);
-#else
-    printf("CUDA  built without\nNCCL  built without\n");
+    snprintf(l.built, sizeof l.built, "%s", PLP_NCCL_BUILT);
+    snprintf(l.found, sizeof l.found, "%d.%d.%d", nccl / 10000, nccl / 100 % 100, nccl % 100);
 #endif
+    return l;
+}
+
+enum { LIBRARIES = 4 };
+static void ask_all(library all[LIBRARIES]) { all[0] = mpi(), all[1] = hdf5(), all[2] = cuda(), all[3] = nccl(); }
+
+int cli_program_claims(tp_claim *claims)
+{
+    library all[LIBRARIES];
+    ask_all(all);
+    claims[0] = (tp_claim){ .name = "build", .text = PLP_BUILD };
+    for (int i = 0; i < LIBRARIES; i++) {
+        claims[1 + i] = (tp_claim){ .name = all[i].name };
+        memcpy(claims[1 + i].text, all[i].found, sizeof all[i].found);
+    }
+    return 1 + LIBRARIES;
 }
 
 void cli_print_version(void)
 {
-    printf("polylepis %s\n", plp_version());
-    print_mpi();
-    print_hdf5();
-    printf("BLAS  none: the CPU's matrix products are the program's own\n");
-    print_cuda();
+    library all[LIBRARIES];
+    ask_all(all);
+    printf("polylepis %s\nbuild %s\n", plp_version(), PLP_BUILD);
+    for (int i = 0; i < LIBRARIES; i++) {
+        if (all[i].built[0] == 0)
+            printf("%-5s built without\n", all[i].name);
+        else
+            printf("%-5s built with %s, found %s\n", all[i].name, all[i].built, all[i].found);
+        if (i == 1) printf("BLAS  none: the CPU's matrix products are the program's own\n");
+    }
 }

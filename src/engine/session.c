@@ -1,7 +1,10 @@
 #include "engine/session.h"
 
 #include "base/error.h"
+#include "tp/handshake.h"
+#include "tp/stamp.h"
 
+#include <stdio.h>
 #include <string.h>
 
 enum { DEFAULT_SEQS = 16, DEFAULT_BATCH_TOKENS = 512 };
@@ -90,22 +93,35 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
 }
 
 /* Ranks may differ in the device's ordinal and in nothing else. */
-static plp_status check_equal(const engine_session *s, const model_options *o)
+static plp_status compare(const engine_session *s, const model_options *o)
 {
-    const int64_t numbers[] = { o->backend == kn_cuda(), o->comm,     o->f32,      o->ssm_dtype, o->deterministic,
-                                o->max_tokens,           o->max_seqs, o->max_outs, o->slots };
-    const char *digest = model_source_digest(s->source);
-    PLP_TRY(tp_same(s->group, "the options and devices", numbers, sizeof numbers));
-    return tp_same(s->group, "the model file", digest, strlen(digest));
+    tp_claim claims[] = { { .name = "options" }, { .name = "device" }, { .name = "model file" } };
+    snprintf(claims[0].text, TP_CLAIM, "dtype %s, state %s, comm %d%s, %d tokens, %d seqs, %d outs a step, %d slots",
+             o->f32 ? "f32" : "stored", plp_dtype_name(o->ssm_dtype), (int)o->comm, o->deterministic ? ", deterministic" : "",
+             o->max_tokens, o->max_seqs, o->max_outs, o->slots);
+    snprintf(claims[1].text, TP_CLAIM, "%s", o->backend->name);
+    snprintf(claims[2].text, TP_CLAIM, "%s", model_source_digest(s->source));
+    return tp_handshake(s->group, claims, sizeof claims / sizeof *claims);
+}
+
+/* NCCL may hang on two ranks of one GPU, by whatever number each knows it. */
+static plp_status check_devices(const engine_session *s, const model_options *o)
+{
+    char identity[TP_CLAIM];
+    if (o->backend != kn_cuda() || o->comm == TP_COMM_MPI) return PLP_OK;
+    o->backend->identity(o->device, identity, sizeof identity);
+    return tp_own_devices(s->group, identity);
 }
 
 plp_status engine_session_open(engine_session *s, MPI_Comm comm, const plp_engine_options *options, int max_outs)
 {
     model_options o;
     *s = (engine_session){ 0 };
+    tp_stamp(TP_OPEN, 0);
     PLP_TRY(tp_group_create(&s->group, comm));
     PLP_TRY(tp_agree(s->group, open_local(s, options, max_outs, &o)));
-    PLP_TRY(check_equal(s, &o));
+    PLP_TRY(compare(s, &o));
+    PLP_TRY(check_devices(s, &o));
     return model_create(&s->model, s->source, s->group, &o);
 }
 

@@ -309,6 +309,8 @@ typedef struct kn_backend {
     plp_status (*read_time)(kn_context *c, size_t bytes, double *seconds);
     /* A line that says what computes: "AMD EPYC, 2 threads, avx512_bf16", "NVIDIA H200, CUDA 13.0". */
     void (*describe)(kn_context *c, char *line, size_t size);
+    /* Which piece of hardware an ordinal stands for, whatever this process calls it: the PCI address; the CPU's: the host's name. */
+    void (*identity)(int device, char *text, size_t size);
 
     plp_status (*embed)(kn_context *c, const kn_embed_args *a);
     plp_status (*add_norm)(kn_context *c, const kn_add_norm_args *a);

@@ -1,6 +1,8 @@
 #include "model/state.h"
 
 #include "base/error.h"
+#include "base/fault.h"
+#include "tp/stamp.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -119,6 +121,7 @@ static plp_status compute(model *m, const model_step *s)
                         .pending = &pending };
     for (int64_t i = 0; i < m->config.layers; i++) {
         m->probe.layer = i;
+        tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
         call.w = m->weights.layers + i;
         PLP_TRY(m->kind->forward(&call));
         PLP_TRY(show_residual(m, s, &pending));
@@ -140,6 +143,9 @@ plp_status model_forward(model *m, const model_step *s)
     PLP_TRY(check_step(m, s));
     m->outs = s->outs;
     if (s->tokens == 0) return PLP_OK;
+    m->steps++;
+    tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
+    PLP_TRY(PLP_FAULT_AT("forward"));
     m->input = (m->input + 1) % MODEL_FLIGHTS;
     PLP_TRY(upload(m, s));
     if (repeats(m, s)) {
@@ -197,13 +203,21 @@ plp_status model_candidates_begin(model *m, int rows, const kn_sample_row *row, 
     return kn->mark(m->context, flight);
 }
 
+/* For a step on a device, whose collectives other ranks may be late for. */
+static plp_status wait_for_device(model *m, int flight)
+{
+    if (m->plan.size == 1 || !tp_capturable(m->group)) return m->kn->wait(m->context, flight);
+    return TP_WAIT(TP_DEVICE, 0, m->kn->wait(m->context, flight));
+}
+
 plp_status model_candidates_end(model *m, kn_candidates *all)
 {
     const int flight = m->ended % MODEL_FLIGHTS, rows = m->candidate_rows[flight];
     if (m->ended == m->begun) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates read that were never begun");
     m->ended++;
     if (rows == 0) return PLP_OK;
-    PLP_TRY(m->kn->wait(m->context, flight));
+    PLP_TRY(PLP_FAULT_AT("sample"));
+    PLP_TRY(wait_for_device(m, flight));
     return tp_gather_all(m->group, m->candidates_host[flight], (size_t)rows * sizeof *all, all);
 }
 

@@ -44,6 +44,7 @@ struct model {
     int *penalties; /* ids, then hits; (2, MODEL_PENALTIES) */
     int *maps;      /* group map, then first channels of norm groups */
     int outs;       /* of the last step */
+    int64_t steps;  /* so far */
 
     kn_candidates *candidates_host[MODEL_FLIGHTS];
     int candidate_rows[MODEL_FLIGHTS], begun, ended; /* halves of model_candidates, counted */

@@ -1,7 +1,9 @@
 #include "model/weights.h"
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/log.h"
+#include "tp/stamp.h"
 
 #include <math.h>
 #include <stddef.h>
@@ -96,6 +98,8 @@ static plp_status load_band(loader *l, model_band band, int64_t layer, plp_dtype
     for (int64_t at = 0; at < own.count; at += most) {
         const int64_t n = own.count - at < most ? own.count - at : most;
         const size_t bytes = (size_t)(n * across) * plp_dtype_size(dtype);
+        tp_stamp(TP_LOAD, (int64_t)l->done);
+        PLP_TRY(PLP_FAULT_AT("load"));
         PLP_TRY(l->read(l->arg, band, layer, own.first + at, n, l->stage, dtype));
         if (dtype == PLP_F32) finish_piece(band, (float *)l->stage, n * across);
         PLP_TRY(l->kn->to_device(l->context, *to, l->stage, bytes));

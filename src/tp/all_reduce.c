@@ -1,6 +1,7 @@
 #include "tp/group.h"
 
 #include "base/error.h"
+#include "base/fault.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -69,6 +70,7 @@ plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context
     g->backend = backend, g->context = context;
     g->kind = kind != TP_COMM_AUTO ? kind : device ? TP_COMM_NCCL : TP_COMM_MPI;
     if (g->size == 1) return PLP_OK;
+    tp_stamp_page()->queues = g->kind == TP_COMM_NCCL;
     if (g->kind == TP_COMM_NCCL) return tp_nccl_create(g);
     const size_t one_shot = (size_t)ONE_SHOT * 4 * (size_t)g->size; /* every rank's copy of a small message */
     g->room = most_bytes + 64 * (size_t)g->size > one_shot ? most_bytes + 64 * (size_t)g->size : one_shot;
@@ -76,17 +78,28 @@ plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context
     return tp_agree(g, device ? PLP_ALLOCATED(g->mirror = malloc(most_bytes)) : PLP_OK);
 }
 
-plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype)
+/* Through host memory: the mirror is free for the next call when this one returns. */
+static plp_status sum_device_by_mpi(tp_group *g, void *data, int64_t count, plp_dtype dtype)
 {
-    if (g->size == 1 || count == 0) return PLP_OK;
-    if (g->kind == TP_COMM_NCCL) return tp_nccl_sum(g, data, count, dtype);
-    if (g->mirror == NULL) return tp_sum_host(g, data, count, dtype);
     const size_t bytes = (size_t)count * plp_dtype_size(dtype);
     PLP_TRY(g->backend->to_host(g->context, g->mirror, data, bytes));
     PLP_TRY(g->backend->sync(g->context));
     PLP_TRY(tp_sum_host(g, g->mirror, count, dtype));
     PLP_TRY(g->backend->to_device(g->context, data, g->mirror, bytes));
-    return g->backend->sync(g->context); /* the mirror is free for the next call */
+    return g->backend->sync(g->context);
+}
+
+static plp_status sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
+{
+    if (g->kind == TP_COMM_NCCL) return tp_nccl_sum(g, data, count, dtype);
+    return g->mirror == NULL ? tp_sum_host(g, data, count, dtype) : sum_device_by_mpi(g, data, count, dtype);
+}
+
+plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype)
+{
+    if (g->size == 1 || count == 0) return PLP_OK;
+    PLP_TRY(PLP_FAULT_AT("collective"));
+    return TP_WAIT(TP_ALL_REDUCE, (size_t)count * plp_dtype_size(dtype), sum(g, data, count, dtype));
 }
 
 bool tp_capturable(const tp_group *g) { return g->size == 1 || g->kind == TP_COMM_NCCL; }

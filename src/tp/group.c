@@ -64,7 +64,7 @@ const char *tp_host(const tp_group *g) { return g->host; }
 plp_status tp_agree(const tp_group *g, plp_status mine)
 {
     int lowest = mine == PLP_OK ? g->size : g->rank; /* the lowest rank that failed */
-    PLP_TRY(TP_MPI(MPI_Allreduce(MPI_IN_PLACE, &lowest, 1, MPI_INT, MPI_MIN, g->comm)));
+    PLP_TRY(TP_COLLECTIVE(g, TP_AGREE, sizeof lowest, MPI_Allreduce(MPI_IN_PLACE, &lowest, 1, MPI_INT, MPI_MIN, g->comm)));
     if (mine != PLP_OK || lowest == g->size) return mine;
     return PLP_FAIL(PLP_ERR_REMOTE, "rank %d failed; its own line says why", lowest);
 }
@@ -76,7 +76,7 @@ plp_status tp_broadcast(const tp_group *g, void *data, size_t bytes, int root)
 {
     for (size_t at = 0; at < bytes; at += MOST_BYTES) {
         const size_t n = bytes - at < MOST_BYTES ? bytes - at : MOST_BYTES;
-        PLP_TRY(TP_MPI(MPI_Bcast((char *)data + at, (int)n, MPI_BYTE, root, g->comm)));
+        PLP_TRY(TP_COLLECTIVE(g, TP_BROADCAST, n, MPI_Bcast((char *)data + at, (int)n, MPI_BYTE, root, g->comm)));
     }
     return PLP_OK;
 }
@@ -87,12 +87,12 @@ plp_status tp_same(const tp_group *g, const char *what, const void *data, size_t
     unsigned long long length = bytes;
     int differs = g->size;
     char *first = NULL;
-    PLP_TRY(TP_MPI(MPI_Bcast(&length, 1, MPI_UNSIGNED_LONG_LONG, 0, g->comm)));
+    PLP_TRY(tp_broadcast(g, &length, sizeof length, 0));
     PLP_TRY(tp_agree(g, PLP_ALLOCATED(first = malloc(length + 1))));
     if (g->rank == 0) memcpy(first, data, bytes);
     PLP_DO(tp_broadcast(g, first, length, 0));
     if (length != bytes || memcmp(first, data, bytes) != 0) differs = g->rank;
-    PLP_DO(TP_MPI(MPI_Allreduce(MPI_IN_PLACE, &differs, 1, MPI_INT, MPI_MIN, g->comm)));
+    PLP_DO(TP_COLLECTIVE(g, TP_AGREE, sizeof differs, MPI_Allreduce(MPI_IN_PLACE, &differs, 1, MPI_INT, MPI_MIN, g->comm)));
     if (differs < g->size)
         st = PLP_FAIL(PLP_ERR_DISAGREE, "rank %d has another %s than rank 0; fix: start every rank with the same files and options",
                       differs, what);
@@ -104,7 +104,7 @@ done:
 plp_status tp_gather_all(const tp_group *g, const void *mine, size_t bytes, void *all)
 {
     if (bytes > MOST_BYTES) return PLP_FAIL(PLP_ERR_INTERNAL, "gathering %zu bytes from a rank, at most %d", bytes, MOST_BYTES);
-    return TP_MPI(MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, g->comm));
+    return TP_COLLECTIVE(g, TP_GATHER, bytes, MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, g->comm));
 }
 
 plp_status tp_gather_all_v(const tp_group *g, const void *mine, size_t bytes, void *all, const size_t *each, const size_t *at)
@@ -119,12 +119,16 @@ plp_status tp_gather_all_v(const tp_group *g, const void *mine, size_t bytes, vo
         }
         counts[r] = (int)each[r], counts[g->size + r] = (int)at[r];
     }
-    st = TP_MPI(MPI_Allgatherv(mine, (int)bytes, MPI_BYTE, all, counts, counts + g->size, MPI_BYTE, g->comm));
+    st = TP_COLLECTIVE(g, TP_GATHER_UNEVEN, bytes,
+                       MPI_Allgatherv(mine, (int)bytes, MPI_BYTE, all, counts, counts + g->size, MPI_BYTE, g->comm));
 done:
     free(counts);
     return st;
 }
 
-plp_status tp_barrier(const tp_group *g) { return TP_MPI(MPI_Barrier(g->comm)); }
+plp_status tp_barrier(const tp_group *g) { return TP_COLLECTIVE(g, TP_BARRIER, 0, MPI_Barrier(g->comm)); }
 
-plp_status tp_max(const tp_group *g, double *value) { return TP_MPI(MPI_Allreduce(MPI_IN_PLACE, value, 1, MPI_DOUBLE, MPI_MAX, g->comm)); }
+plp_status tp_max(const tp_group *g, double *value)
+{
+    return TP_COLLECTIVE(g, TP_MAX, sizeof *value, MPI_Allreduce(MPI_IN_PLACE, value, 1, MPI_DOUBLE, MPI_MAX, g->comm));
+}

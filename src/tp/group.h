@@ -2,6 +2,7 @@
 #ifndef TP_GROUP_H
 #define TP_GROUP_H
 
+#include "tp/stamp.h"
 #include "tp/tp.h"
 
 enum { TP_HOST = 64 };
@@ -20,6 +21,9 @@ struct tp_group {
     size_t room;  /* bytes of each */
     void *nccl;   /* ncclComm_t */
 };
+
+/* An MPI call that ends when all ranks have come, as the watchdog and the flight recorder are to know it. */
+#define TP_COLLECTIVE(g, op, bytes, call) ((g)->size == 1 ? TP_MPI(call) : TP_WAIT(op, bytes, TP_MPI(call)))
 
 /* Sum over the ranks, in rank order, of host memory. */
 plp_status tp_sum_host(tp_group *g, void *data, int64_t count, plp_dtype dtype);

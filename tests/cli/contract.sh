@@ -68,7 +68,7 @@ apart 65 "index 0" "generate $quiet_demo --prompt-token-ids 1" "generate $quiet_
 apart 76 "requests" "generate $quiet_demo --prompt-token-ids 1,2,3" "generate $quiet_demo --prompt-token-ids 1,2"
 apart 76 "requests" "generate $quiet_demo --prompt a --seed 1" "generate $quiet_demo --prompt a --seed 1 --top-k 3"
 "$polylepis" convert "$demo" "$work/demo.h5" 2>/dev/null || fail "convert"
-apart 76 "the model file" "generate $quiet_demo --prompt a" "generate --model $work/demo.h5 -q --prompt a"
+apart 76 "another model file" "generate $quiet_demo --prompt a" "generate --model $work/demo.h5 -q --prompt a"
 
 # Without a launcher, and where Slurm started N programs that know nothing of each other.
 began=$(date +%s)

@@ -5,7 +5,7 @@ polylepis=$1 version=$2
 said=$("$polylepis" --version)
 [ "$(printf '%s\n' "$said" | head -1)" = "polylepis $version" ]
 for library in MPI HDF5 BLAS CUDA NCCL; do printf '%s\n' "$said" | grep -q "^$library "; done
-for command in generate run-batch logits perplexity convert inspect verify bench; do
+for command in generate run-batch logits perplexity convert inspect verify bench diag; do
     "$polylepis" --help | grep -q "^  $command "
     "$polylepis" $command --help | grep -q "^Usage: polylepis $command"
     [ "$("$polylepis" help $command)" = "$("$polylepis" $command -h)" ]

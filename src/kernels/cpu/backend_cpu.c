@@ -177,6 +177,7 @@ const kn_backend *kn_cpu(void)
         .memory = memory,
         .read_time = kn_read_time_cpu,
         .describe = kn_describe_cpu,
+        .identity = kn_identity_cpu,
         .embed = kn_embed_cpu,
         .add_norm = kn_add_norm_cpu,
         .linear = kn_linear_cpu,

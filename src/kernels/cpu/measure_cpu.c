@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Independent sums, so that the loop waits for memory and not for an addition. */
 static uint64_t read_all(const uint64_t *data, int64_t words, int threads)
@@ -50,6 +51,13 @@ void kn_describe_cpu(kn_context *c, char *line, size_t size)
         if (sscanf(text, "model name : %63[^\n]", name) == 1) break;
     if (f) fclose(f);
     snprintf(line, size, "%s, %d thread%s", name, c->threads, c->threads == 1 ? "" : "s");
+}
+
+void kn_identity_cpu(int device, char *text, size_t size)
+{
+    (void)device;
+    if (gethostname(text, size) != 0) snprintf(text, size, "unknown-host");
+    text[size - 1] = 0; /* a name that was cut has no end */
 }
 
 plp_status kn_feed_cpu(kn_context *c, int *ids, const kn_candidates *from, int rows)

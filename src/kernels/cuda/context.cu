@@ -2,6 +2,7 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/mixer_step.cuh"
 
+#include <cstdio>
 #include <cstdlib>
 
 plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file, int line)
@@ -136,6 +137,13 @@ static plp_status mark(kn_context *c, int which) { return KN_CUDA(cudaEventRecor
 static plp_status wait(kn_context *c, int which) { return KN_CUDA(cudaEventSynchronize(c->mark[which])); }
 static plp_status memory(kn_context *, size_t *available, size_t *total) { return KN_CUDA(cudaMemGetInfo(available, total)); }
 
+static void identity(int device, char *text, size_t size)
+{
+    if (cudaDeviceGetPCIBusId(text, (int)size, device) == cudaSuccess) return;
+    cudaGetLastError();
+    snprintf(text, size, "unknown GPU %d", device);
+}
+
 /* By name, and not in the order of the struct, so that an entry cannot land in another's place. */
 static kn_backend fill_table(void)
 {
@@ -145,6 +153,7 @@ static kn_backend fill_table(void)
     t.alloc = alloc, t.release = release, t.to_device = to_device, t.to_host = to_host, t.copy = copy, t.fill = fill, t.sync = sync;
     t.alloc_host = alloc_host, t.release_host = release_host, t.mark = mark, t.wait = wait;
     t.memory = memory, t.read_time = kn_read_time_cuda, t.describe = kn_describe_cuda;
+    t.identity = identity;
     t.embed = kn_embed_cuda, t.add_norm = kn_add_norm_cuda, t.linear = kn_linear_cuda_run, t.conv = kn_conv_cuda;
     t.ssd = kn_ssd_cuda_run, t.ssm_step = kn_ssm_step_cuda, t.gated_norm = kn_gated_norm_cuda;
     t.scan = kn_scan_cuda, t.scan_step = kn_scan_step_cuda, t.scan_work = kn_scan_work_cuda, t.rms = kn_rms_cuda;

@@ -1,0 +1,45 @@
+#include "base/fault.h"
+
+#ifdef PLP_FAULTS
+#    include "base/error.h"
+#    include "base/log.h"
+
+#    include <signal.h>
+#    include <stdio.h>
+#    include <stdlib.h>
+#    include <string.h>
+#    include <time.h>
+#    include <unistd.h>
+
+static void rest(double seconds)
+{
+    const time_t whole = (time_t)seconds;
+    nanosleep(&(struct timespec){ .tv_sec = whole, .tv_nsec = (long)(1e9 * (seconds - (double)whole)) }, NULL);
+}
+
+static plp_status act(const char *action, const char *point)
+{
+    if (strcmp(action, "kill") == 0) raise(SIGKILL);
+    if (strcmp(action, "stop") == 0) raise(SIGSTOP);
+    if (strcmp(action, "exit") == 0) _exit(3);
+    if (strcmp(action, "fail") == 0) return PLP_FAIL(PLP_ERR_INTERNAL, "fault at %s, on purpose", point);
+    while (strcmp(action, "hang") == 0) rest(1);
+    if (strcmp(action, "slow") == 0) rest(0.7);
+    return PLP_OK;
+}
+
+plp_status plp_fault(const char *point)
+{
+    static int count;
+    const char *wish = getenv("PLP_FAULT");
+    char where[16], action[16];
+    int rank, n;
+    if (wish == NULL || sscanf(wish, "%15[^:]:%9d:%9d:%15s", where, &rank, &n, action) != 4) return PLP_OK;
+    if (rank != plp_log_rank() || strcmp(where, point) != 0) return PLP_OK;
+    count++;
+    if (count == n || (count > n && strcmp(action, "slow") == 0)) return act(action, point);
+    return PLP_OK;
+}
+#else
+typedef int plp_fault_none; /* ISO C wants a declaration in every file */
+#endif

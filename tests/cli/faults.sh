@@ -1,0 +1,110 @@
+#!/bin/sh
+# faults.sh POLYLEPIS NP SOURCE HOOKS -- whatever happens to one rank, the job ends in time, says why, and leaves no process behind; and
+# what only looks like a fault does not end it.  HOOKS is ON for a build with -DPLP_FAULTS=ON: faults at places that no signal can aim at.
+# shellcheck source=tests/cli/lib.sh
+. "$(dirname "$0")/lib.sh"
+hooks=$4 last=$((np - 1))
+mkdir "$work/diag"
+
+# The processes of our jobs: the work directory is among their arguments.  (The brackets keep grep from finding itself.)
+ours() { grep -l -a -e "${work%?}[${work#"${work%?}"}]" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3; }
+pid_of() {
+    for pid in $(ours); do
+        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$1" && echo "$pid"
+    done
+}
+
+# start TOKENS ARGS: a job in the background, and waits until it decodes.
+start() {
+    tokens=$1
+    shift
+    : >"$work/out"
+    "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" generate --model "$demo" -q -p "In the" --ignore-eos -n "$tokens" --diag "$work/diag" "$@" \
+        >"$work/out" 2>"$work/err" </dev/null &
+    job=$!
+    tries=0
+    while [ ! -s "$work/out" ] && [ $tries -lt 300 ]; do sleep 0.1 && tries=$((tries + 1)); done
+    [ -s "$work/out" ] || fail "no first token after 30 s"
+}
+# ended WHAT SECONDS CODE...: the job ends so soon, with one of these codes, and nothing is left of it.
+ended() {
+    what=$1 within=$2
+    shift 2
+    began=$(date +%s)
+    wait "$job"
+    rc=$?
+    took=$(($(date +%s) - began))
+    check_ended "$@"
+}
+check_ended() {
+    [ $took -le "$within" ] || fail "$what: took $took s, at most $within"
+    case " $* " in *" $rc "*) ;; *) fail "$what: exit $rc, want one of $*" ;; esac
+    [ -z "$(ours)" ] || sleep 1
+    left=$(ours)
+    [ -z "$left" ] || fail "$what: left behind: $left"
+    # shellcheck disable=SC2086 # a list
+    [ -z "$left" ] || kill -9 $left
+}
+said() { grep 'error\[' "$work/err" | grep -qE -e "$2" || fail "$1: no \"$2\" in the message"; }
+
+if [ "$hooks" != ON ]; then
+    start 30000
+    kill -9 "$(pid_of $last)"
+    ended "a rank is killed" 5 137
+
+    start 30000 --watchdog 3
+    kill -STOP "$(pid_of $last)"
+    ended "a rank is stopped" 8 75
+    said "a rank is stopped" "rank $last on .* stopped or dead.*phase decode, step [0-9]"
+    "$polylepis" diag "$work/diag" >"$work/out" || fail "diag: exit $?"
+    grep -q "^$last .* on .*: decode " "$work/out" || fail "diag: nothing of the rank that was stopped"
+
+    start 400 --seed 1 -t 1 --watchdog 3
+    stopped=$(pid_of 0)
+    kill -STOP "$stopped" && sleep 1 && kill -CONT "$stopped"
+    ended "a rank is stopped for a second" 60 0
+    cp "$work/out" "$work/stopped"
+    start 400 --seed 1 -t 1
+    ended "undisturbed" 60 0
+    cmp -s "$work/out" "$work/stopped" || fail "a rank is stopped for a second: other text"
+
+    start 30000 --watchdog 0 # what the watchdog is for: without it nobody ends this
+    kill -STOP "$(pid_of $last)" && sleep 5
+    kill -0 "$job" 2>/dev/null || fail "ended without the watchdog"
+    kill "$job"
+    ended "the launcher is told to stop" 8 1 143
+    finish
+fi
+
+# fault POINT:RANK:N:ACTION SECONDS CODE COMMAND: start included, which takes up to 4 seconds on a busy machine.
+fault() {
+    what=$1 within=$(($2 + 4)) code=$3
+    shift 3
+    began=$(date +%s)
+    PLP_FAULT=$what "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" "$@" --model "$demo" -q --watchdog 3 --diag "$work/diag" \
+        >"$work/out" 2>"$work/err" </dev/null
+    rc=$?
+    took=$(($(date +%s) - began))
+    check_ended "$code"
+}
+printf '{"id": "a", "prompt": [1, 2, 3]}\n' >"$work/in.jsonl"
+write="logits -i $work/in.jsonl -o $work/out.h5"
+
+fault load:$last:3:kill 5 137 generate -p a
+fault forward:0:1:kill 5 137 generate -p a
+fault forward:$last:9:kill 5 137 generate -p a --ignore-eos
+fault leave:$last:1:kill 5 137 generate -p a
+fault load:$last:3:stop 8 75 generate -p a
+said "stopped while loading" "rank $last on .*phase load"
+fault collective:0:40:hang 8 75 generate -p a --ignore-eos
+said "hangs before a collective" "rank 0 on .* does not move .*phase decode"
+"$polylepis" diag "$work/diag" >"$work/out" || fail "diag: exit $?"
+grep -q 'first difference: collective [1-9]' "$work/out" && grep -qE '^ +rank 0 +none$' "$work/out" &&
+    grep -qE "^ +rank $last +all-reduce of .* bytes, not done$" "$work/out" || fail "diag: $(cat "$work/out")"
+fault sample:$last:5:fail 5 70 generate -p a --ignore-eos
+said "fails alone" "fault at sample"
+# shellcheck disable=SC2086 # words
+fault write:0:2:fail 5 70 $write
+[ ! -e "$work/out.h5" ] && [ ! -e "$work/out.h5.part" ] || fail "a job that failed left a file"
+fault forward:$last:2:slow 20 0 generate -p a --ignore-eos -n 8 # slow for 5 s, never silent for 3
+finish
