@@ -14,7 +14,7 @@ static struct {
     plp_log_level threshold;
     bool drawing; /* a progress line stands on the terminal */
     double drawn; /* when the last progress line was written */
-} state = { .size = 1, .threshold = PLP_LOG_INFO, .drawn = -1e9 };
+} state = { .size = 1, .threshold = PLP_LOG_NONE, .drawn = -1e9 };
 
 void plp_log_identity(int rank, int size, const char *host)
 {

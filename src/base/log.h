@@ -9,12 +9,13 @@
 
 #include <stdbool.h>
 
-typedef enum { PLP_LOG_ERROR, PLP_LOG_WARN, PLP_LOG_INFO, PLP_LOG_DEBUG } plp_log_level;
+typedef enum { PLP_LOG_NONE = -1, PLP_LOG_ERROR, PLP_LOG_WARN, PLP_LOG_INFO, PLP_LOG_DEBUG } plp_log_level;
 
 /* Who speaks.  size <= 1: no prefix. */
 void plp_log_identity(int rank, int size, const char *host);
 int plp_log_rank(void);
-/* The highest level that is written; PLP_LOG_INFO at start.  Rank 0 alone writes PLP_LOG_INFO. */
+/* The highest level that is written; PLP_LOG_NONE at start: a library does not speak unless its program lets it.  Rank 0 alone writes
+ * PLP_LOG_INFO. */
 void plp_log_threshold(plp_log_level level);
 void plp_log(plp_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The message of this thread's last failure as one error line. */

@@ -236,6 +236,7 @@ int cli_main(int argc, char **argv)
     int threads;
     if (answer_without_mpi(argc, argv)) return fflush(stdout) == 0 ? 0 : plp_status_exit(PLP_ERR_IO);
     if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &threads) != MPI_SUCCESS) return plp_status_exit(PLP_ERR_USAGE);
+    plp_log_threshold(PLP_LOG_INFO);
     return leave(&c, run(&c, argc, argv));
 }
 

@@ -410,10 +410,11 @@ static plp_status check_digests(plp_engine *e)
     for (int i = 1, used = 0; i < e->ranks && used < (int)sizeof ranks - 12; i++)
         if (e->digests[i] != e->digests[0]) used += snprintf(ranks + used, sizeof ranks - (size_t)used, "%s%d", used ? ", " : "", i);
     if (ranks[0] == 0) return PLP_OK;
-    return PLP_FAIL(PLP_ERR_DISAGREE,
-                    "rank %s: other requests, schedule or tokens than rank 0's; step %lld; fix: make the same calls on every rank, on processors of "
-                    "one kind",
-                    ranks, (long long)e->step);
+    return PLP_FAIL(
+        PLP_ERR_DISAGREE,
+        "rank %s: other requests, schedule or tokens than rank 0's; step %lld; fix: make the same calls on every rank, on processors of "
+        "one kind",
+        ranks, (long long)e->step);
 }
 
 /* Lays out the slices' rows.  e->out_seq: whose the rows are that will give a token. */

@@ -23,6 +23,7 @@ run generate -m "$demo" -q -p "In the beginning" -n 24
 printf '0:%s\n' "$(cat "$work/out")" >"$work/want"
 works() {
     "${MPIEXEC:-mpirun}" -np "$np" "$1" "$demo" "In the beginning" >"$work/got" 2>"$work/err" || fail "$1: exit $?"
+    [ ! -s "$work/err" ] || fail "$1: the library printed something"
     cmp -s "$work/got" "$work/want" || fail "$1: $(cat "$work/got"), not $(cat "$work/want")"
 }
 cp -R "$source/examples" "$work/examples"

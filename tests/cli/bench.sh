@@ -1,0 +1,14 @@
+#!/bin/sh
+# bench.sh POLYLEPIS NP SOURCE -- bench --mode throughput: all requests are served, and the report adds up.
+# shellcheck source=tests/cli/lib.sh
+. "$(dirname "$0")/lib.sh"
+run bench --shape mamba2-130m --mode throughput --batch 2 --num-prompts 3 --rate 50 --input-len 3:9 --output-len 2 --device cpu --json
+[ $rc = 0 ] || fail "exit $rc"
+for part in '"shape": "mamba2-130m"' "\"np\": $np" '"requests": 3' '"ttft_ms": {"mean"' '"itl_ms"' '"tpot_ms"' '"host_us"' '"steps": '; do
+    grep -qF -e "$part" "$work/out" || fail "no $part in $(cat "$work/out")"
+done
+[ "$(wc -l <"$work/out")" = 1 ] || fail "more than one line"
+grep -q 'nan\|inf\|": -' "$work/out" && fail "$(cat "$work/out")"
+refused 64 "--input-len 9:3" bench --shape mamba2-130m --mode throughput --input-len 9:3
+refused 64 "--output-len x" bench --shape mamba2-130m --mode throughput --output-len x
+finish
