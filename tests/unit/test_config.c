@@ -6,6 +6,8 @@
 #include "model/layout.h"
 #include "model/source.h"
 
+#include "unit_files.h"
+
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -281,21 +283,6 @@ static void rules_between_fields(void **state)
 }
 
 /* ----------------------------------------------------------------------------------------------------------------- ids, files */
-static char dir[64];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/plp-config-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-static int drop_dir(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
-}
 
 /* NULL: no such file. */
 static void put(const char *name, const char *text)

@@ -4,6 +4,8 @@
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
 
+#include "unit_files.h"
+
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -272,23 +274,6 @@ static void a_million_entries(void **state)
 }
 
 /* ------------------------------------------------------------------------------------------------------------- directories */
-static char dir[64];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    plp_log_threshold(PLP_LOG_ERROR);
-    snprintf(dir, sizeof dir, "/tmp/plp-safetensors-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int drop_dir(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
-}
 
 static FILE *create(const char *name)
 {

@@ -7,6 +7,8 @@
 #include "io/tensor.h"
 #include "model/source.h"
 
+#include "unit_files.h"
+
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -16,22 +18,6 @@
 #include <unistd.h>
 
 /* ------------------------------------------------------------------------------------------------------- directories, and noise */
-static char dir[64];
-
-static int make_dir(void **state)
-{
-    (void)state;
-    plp_log_threshold(PLP_LOG_ERROR);
-    snprintf(dir, sizeof dir, "/tmp/plp-source-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-static int drop_dir(void **state)
-{
-    char command[128];
-    (void)state;
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    return system(command);
-}
 
 static void in_dir(const char *name, char path[512]) { snprintf(path, 512, "%s/%s", dir, name); }
 
