@@ -784,13 +784,13 @@ static void a_flipped_bit_anywhere_changes_no_answer(void **state)
         const size_t where = (size_t)rand() % (first + n - last), at = where < first ? where : where - first + last;
         const uint8_t byte = data[at] ^ (uint8_t)(1 << rand() % 8);
         bool same = false;
-        pwrite(fd, &byte, 1, (off_t)at);
+        assert_int_equal(pwrite(fd, &byte, 1, (off_t)at), 1);
         const plp_status st = read_sample(other, &same);
         if (st == PLP_OK)
             assert_true(same);
         else
             refused++;
-        pwrite(fd, &data[at], 1, (off_t)at);
+        assert_int_equal(pwrite(fd, &data[at], 1, (off_t)at), 1);
     }
     assert_true(refused > 100);
     close(fd);
@@ -1161,7 +1161,7 @@ static void a_file_by_the_document_opens(void **state)
     for (int64_t i = 0; i < hidden; i++) assert_true(eps[i] == 1.f);
     uint8_t byte = 0; /* its checksums are real ones */
     const int fd = open(other, O_RDWR);
-    pwrite(fd, &byte, 1, (off_t)norm->offset + 3);
+    assert_int_equal(pwrite(fd, &byte, 1, (off_t)norm->offset + 3), 1);
     close(fd);
     assert_int_equal(io_model_read(f, norm, 0, hidden, eps), PLP_ERR_DATA);
     io_model_close(&f);
