@@ -50,7 +50,7 @@ sed -n '/^| string | `family`/,/^| int64 list/p' "$source/docs/file-format.md" |
 done >"$work/missing"
 [ ! -s "$work/missing" ] || fail "polylepis-model(5) lacks $(tr '\n' ' ' <"$work/missing")"
 if command -v mandoc >/dev/null; then
-    mandoc -T lint -W warning "$manual" "$source"/docs/man/*.[35] | grep -v 'missing date' && fail "mandoc"
+    mandoc -T lint -W warning "$manual" "$source"/docs/man/*.[35] || fail "mandoc"
 fi
 
 # Completion, as bash calls it.
