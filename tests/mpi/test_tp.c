@@ -98,7 +98,7 @@ static void beside(tp_group *g, const kn_backend *kn, kn_context *c)
     }
     for (int round = 0; round < 3; round++)
         for (int t = 0; t < TP_TURNS; t++) {
-            if (round > 0) CHECK(tp_sum_end(g, t) == PLP_OK);
+            if (round > 0) CHECK(tp_side_end(g, t) == PLP_OK);
             if (round < 2) CHECK(tp_sum_begin(g, t, there[t], COUNT, PLP_F32) == PLP_OK);
         }
     for (int t = 0; t < TP_TURNS; t++) {
@@ -119,7 +119,7 @@ static void beside(tp_group *g, const kn_backend *kn, kn_context *c)
 static void norms(tp_group *g, const kn_backend *kn, kn_context *c, int tokens, int hidden, plp_dtype dtype, bool fold)
 {
     const kn_exchange *x = tp_exchange(g, (size_t)tokens * (size_t)hidden * sizeof(float));
-    if (x == NULL) return; /* one rank, or --comm nccl */
+    if (x == NULL) return;                                                                     /* one rank, or --comm nccl */
     const int64_t n = (int64_t)tokens * hidden, parts = (2 * n + tokens + hidden + 3) / 4 * 4; /* delta behind them is aligned */
     const size_t size = plp_dtype_size(dtype), bytes = (size_t)parts * sizeof(float);
     float *host = calloc((size_t)parts, sizeof *host), *want = calloc((size_t)parts, sizeof *want),
