@@ -37,6 +37,11 @@ typedef enum plp_link { PLP_LINK_AUTO, PLP_LINK_MPI, PLP_LINK_NCCL } plp_link;
  * block, or those at all multiples. */
 typedef enum plp_cache { PLP_CACHE_NONE, PLP_CACHE_ALIGN, PLP_CACHE_ALL } plp_cache;
 
+/* Whether a step is queued before the tokens of the last one were read, where they can be drawn on the device (no penalties, no banned ids,
+ * no top_p or min_p without a top_k up to 64): plp_engine_step then gives the events of the step before.  Results are the same.  auto: on
+ * CUDA. */
+typedef enum plp_ahead { PLP_AHEAD_AUTO, PLP_AHEAD_OFF, PLP_AHEAD_ON } plp_ahead;
+
 typedef struct plp_engine_options {
     const char *model;    /* a polylepis model file or a checkpoint directory                              */
     plp_device device;    /* auto: CUDA where every rank sees a GPU                                        */
@@ -52,6 +57,7 @@ typedef struct plp_engine_options {
     int cache_block;      /* tokens between states that are kept, a multiple of the model's chunk; 0: it   */
     int cache_states;     /* most of them; 0: as cache_bytes says                                          */
     uint64_t cache_bytes; /* for them, on every rank; 0: as many as max_seqs                               */
+    plp_ahead ahead;
 } plp_engine_options;
 
 /* Collective.  Opens the model on every rank of `comm`, which is duplicated. */
@@ -133,8 +139,8 @@ void plp_engine_cancel(plp_engine *engine, uint64_t id);
 
 /* Collective.  Writes the state of a request that runs, or that the last step finished, to a file from which it can go on at any number
  * of ranks; rank 0 writes, and an existing file is replaced once the new one is complete.  With the same seed and at the same number of
- * ranks it goes on as if it had never stopped; penalties count what was there as prompt.  PLP_ERR_USAGE for other requests, and for one of
- * which nothing has been computed. */
+ * ranks it goes on as if it had never stopped; penalties count what was there as prompt.  PLP_ERR_USAGE for other requests, for one of
+ * which nothing has been computed, and for one that has ended while the engine was ahead of it.  May add events. */
 plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *path);
 
 /* --------------------------------------------------------------------------------------------------------------------- events */

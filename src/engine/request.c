@@ -104,11 +104,11 @@ static plp_status note(request *r, int id, bool output)
 
 sampling_row request_sampling_row(const request *r)
 {
-    const bool early = request_outputs(r) < r->given.min_tokens;
+    const bool early = request_outputs(r) + r->unread < r->given.min_tokens;
     return (sampling_row){
         .params = &r->given.sampling,
         .logprobs = r->given.logprobs,
-        .position = r->length,
+        .position = r->length + r->unread,
         .penalty_id = r->seen,
         .penalty_hits = r->hits,
         .penalties = r->seen_count,

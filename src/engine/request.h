@@ -18,6 +18,8 @@ typedef struct request {
     int64_t past;    /* tokens in the state        */
     int slot;        /* -1: waits                  */
     int source;      /* slot of the state until the next step, which leaves it in `slot` */
+    int unread;      /* tokens that queued steps draw, and that were not read */
+    int out;         /* row of logits of the last of them */
     bool cancelled, done;
     int64_t found;    /* of past: in `source`, if this step gives the request rows */
     prefix_key *keys; /* of the prompt's blocks; see reuse.h */
@@ -41,7 +43,10 @@ void request_destroy(request **r);
 void request_restore(request *r, float *state, int64_t past, bool continues);
 
 static inline int64_t request_outputs(const request *r) { return r->length - r->begin; }
+/* Of the token that comes behind those not yet read. */
 sampling_row request_sampling_row(const request *r);
+/* Whether the tokens that were not read make it end. */
+static inline bool request_ends(const request *r) { return request_outputs(r) + r->unread >= r->given.max_tokens; }
 
 typedef struct {
     bool finished;

@@ -32,5 +32,6 @@ plp_status tp_sum_host(tp_group *g, void *data, int64_t count, plp_dtype dtype);
 plp_status tp_nccl_create(tp_group *g);
 void tp_nccl_destroy(tp_group *g);
 plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype);
+plp_status tp_nccl_gather(const tp_group *g, const void *mine, size_t bytes, void *all);
 
 #endif

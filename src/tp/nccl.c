@@ -35,6 +35,11 @@ plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
     static const ncclDataType_t types[] = { [PLP_F32] = ncclFloat32, [PLP_BF16] = ncclBfloat16, [PLP_F16] = ncclFloat16 };
     return TP_NCCL(ncclAllReduce(data, data, (size_t)count, types[dtype], ncclSum, g->nccl, g->backend->stream(g->context)));
 }
+
+plp_status tp_nccl_gather(const tp_group *g, const void *mine, size_t bytes, void *all)
+{
+    return TP_NCCL(ncclAllGather(mine, all, bytes, ncclInt8, g->nccl, g->backend->stream(g->context)));
+}
 #else
 plp_status tp_nccl_create(tp_group *g)
 {
@@ -46,5 +51,10 @@ plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
 {
     (void)data, (void)count, (void)dtype;
     return tp_nccl_create(g);
+}
+plp_status tp_nccl_gather(const tp_group *g, const void *mine, size_t bytes, void *all)
+{
+    (void)g, (void)mine, (void)bytes, (void)all;
+    return tp_nccl_create(NULL);
 }
 #endif

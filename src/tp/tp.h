@@ -56,7 +56,10 @@ plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context
 /* Collective.  Sum in place of `count` elements in the backend's memory, in rank order: the same bits on every rank.  Queued on the
  * context's stream. */
 plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype);
-/* Whether tp_all_reduce queues on the stream alone, so that a step with it can be captured and replayed. */
+/* Collective, the backend's memory.  What tp_gather_all does; stage: host memory for (tp_size + 1) * bytes, of use where the link is MPI
+ * and the memory a device's.  Queued like a sum. */
+plp_status tp_gather_all_device(const tp_group *g, const void *mine, size_t bytes, void *all, void *stage);
+/* Whether these queue on the stream alone, so that a step with them can be captured and replayed. */
 bool tp_capturable(const tp_group *g);
 const char *tp_comm_name(const tp_group *g); /* "mpi", "nccl", "none" */
 

@@ -189,6 +189,7 @@ const kn_backend *kn_cpu(void)
         .rms = kn_rms_cpu,
         .gated_norm = kn_gated_norm_cpu,
         .candidates = kn_candidates_cpu,
+        .choose = kn_choose_cpu,
         .feed = kn_feed_cpu,
     };
     return &cpu;
