@@ -1,5 +1,5 @@
 /* The engine on the demonstration model: what a request gives does not depend on what runs beside it, on its slot, or on the slices of
- * its prompt: tokens, text, and logprobs, to the bit. */
+ * its prompt, or whether the engine looks ahead: tokens, text, and logprobs, to the bit. */
 #include "mpi_test.h"
 
 #include "engine/engine.h"
@@ -22,6 +22,7 @@ typedef struct {
 } answer;
 
 static job jobs[REQUESTS];
+static plp_device device = PLP_DEVICE_CPU;
 
 static void make_jobs(int vocabulary)
 {
@@ -64,9 +65,15 @@ static void note(const plp_event *e, answer *answers)
 }
 
 /* All requests, `joining` of them at every step. */
-static void run_jobs(int seqs, int batch_tokens, int joining, answer *answers)
+static void run_jobs(int seqs, int batch_tokens, int joining, plp_ahead ahead, answer *answers)
 {
-    const plp_engine_options options = { .model = PLP_DEMO, .device = PLP_DEVICE_CPU, .max_seqs = seqs, .max_batch_tokens = batch_tokens };
+    const plp_engine_options options = { .model = PLP_DEMO,
+                                         .device = device,
+                                         .deterministic = 1,
+                                         .link = PLP_LINK_MPI,
+                                         .max_seqs = seqs,
+                                         .max_batch_tokens = batch_tokens,
+                                         .ahead = ahead };
     plp_engine *e = NULL;
     plp_engine_info info;
     plp_event event;
@@ -90,11 +97,19 @@ int main(int argc, char **argv)
 {
     static answer alone[REQUESTS], together[REQUESTS];
     tp_group *g = mpi_test_begin(&argc, &argv);
-    run_jobs(1, 512, REQUESTS, alone);
-    /* The model's chunk is 64; the last setting cuts prompts at multiples of 16, which leave the bits alone as well. */
-    const int settings[][3] = { { 16, 512, REQUESTS }, { 5, 70, 1 }, { 8, 16, 3 } };
+    if (argc > 1 && strcmp(argv[1], "cuda") == 0) device = PLP_DEVICE_CUDA;
+    if (device == PLP_DEVICE_CUDA && kn_cuda_devices() == 0) {
+        tp_group_destroy(&g);
+        MPI_Finalize();
+        return 77;
+    }
+    run_jobs(1, 512, REQUESTS, PLP_AHEAD_OFF, alone);
+    /* The model's chunk is 64; the third setting cuts prompts at multiples of 16, which leave the bits alone as well on the CPU. */
+    const int settings[][4] = {
+        { 16, 512, REQUESTS, PLP_AHEAD_AUTO }, { 5, 70, 1, PLP_AHEAD_ON }, { 8, 16, 3, PLP_AHEAD_OFF }, { 16, 512, 2, PLP_AHEAD_ON }
+    };
     for (size_t s = 0; s < sizeof settings / sizeof *settings; s++) {
-        run_jobs(settings[s][0], settings[s][1], settings[s][2], together);
+        run_jobs(settings[s][0], settings[s][1], settings[s][2], (plp_ahead)settings[s][3], together);
         for (int i = 0; i < REQUESTS; i++) {
             const answer *want = &alone[i], *got = &together[i];
             CHECK(got->ends == 1 && want->ends == 1 && got->finish == want->finish && got->tokens == want->tokens && got->tokens > 0);

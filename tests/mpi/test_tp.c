@@ -66,6 +66,24 @@ static void sums(tp_group *g, int64_t count, plp_dtype dtype)
     free(first);
 }
 
+/* Collective.  Every rank has everyone's, in order. */
+static void gathers(tp_group *g)
+{
+    enum { MOST = 100 };
+    const size_t size = (size_t)tp_size(g);
+    unsigned char mine[MOST], *all = calloc(size, MOST), *stage = malloc((size + 1) * MOST);
+    memset(mine, 17 + tp_rank(g), sizeof mine);
+    if (CHECK(all != NULL && stage != NULL))
+        for (size_t bytes = 0; bytes <= MOST; bytes += MOST / 2) {
+            CHECK(tp_gather_all_device(g, mine, bytes, all, stage) == PLP_OK);
+            int wrong = 0;
+            for (size_t i = 0; i < size * bytes; i++) wrong += all[i] != 17 + i / bytes;
+            CHECK(wrong == 0);
+        }
+    free(all);
+    free(stage);
+}
+
 int main(int argc, char **argv)
 {
     tp_group *g = mpi_test_begin(&argc, &argv);
@@ -80,6 +98,7 @@ int main(int argc, char **argv)
         sums(g, counts[i], PLP_BF16);
         sums(g, counts[i], PLP_F16);
     }
+    gathers(g);
     kn_cpu()->destroy(&c);
     return mpi_test_end(g);
 }
