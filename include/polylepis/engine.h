@@ -124,11 +124,22 @@ typedef struct plp_request {
     int stop_id_count;
     const char *const *stops; /* text that ends the request; it is not given out */
     int stop_count;
-    int logprobs;     /* -1: none; k: of the token and the k most probable, of the logits as they are */
-    int keep_special; /* special tokens are part of the text */
+    int logprobs;        /* -1: none; k: of the token and the k most probable, of the logits as they are */
+    int prompt_logprobs; /* the same of the prompt's tokens but the first; then its prompt is computed whole, whatever is kept */
+    int keep_special;    /* special tokens are part of the text */
+    const int *bias_ids; /* (bias_count), and what is added to their logits before all else */
+    const double *biases;
+    int bias_count;
+    const int *allowed; /* (allowed_count) ids of which each token must be one; 0: any */
+    int allowed_count;
+    const int *const *bad; /* (bad_count) sequences of ids, (bad_sizes) long: what would complete one is not drawn */
+    const int *bad_sizes;
+    int bad_count;
+    int answers;           /* 0, 1: one; n: as many requests, *id and those behind it, for which the prompt is computed once */
+    const uint64_t *seeds; /* (answers) of theirs; NULL: sampling.seed */
 } plp_request;
 
-/* temperature 1, no filter, no penalty, seed 0, 16 tokens. */
+/* temperature 1, no filter, no penalty, no logprobs, seed 0, 16 tokens. */
 plp_request plp_request_defaults(void);
 
 /* Puts a request into the queue.  PLP_ERR_DATA for an empty prompt, an id outside the vocabulary, or a state file that is damaged or of
@@ -144,7 +155,8 @@ void plp_engine_cancel(plp_engine *engine, uint64_t id);
 plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *path);
 
 /* --------------------------------------------------------------------------------------------------------------------- events */
-typedef enum plp_event_kind { PLP_EVENT_TOKEN, PLP_EVENT_FINISHED, PLP_EVENT_ERROR } plp_event_kind;
+/* PROMPT: a token of the prompt, where prompt_logprobs asks for them; in their order, from the second on, before the first TOKEN. */
+typedef enum plp_event_kind { PLP_EVENT_TOKEN, PLP_EVENT_FINISHED, PLP_EVENT_ERROR, PLP_EVENT_PROMPT } plp_event_kind;
 typedef enum plp_finish { PLP_FINISH_STOP, PLP_FINISH_LENGTH, PLP_FINISH_CANCELLED } plp_finish;
 
 /* Pointers are valid until the next step. */
@@ -153,9 +165,9 @@ typedef struct plp_event {
     uint64_t request;
     const char *text; /* text that may now be shown: whole characters, and no part of a stop string.  TOKEN, FINISHED */
     size_t text_bytes;
-    /* TOKEN */
+    /* TOKEN, PROMPT */
     int token;
-    double logprob; /* with logprobs >= 0 */
+    double logprob; /* with logprobs >= 0, prompt_logprobs >= 0 */
     int tops;
     const int *top_id; /* (tops), most probable first */
     const double *top_logprob;

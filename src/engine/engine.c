@@ -3,6 +3,8 @@
 #include "engine/request.h"
 #include "engine/reuse.h"
 #include "engine/schedule.h"
+#include "engine/score.h"
+#include "engine/share.h"
 #include "engine/state_file.h"
 
 #include "base/clock.h"
@@ -13,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MESSAGE = 256 };
+enum { MESSAGE = 256, SCORED = 64 }; /* bytes; rows of a prompt that are scored together */
 
 /* An event that waits to be read: text is an offset into the engine's text until then. */
 typedef struct {
@@ -28,6 +30,8 @@ typedef struct {
 typedef struct {
     bool queued;
     bool settles; /* its tokens are sure to be drawn on the device */
+    bool scores;  /* probabilities of prompts are wanted           */
+    int slices, decodes;
     int outs;
     int64_t step;
     request **out;     /* (max_seqs) whose the rows of logits are */
@@ -67,7 +71,10 @@ struct plp_engine {
     kn_sample_row *kernel_row;
     model_draw draw;
     sampling_work *work;
-    float *logits; /* (vocab), once asked for */
+    sampling_choice *choice; /* (max_seqs) */
+    plp_status *drawn;       /* (max_seqs) PLP_OK, or why there is none */
+    engine_scorer *scorer;   /* once asked for */
+    float *logits;           /* (vocab), once asked for */
     int *penalty_id, *penalty_hits;
     size_t penalty_room;
 
@@ -199,6 +206,8 @@ plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t, const en
     PLP_DO(PLP_ALLOCATED(e->slot = malloc(seqs * sizeof *e->slot)));
     PLP_DO(PLP_ALLOCATED(e->out_row = malloc(seqs * sizeof *e->out_row)));
     PLP_DO(PLP_ALLOCATED(e->past = malloc(seqs * sizeof *e->past)));
+    PLP_DO(PLP_ALLOCATED(e->choice = malloc(seqs * sizeof *e->choice)));
+    PLP_DO(PLP_ALLOCATED(e->drawn = malloc(seqs * sizeof *e->drawn)));
     PLP_DO(PLP_ALLOCATED(e->kernel_row = malloc(seqs * sizeof *e->kernel_row)));
     for (int i = 0; i < 2; i++) {
         PLP_DO(PLP_ALLOCATED(e->flights[i].out = malloc(seqs * sizeof *e->flights[i].out)));
@@ -238,6 +247,9 @@ void engine_destroy(plp_engine **out)
     free(e->digests);
     reuse_destroy(&e->reuse);
     sampling_work_destroy(&e->work);
+    engine_scorer_destroy(&e->scorer);
+    free(e->choice);
+    free(e->drawn);
     free(e->logits);
     free(e->penalty_id);
     free(e->penalty_hits);
@@ -296,9 +308,9 @@ static void note_digest(plp_engine *e, const void *data, size_t bytes)
 
 static void note_request(plp_engine *e, const request *r)
 {
-    const int64_t numbers[] = {
-        r->past, r->given.max_tokens, r->given.min_tokens, r->given.logprobs, r->stop_id_count, r->given.stop_count
-    };
+    const plp_request *g = &r->given;
+    const int64_t numbers[] = { r->past,          g->max_tokens, g->min_tokens, g->logprobs,      g->prompt_logprobs,
+                                r->stop_id_count, g->stop_count, g->bias_count, g->allowed_count, g->bad_count };
     note_digest(e, r->ids, (size_t)r->length * sizeof *r->ids);
     note_digest(e, &r->given.sampling, sizeof r->given.sampling);
     note_digest(e, numbers, sizeof numbers);
@@ -306,8 +318,9 @@ static void note_request(plp_engine *e, const request *r)
     for (int i = 0; i < r->given.stop_count; i++) note_digest(e, r->stops[i], strlen(r->stops[i]));
 }
 
-static void enqueue(plp_engine *e, request *r)
+static void enqueue(plp_engine *e, request *r, uint64_t leader)
 {
+    r->leader = leader;
     r->id = ++e->next_id;
     note_request(e, r);
     if (e->first == NULL)
@@ -340,12 +353,38 @@ done:
     return st;
 }
 
+static plp_status create_request(plp_engine *e, const plp_request *given, request **r)
+{
+    return given->state ? restore(e, given, r) : request_create(r, given, e->config, e->tokenizer);
+}
+
+/* The answers to a prompt, in a list: all or none. */
+static plp_status create_answers(plp_engine *e, const plp_request *given, request **first)
+{
+    plp_request one = *given;
+    request **next = first;
+    plp_status st;
+    *first = NULL;
+    for (int i = 0; i < (given->answers > 1 ? given->answers : 1); i++, next = &(*next)->next) {
+        if (given->seeds) one.sampling.seed = given->seeds[i];
+        if (i > 0) one.prompt_logprobs = -1;
+        PLP_DO(create_request(e, &one, next));
+    }
+    return PLP_OK;
+done:
+    for (request *r = *first, *after; r != NULL; r = after) after = r->next, request_destroy(&r);
+    return st;
+}
+
 plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
 {
-    request *r;
-    PLP_TRY(given->state ? restore(e, given, &r) : request_create(&r, given, e->config, e->tokenizer));
-    enqueue(e, r);
-    *id = r->id;
+    request *first;
+    PLP_TRY(create_answers(e, given, &first));
+    *id = e->next_id + 1;
+    for (request *r = first, *after; r != NULL; r = after) {
+        after = r->next, r->next = NULL;
+        enqueue(e, r, r == first || r->restored ? 0 : *id);
+    }
     return PLP_OK;
 }
 
@@ -405,6 +444,13 @@ static plp_status drop_cancelled(plp_engine *e)
     return PLP_OK;
 }
 
+/* A request is to compute its prompt. */
+static plp_status find_reuse(void *engine, request *r)
+{
+    plp_engine *e = engine;
+    return e->reuse && r->given.prompt_logprobs < 0 ? reuse_admit(e->reuse, r) : PLP_OK;
+}
+
 static plp_status admit(plp_engine *e)
 {
     while (e->first != NULL && e->free_slots > 0) {
@@ -415,9 +461,9 @@ static plp_status admit(plp_engine *e)
         r->slot = r->source = e->free_slot[--e->free_slots];
         e->running[e->runs++] = r;
         if (r->restored) PLP_TRY(model_slot_write(e->model, r->slot, r->restored));
-        if (e->reuse) PLP_TRY(reuse_admit(e->reuse, r));
+        if (r->leader == 0) PLP_TRY(find_reuse(e, r));
     }
-    return PLP_OK;
+    return share_lead(e->running, e->runs, e->first, find_reuse, e);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- step */
@@ -446,6 +492,37 @@ static void take_ids(const request *r, int rows, int *ids)
         memcpy(ids, r->ids + r->past, (size_t)rows * sizeof *ids);
 }
 
+static void add_out(plp_engine *e, flight *f, request *r, int row) { e->out_row[f->outs] = row, f->out[f->outs++] = r; }
+
+/* Those that wait for the end of this prompt draw from its last row as well. */
+static void add_followers(plp_engine *e, flight *f, const request *leader, int row)
+{
+    for (int i = 0; i < e->runs; i++) {
+        request *r = e->running[i];
+        if (!share_waits(r) || r->leader != leader->id) continue;
+        const int64_t numbers[] = { (int64_t)r->id, row, r->slot };
+        note_digest(e, numbers, sizeof numbers);
+        add_out(e, f, r, row);
+    }
+}
+
+/* The state of the prompt, for each of them. */
+static plp_status copy_states(plp_engine *e, const flight *f)
+{
+    const request *leader = NULL;
+    for (int i = 0; i < f->outs; i++) {
+        request *r = f->out[i];
+        if (!share_waits(r)) {
+            leader = r;
+            continue;
+        }
+        PLP_TRY(model_slot_copy(e->model, leader->slot, r->slot));
+        r->past = r->prompt, r->leader = 0, r->source = r->slot;
+        e->stats.cached_tokens += r->prompt;
+    }
+    return PLP_OK;
+}
+
 /* Lays out the slices' rows, and in f whose the rows are that will give a token. */
 static model_step lay_out_step(plp_engine *e, flight *f, int slices, int decodes)
 {
@@ -469,7 +546,8 @@ static model_step lay_out_step(plp_engine *e, flight *f, int slices, int decodes
         const int64_t numbers[] = { (int64_t)r->id, r->past, s->rows, r->source, r->slot };
         note_digest(e, numbers, sizeof numbers); /* the tokens were noted when they came */
         rows += s->rows;
-        if (s->out) e->out_row[f->outs] = rows - 1, f->out[f->outs++] = r;
+        if (s->out) add_out(e, f, r, rows - 1);
+        if (s->out && i >= decodes) add_followers(e, f, r, rows - 1);
     }
     e->start[slices] = rows;
     if (e->reuse && decodes < slices) {
@@ -486,7 +564,7 @@ static model_step plan(plp_engine *e, flight *f)
     int decodes;
     for (int i = 0; i < e->runs; i++) {
         const request *r = e->running[i];
-        e->seq[i] = (schedule_seq){ .prompt = r->prompt, .past = r->past, .waits = r->done || request_ends(r) };
+        e->seq[i] = (schedule_seq){ .prompt = r->prompt, .past = r->past, .waits = r->done || share_waits(r) || request_ends(r) };
     }
     if (e->reuse) reuse_find(e->reuse, e->running, e->runs, e->seq);
     const int slices = schedule_step(&e->rules, e->seq, e->runs, e->slice, &decodes);
@@ -502,7 +580,7 @@ static plp_status plan_draw(plp_engine *e, flight *f)
     for (int i = 0; i < f->outs; i++) {
         const sampling_row *r = &f->row[i];
         f->row[i] = request_sampling_row(f->out[i]);
-        f->settles &= sampling_settles(r) && !sampling_penalises(r->params);
+        f->settles &= sampling_settles(r) && !request_looks_back(f->out[i]);
         e->draw.candidates |= sampling_wants_candidates(r);
         e->kernel_row[i] = sampling_kernel_row(r, (int)penalties);
         penalties += (size_t)r->penalties;
@@ -536,20 +614,32 @@ static plp_status forward(plp_engine *e, const flight *f, const model_step *step
         r->past += e->slice[i].rows, r->found = 0, r->source = r->slot;
         if (i >= step->decodes) e->stats.prefill_tokens += e->slice[i].rows;
     }
+    PLP_TRY(copy_states(e, f));
     for (int i = 0; i < f->outs; i++) f->out[i]->out = i, f->out[i]->unread++;
     return PLP_OK;
+}
+
+/* Whether the step computes prompts whose probabilities are wanted: it is read at once then, while its rows are there. */
+static bool scores(const plp_engine *e, int slices, int decodes)
+{
+    bool any = false;
+    for (int i = decodes; i < slices; i++) any |= e->running[e->slice[i].seq]->given.prompt_logprobs >= 0;
+    return any;
 }
 
 static plp_status queue_step(plp_engine *e, flight *f)
 {
     const double began = plp_seconds();
     const model_step step = plan(e, f);
+    f->scores = false;
     PLP_TRY(plan_draw(e, f));
     const double planned = plp_seconds();
     PLP_TRY(check_digests(e));
     if (step.tokens == 0) return PLP_OK; /* what runs has ended, once its tokens are read */
     PLP_TRY(forward(e, f, &step));
     f->queued = true, f->step = e->step;
+    f->slices = step.seqs, f->decodes = step.decodes;
+    if (scores(e, step.seqs, step.decodes)) f->scores = true, f->settles = false;
     e->stats.schedule_seconds += planned - began;
     e->stats.host_seconds += planned - began;
     e->stats.steps = ++e->step;
@@ -591,16 +681,20 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
     return p.stop_text < 0 ? PLP_OK : add_text(e, r->stops[p.stop_text], strlen(r->stops[p.stop_text]), &q->stop_at);
 }
 
-/* A token for a row of logits; none behind a request's end, which the step before this one may have brought. */
-static plp_status draw(plp_engine *e, const flight *f, int i, const kn_choice *chosen, const kn_candidates *candidates)
+/* Tokens for all rows of logits, where they are finite. */
+static plp_status choose_all(plp_engine *e, const flight *f, const kn_choice *chosen, const kn_candidates *candidates)
 {
-    request *r = f->out[i];
-    sampling_choice choice;
-    bool finite;
-    r->unread--;
-    if (r->done) return PLP_OK;
-    PLP_TRY(choose(e, f, i, chosen, candidates, &choice, &finite));
-    if (finite) return deliver(e, r, &choice);
+    for (int i = 0; i < f->outs; i++) {
+        bool finite = true;
+        f->out[i]->unread--;
+        if (!f->out[i]->done) PLP_TRY(choose(e, f, i, chosen, candidates, &e->choice[i], &finite));
+        e->drawn[i] = finite ? PLP_OK : PLP_ERR_DATA;
+    }
+    return PLP_OK;
+}
+
+static plp_status fail_request(plp_engine *e, const flight *f, request *r)
+{
     PLP_FAIL(PLP_ERR_DATA, "logits are not finite; step %lld, token %lld of request %llu; fix: polylepis convert --check-finite",
              (long long)f->step, (long long)r->length, (unsigned long long)r->id);
     r->done = true;
@@ -608,15 +702,55 @@ static plp_status draw(plp_engine *e, const flight *f, int i, const kn_choice *c
     return add_error(e, r, PLP_ERR_DATA, plp_last_error());
 }
 
+/* Probabilities of the tokens behind the rows first .. first + rows of a slice: of the prompt's from `next` on. */
+static plp_status score_rows(plp_engine *e, const flight *f, request *r, int first, int64_t next, int rows)
+{
+    int row[SCORED];
+    sampling_choice score[SCORED];
+    for (int i = 0; i < rows; i++) row[i] = first + i;
+    PLP_TRY(model_logits_of(e->model, row, rows));
+    const plp_status st = engine_scorer_rows(e->scorer, e->model, r->ids + next, rows, r->given.prompt_logprobs, score);
+    if (st == PLP_ERR_DATA) return fail_request(e, f, r);
+    PLP_TRY(st);
+    for (int i = 0; i < rows; i++) {
+        queued *q;
+        PLP_TRY(add_event(e, PLP_EVENT_PROMPT, r, &q));
+        q->event.token = score[i].token, q->event.logprob = score[i].logprob, q->event.tops = score[i].tops;
+        memcpy(q->top_id, score[i].top_id, sizeof q->top_id);
+        memcpy(q->top_logprob, score[i].top_logprob, sizeof q->top_logprob);
+    }
+    return PLP_OK;
+}
+
+static plp_status score_prompts(plp_engine *e, const flight *f)
+{
+    const int most = e->max_seqs < SCORED ? e->max_seqs : SCORED;
+    if (e->scorer == NULL) PLP_TRY(engine_scorer_create(&e->scorer, e->model));
+    for (int i = f->decodes; i < f->slices; i++) {
+        request *r = e->running[e->slice[i].seq];
+        int rows = e->slice[i].rows;
+        if (r->given.prompt_logprobs < 0 || r->done) continue;
+        if (r->past == r->prompt) rows--; /* what comes behind the last is no prompt */
+        for (int at = 0; at < rows && !r->done; at += most)
+            PLP_TRY(score_rows(e, f, r, e->start[i] + at, e->past[i] + at + 1, rows - at < most ? rows - at : most));
+    }
+    return PLP_OK;
+}
+
 static plp_status read_step(plp_engine *e, flight *f)
 {
     const kn_choice *chosen;
     const kn_candidates *candidates;
     f->queued = false;
-    if (f->outs == 0) return PLP_OK;
-    PLP_TRY(model_draw_end(e->model, &chosen, &candidates));
+    if (f->outs > 0) PLP_TRY(model_draw_end(e->model, &chosen, &candidates));
     const double came = plp_seconds();
-    for (int i = 0; i < f->outs; i++) PLP_TRY(draw(e, f, i, chosen, candidates));
+    if (f->outs > 0) PLP_TRY(choose_all(e, f, chosen, candidates));
+    if (f->scores) PLP_TRY(score_prompts(e, f));
+    for (int i = 0; i < f->outs; i++) { /* no tokens behind a request's end, which the step before this one may have brought */
+        request *r = f->out[i];
+        if (r->done) continue;
+        PLP_TRY(e->drawn[i] == PLP_OK ? deliver(e, r, &e->choice[i]) : fail_request(e, f, r));
+    }
     e->stats.host_seconds += plp_seconds() - came;
     return PLP_OK;
 }

@@ -11,7 +11,7 @@ static const double COLDEST = 1e-4; /* a temperature below is 0: its reciprocal 
 
 struct sampling_work {
     kn_item *heap, *sorted; /* (vocab) or (ranks * KN_CANDIDATES), whichever is more */
-    int *next;           /* (ranks) */
+    int *next;              /* (ranks) */
 };
 
 plp_status sampling_work_create(sampling_work **out, int vocab, int ranks)
@@ -63,7 +63,7 @@ kn_sample_row sampling_kernel_row(const sampling_row *r, int penalty_first)
 bool sampling_settles(const sampling_row *r)
 {
     const kn_sample_row k = sampling_kernel_row(r, 0);
-    return r->bans == 0 && kn_settles(&k);
+    return r->bans == 0 && r->alloweds == 0 && r->biases == 0 && kn_settles(&k);
 }
 
 bool sampling_wants_candidates(const sampling_row *r) { return r->logprobs >= 0 || !sampling_settles(r); }
@@ -109,12 +109,23 @@ static void normalise(sampling_choice *c, const kn_candidates *all, int stride, 
     for (int i = 0; i < c->tops; i++) c->top_logprob[i] -= mass;
 }
 
-static bool banned(const sampling_row *r, int id)
+bool sampling_score(const kn_candidates *all, int stride, int ranks, int id, int tops, sampling_choice *score)
 {
-    for (int i = 0; i < r->bans; i++)
-        if (r->banned[i] == id) return true;
+    *score = (sampling_choice){ .token = id };
+    if (!sampling_raw_of(all, stride, ranks, id, &score->logprob)) return false;
+    for (int i = 0; i < ranks; i++)
+        for (int k = 0; k < all[i * stride].count; k++) offer(score, tops, all[i * stride].id[k], all[i * stride].raw[k]);
+    normalise(score, all, stride, ranks);
+    return true;
+}
+
+static bool is_among(const int *ids, int count, int id)
+{
+    for (int i = 0; i < count; i++)
+        if (ids[i] == id) return true;
     return false;
 }
+static bool banned(const sampling_row *r, int id) { return is_among(r->banned, r->bans, id); }
 
 /* ----------------------------------------------------------------------------------------------------------- from the candidates */
 sampling_result sampling_from_choice(sampling_work *w, const sampling_row *r, const kn_choice *c, const kn_candidates *all, int stride,
@@ -123,7 +134,8 @@ sampling_result sampling_from_choice(sampling_work *w, const sampling_row *r, co
     const kn_sample_row k = sampling_kernel_row(r, 0);
     bool complete;
     if (c->outcome == KN_NOT_FINITE) return SAMPLING_NOT_FINITE;
-    if (c->outcome == KN_NEEDS_ROW || (r->bans > 0 && (kn_filters(&k) || banned(r, c->token)))) return SAMPLING_NEEDS_ROW;
+    if (c->outcome == KN_NEEDS_ROW || r->alloweds > 0 || r->biases > 0 || (r->bans > 0 && (kn_filters(&k) || banned(r, c->token))))
+        return SAMPLING_NEEDS_ROW;
     if (r->logprobs > 0 && r->penalties > 0) return SAMPLING_NEEDS_ROW; /* the lists are in the order of what the penalties made */
     *choice = (sampling_choice){ .token = c->token, .logprob = c->raw };
     if (r->logprobs < 0) return SAMPLING_DONE;
@@ -168,18 +180,26 @@ void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_cand
 {
     const kn_sample_row k = sampling_kernel_row(r, 0);
     const float scale = kn_greedy(&k) ? 1 : k.inv_temperature;
-    for (int i = 0; i < valid; i++) w->heap[i] = (kn_item){ i, logits[i] * scale, logits[i] };
+    for (int i = 0; i < valid; i++) w->heap[i] = (kn_item){ i, logits[i], logits[i] };
+    for (int i = 0; i < r->biases; i++) w->heap[r->bias_id[i]].p += r->bias[i];
     for (int i = 0; i < r->penalties; i++) {
         const int id = r->penalty_id[i];
-        if (id < valid) w->heap[id].p = penalised(logits[id], r->penalty_hits[i], &k) * scale;
+        if (id < valid) w->heap[id].p = penalised(w->heap[id].p, r->penalty_hits[i], &k);
     }
+    for (int i = 0; i < valid; i++) w->heap[i].p *= scale;
     int n = 0;
-    for (int i = 0; i < valid; i++)
-        if (!banned(r, i)) w->heap[n++] = w->heap[i];
+    if (r->alloweds > 0) { /* in rising order */
+        for (int i = 0; i < r->alloweds; i++)
+            if (!banned(r, r->allowed[i])) w->heap[n++] = w->heap[r->allowed[i]];
+        if (n == 0) /* all of them are banned: they are drawn all the same */
+            for (int i = 0; i < r->alloweds; i++) w->heap[n++] = w->heap[r->allowed[i]];
+    } else
+        for (int i = 0; i < valid; i++)
+            if (!banned(r, i)) w->heap[n++] = w->heap[i];
     for (int i = n / 2 - 1; i >= 0; i--) sift_down(w->heap, i, n);
 
     double mass = kn_mass_above(all, stride, ranks, w->heap[0].p);
-    if (r->bans > 0) {
+    if (r->bans > 0 || r->alloweds > 0 || r->biases > 0) {
         mass = 0;
         for (int i = 0; i < n; i++) mass += exp((double)w->heap[i].p - w->heap[0].p);
     }

@@ -16,6 +16,11 @@ typedef struct {
     int penalties;
     const int *banned; /* ids that must not be drawn */
     int bans;
+    const int *allowed; /* ids of which one must be drawn */
+    int alloweds;       /* 0: any */
+    const int *bias_id; /* what is added to their logits, before the penalties */
+    const float *bias;
+    int biases;
 } sampling_row;
 
 typedef struct {
@@ -53,6 +58,8 @@ sampling_result sampling_from_candidates(sampling_work *w, const sampling_row *r
 void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks, const float *logits,
                           int valid, sampling_choice *choice);
 
+/* Of an id that a bonus has put among the candidates, and of the `tops` most probable.  false where a logit is not finite. */
+bool sampling_score(const kn_candidates *all, int stride, int ranks, int id, int tops, sampling_choice *score);
 /* log sum exp of the logits as they are: what a logprob is short of. */
 double sampling_log_mass(const kn_candidates *all, int stride, int ranks);
 /* The logit of an id that is among the candidates.  false when it is not, or a logit is not finite. */

@@ -149,7 +149,9 @@ static plp_status compute(model *m, const model_step *s)
         PLP_TRY(m->kind->forward(&call));
         PLP_TRY(show_residual(m, s, &pending));
     }
-    return s->outs == 0 ? PLP_OK : head(m, s, &pending);
+    if (s->outs > 0) PLP_TRY(head(m, s, &pending));
+    m->pending = pending;
+    return PLP_OK;
 }
 
 /* How many of this rank's rows of the head are real: the rest pads the vocabulary. */
@@ -231,9 +233,10 @@ plp_status model_forward(model *m, const model_step *s)
 {
     const bool draws = s->draw && s->outs > 0;
     PLP_TRY(check_step(m, s));
-    m->outs = s->outs;
+    m->tokens = s->tokens, m->outs = s->outs, m->pending = (layer_pending){ 0 };
     if (s->tokens == 0) return PLP_OK;
-    if (draws && m->begun - m->ended >= 2) return PLP_FAIL(PLP_ERR_INTERNAL, "a third step that draws, the first one's tokens were not read");
+    if (draws && m->begun - m->ended >= 2)
+        return PLP_FAIL(PLP_ERR_INTERNAL, "a third step that draws, the first one's tokens were not read");
     m->steps++;
     tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
     PLP_TRY(PLP_FAULT_AT("forward"));
@@ -244,6 +247,20 @@ plp_status model_forward(model *m, const model_step *s)
     const layer_probe *p = &m->probe;
     const int64_t vocab = m->plan.vocab.count;
     return p->see && s->outs ? p->see(p->arg, m->config.layers, "logits", m->logits, PLP_F32, s->outs, vocab, vocab) : PLP_OK;
+}
+
+plp_status model_logits_of(model *m, const int *row, int rows)
+{
+    const model_step s = { .tokens = m->tokens, .outs = rows };
+    if (rows > m->options.max_outs) return PLP_FAIL(PLP_ERR_INTERNAL, "logits of %d rows, at most %d", rows, m->options.max_outs);
+    for (int i = 0; i < rows; i++)
+        if (row[i] < 0 || row[i] >= m->tokens) return PLP_FAIL(PLP_ERR_INTERNAL, "logits of row %d of %d", row[i], m->tokens);
+    PLP_TRY(wait_for_device(m, input_mark(m)));
+    memcpy(m->host[m->input].out_row, row, (size_t)rows * sizeof *row);
+    PLP_TRY(m->kn->to_device(m->context, m->there.out_row, m->host[m->input].out_row, (size_t)rows * sizeof *row));
+    PLP_TRY(m->kn->mark(m->context, input_mark(m)));
+    m->outs = rows;
+    return head(m, &s, &m->pending);
 }
 
 bool model_draws_on_device(const model *m) { return m->kn == kn_cuda(); }

@@ -71,6 +71,8 @@ typedef struct {
 /* Collective.  Afterwards the logits of out_row are in the backend's memory, split by vocabulary over the ranks.  PLP_ERR_DATA for an id
  * outside the vocabulary, before anything is queued. */
 plp_status model_forward(model *m, const model_step *s);
+/* Logits of other rows of the last step take the place of those of its out_row: `rows` of them, at most max_outs.  Before the next step. */
+plp_status model_logits_of(model *m, const int *row, int rows);
 /* Collective.  Candidates of the last step's first `rows` logits rows from every rank: host (tp_size, rows).  Penalty lists in host
  * memory. */
 plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,

@@ -39,15 +39,16 @@ struct model {
     /* work space */
     layer_scratch scratch;
     float *residual, *logits;
-    void *normed_out; /* (max_outs, hidden) act */
+    void *normed_out;                /* (max_outs, hidden) act */
     kn_candidates *candidates, *all; /* (max_outs) of this rank; (size, max_outs), the same where it is alone */
     kn_item *sorted;                 /* work space of kn->choose, and next */
     int *next;
-    kn_choice *choices; /* (max_outs) */
-    int *penalties;     /* ids, then hits; (2, MODEL_PENALTIES) */
-    int *maps;      /* group map, then first channels of norm groups */
-    int outs;       /* of the last step */
-    int64_t steps;  /* so far */
+    kn_choice *choices;    /* (max_outs) */
+    int *penalties;        /* ids, then hits; (2, MODEL_PENALTIES) */
+    int *maps;             /* group map, then first channels of norm groups */
+    int tokens, outs;      /* of the last step */
+    layer_pending pending; /* what no norm has added to its residual */
+    int64_t steps;         /* so far */
 
     kn_candidates *candidates_host[MODEL_FLIGHTS]; /* (size + 1, max_outs) */
     kn_choice *choices_host[MODEL_FLIGHTS];

@@ -175,7 +175,7 @@ plp_status model_forward(model *m, const model_step *s)
             now.hash = mix(now.hash, (uint64_t)id_of(m, s->ids[row]));
             m->unknown += s->ids[row] < 0;
             now.past++;
-            if (m->outs < s->outs && s->out_row[m->outs] == row) fill_logits(now.hash, m->logits[m->outs++]);
+            while (m->outs < s->outs && s->out_row[m->outs] == row) fill_logits(now.hash, m->logits[m->outs++]);
             if (i < s->decodes || s->block == 0 || now.past % s->block != 0) continue;
             const int to = s->snap_slot[snap++];
             if (to < 0) continue;
@@ -192,6 +192,26 @@ plp_status model_forward(model *m, const model_step *s)
     if (s->tokens > m->most_rows) m->most_rows = s->tokens;
     if (s->draw && s->outs > 0) draw_tokens(m, s->draw);
     return PLP_OK;
+}
+
+plp_status model_slot_copy(model *m, int from, int to)
+{
+    assert_true(from != to);
+    m->slot[to] = m->slot[from];
+    return PLP_OK;
+}
+
+/* Probabilities of prompts are another test's: mpi.test_engine. */
+plp_status model_logits_of(model *m, const int *row, int rows)
+{
+    (void)m, (void)row, (void)rows;
+    return PLP_ERR_INTERNAL;
+}
+plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
+                            kn_candidates *all)
+{
+    (void)m, (void)rows, (void)row, (void)penalty_id, (void)penalty_hits, (void)penalties, (void)all;
+    return PLP_ERR_INTERNAL;
 }
 
 plp_status model_gather_logits(model *m, int row, float *logits)
@@ -298,6 +318,7 @@ static void note_event(const plp_event *e)
         assert_true(a->outs < MOST_OUT);
         a->out[a->outs++] = e->token;
         break;
+    case PLP_EVENT_PROMPT: fail_msg("nobody asked for probabilities of prompts"); break;
     case PLP_EVENT_FINISHED: a->finished = true, a->finish = e->finish; break;
     case PLP_EVENT_ERROR:
         a->failed = true;
@@ -474,6 +495,71 @@ static void a_common_beginning_is_computed_once(void **state)
     sound = false;
 }
 
+/* Several answers to one prompt are what as many requests give, and the prompt is computed once where there are slots for them, else once
+ * for those that find one at a time.  The first of them may be gone before it is. */
+static void answers_share_a_prompt(void **state)
+{
+    (void)state;
+    enum { ANSWERS = 9, LONG = 300 };
+    static int ids[LONG];
+    static const uint64_t seeds[ANSWERS] = { 3, 1, 4, 1, 5, 9, 2, 6, 5 };
+    static model m;
+    sound = true;
+    for (int i = 0; i < LONG; i++) ids[i] = i * 11 % USED;
+    plp_request r = plp_request_defaults();
+    r.ids = ids, r.count = LONG, r.max_tokens = 30, r.ignore_eos = 1, r.answers = ANSWERS, r.seeds = seeds;
+    for (int round = 0; round < 12; round++) {
+        const int seqs = round % 3 == 0 ? 16 : round % 3 == 1 ? 4 : 1;
+        const bool cancels = round >= 6;
+        answer want[ANSWERS], got[ANSWERS];
+        plp_engine_stats stats;
+        plp_engine *e;
+        plp_event event;
+        uint64_t first, other;
+        int left;
+        memset(got, 0, sizeof got);
+        make_model(&m, seqs, seqs, 64, 8);
+        assert_int_equal(engine_create(&e, &m, NULL, &(engine_options){ .ahead = round / 3 % 2 ? PLP_AHEAD_ON : PLP_AHEAD_OFF }), PLP_OK);
+        plp_request before = r;
+        before.count = 3, before.answers = 0, before.seeds = NULL;
+        assert_int_equal(plp_engine_submit(e, &before, &other), PLP_OK);
+        assert_int_equal(plp_engine_submit(e, &r, &first), PLP_OK);
+        for (int i = 0; i < ANSWERS; i++) {
+            plp_request one = r;
+            one.sampling.seed = seeds[i];
+            compute_alone(&one, &want[i]);
+        }
+        int step = 0;
+        do {
+            if (cancels && step++ == 2) plp_engine_cancel(e, first); /* some of the prompt is computed */
+            assert_int_equal(plp_engine_step(e, &left), PLP_OK);
+            while (plp_engine_next_event(e, &event)) {
+                if (event.request == other) continue;
+                assert_in_range(event.request, first, first + ANSWERS - 1);
+                answer *a = &got[event.request - first];
+                if (event.kind == PLP_EVENT_TOKEN)
+                    a->out[a->outs++] = event.token;
+                else
+                    a->finished = true, a->finish = event.finish;
+            }
+        } while (left > 0);
+        plp_engine_statistics(e, &stats);
+        engine_destroy(&e);
+        kn_cpu()->destroy(&m.context);
+        for (int i = 0; i < ANSWERS; i++) {
+            assert_true(got[i].finished);
+            if (cancels && i == 0) continue;
+            assert_int_equal(got[i].outs, want[i].outs);
+            assert_memory_equal(got[i].out, want[i].out, (size_t)want[i].outs * sizeof *want[i].out);
+        }
+        if (cancels) continue;
+        assert_int_equal(stats.prefill_tokens + stats.cached_tokens, 3 + ANSWERS * LONG);
+        if (seqs == 16) assert_int_equal(stats.prefill_tokens, 3 + LONG);
+        if (seqs == 4) assert_true(stats.prefill_tokens <= 3 + 4 * LONG);
+    }
+    sound = false;
+}
+
 static void a_cache_that_cannot_be_is_refused(void **state)
 {
     (void)state;
@@ -644,6 +730,7 @@ int main(void)
         cmocka_unit_test(cancelled_ahead),
         cmocka_unit_test(states_that_are_kept_change_nothing),
         cmocka_unit_test(a_common_beginning_is_computed_once),
+        cmocka_unit_test(answers_share_a_prompt),
         cmocka_unit_test(a_cache_that_cannot_be_is_refused),
         cmocka_unit_test(cancelled_requests_leave_at_once),
         cmocka_unit_test(bad_requests_are_refused),
