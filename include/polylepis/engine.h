@@ -50,7 +50,7 @@ typedef struct plp_engine_options {
     plp_link link;        /* of the sums over ranks; auto: NCCL between GPUs, else MPI                     */
     int threads;          /* CPU threads of a rank; 0: its share of the host's                             */
     int deterministic;    /* results of a request must not depend on others, to the bit                    */
-    int max_seqs;         /* state slots: most requests that run at a time; 0: 16                          */
+    int max_seqs;         /* state slots: most requests that run at a time; 0: 16; -1: as memory allows    */
     int max_batch_tokens; /* most tokens of a step; 0: 512.  At least max_seqs                             */
     int max_slice;        /* most tokens of one prompt in a step; 0: what has room                         */
     plp_cache cache;

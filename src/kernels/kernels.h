@@ -332,7 +332,7 @@ typedef struct kn_backend {
     /* mark: a place in the queue, one of KN_MARKS; wait: until everything queued before that place is done. */
     plp_status (*mark)(kn_context *c, int which);
     plp_status (*wait)(kn_context *c, int which);
-    plp_status (*memory)(kn_context *c, size_t *available, size_t *total);
+    plp_status (*memory)(int device, size_t *available, size_t *total); /* without a context as well */
     /* Seconds that reading `bytes` once takes, at best: the floor under everything that streams.  Allocates for the call; waits. */
     plp_status (*read_time)(kn_context *c, size_t bytes, double *seconds);
     /* A line that says what computes: "AMD EPYC, 2 threads, avx512_bf16", "NVIDIA H200, CUDA 13.0". */

@@ -117,13 +117,25 @@ static plp_status measure(model *m)
     return PLP_OK;
 }
 
+plp_status model_measure(model_memory *memory, const model_config *c, int rank, int size, const model_options *o)
+{
+    model m = { .config = *c, .options = *o, .kn = o->backend };
+    PLP_TRY(model_plan_make(&m.plan, c, rank, size));
+    set_dims(&m);
+    PLP_TRY(PLP_ALLOCATED(m.weights.layers = calloc((size_t)c->layers, sizeof *m.weights.layers)));
+    const plp_status st = measure(&m);
+    free(m.weights.layers);
+    *memory = m.memory;
+    return st;
+}
+
 /* Before anything is loaded: what it takes, what there is, and from how many ranks on it would fit. */
 static plp_status check_capacity(model *m)
 {
     size_t available, total;
     const model_memory *need = &m->memory;
     const uint64_t sum = need->weights + need->states + need->work;
-    PLP_TRY(m->kn->memory(m->context, &available, &total));
+    PLP_TRY(m->kn->memory(m->options.device, &available, &total));
     if (m->kn == kn_cpu()) available /= (size_t)tp_local_size(m->group); /* the host's memory is shared by its ranks */
     plp_log(PLP_LOG_INFO, "memory per rank: weights %.1f MB, %d state slots of %.2f MB, work space %.1f MB; %.1f MB available",
             (double)need->weights * 1e-6, m->options.slots, (double)need->slot * 1e-6, (double)need->work * 1e-6, (double)available * 1e-6);

@@ -31,6 +31,7 @@ typedef struct {
     uint64_t weights, states, slot, work; /* slot: one state slot; states = slots * slot */
 } model_memory;
 
+plp_status model_measure(model_memory *memory, const model_config *c, int rank, int size, const model_options *o);
 /* Of one state slot on the rank of this plan. */
 uint64_t model_slot_bytes(const model_plan *p, const model_config *c, const model_options *o);
 

@@ -3,6 +3,7 @@
 #include "mpi_test.h"
 
 #include "engine/engine.h"
+#include "engine/score.h"
 
 #include <string.h>
 
@@ -93,6 +94,50 @@ static void run_jobs(int seqs, int batch_tokens, int joining, plp_ahead ahead, a
     plp_engine_destroy(&e);
 }
 
+/* Collective.  Probabilities of a prompt's tokens are those of teacher forcing, whatever the slices, with and beside other requests. */
+static void score_prompts(void)
+{
+    enum { LONG = 3 };
+    const plp_engine_options options = { .model = PLP_DEMO,
+                                         .device = device,
+                                         .deterministic = 1,
+                                         .link = PLP_LINK_MPI,
+                                         .max_seqs = 5,
+                                         .max_batch_tokens = 100,
+                                         .cache = PLP_CACHE_ALL };
+    static double want[LONG][MOST_PROMPT];
+    plp_engine *e = NULL;
+    plp_event event;
+    int left, next[LONG], ended = 0, wrong = 0;
+    CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &options) == PLP_OK);
+    if (e == NULL) return;
+    for (int i = 0; i < LONG; i++) {
+        job *j = &jobs[i + 4]; /* prompts of 126, 8 and 39 tokens */
+        CHECK(engine_score_tokens(engine_session_of(e)->model, j->prompt, (int64_t)j->given.count, want[i]) == PLP_OK);
+    }
+    for (int i = 0; i < LONG; i++) {
+        plp_request r = jobs[i + 4].given;
+        r.prompt_logprobs = i, r.answers = 2, r.max_tokens = 1 + i, next[i] = 1, r.stop_count = 0;
+        CHECK(plp_engine_submit(e, &r, &jobs[i + 4].id) == PLP_OK);
+    }
+    do {
+        CHECK(plp_engine_step(e, &left) == PLP_OK);
+        while (plp_engine_next_event(e, &event))
+            for (int i = 0; i < LONG; i++) {
+                const job *j = &jobs[i + 4];
+                if (event.request == j->id && event.kind == PLP_EVENT_PROMPT) {
+                    wrong += event.token != j->prompt[next[i]] || event.logprob != -want[i][next[i] - 1] || event.tops != i;
+                    wrong += i > 0 && !(event.top_logprob[0] >= event.logprob);
+                    next[i]++;
+                }
+                if (event.request == j->id && event.kind == PLP_EVENT_TOKEN) CHECK(next[i] == (int)j->given.count);
+                ended += event.kind == PLP_EVENT_FINISHED && (event.request == j->id || event.request == j->id + 1);
+            }
+    } while (left > 0);
+    CHECK(wrong == 0 && ended == 2 * LONG);
+    plp_engine_destroy(&e);
+}
+
 int main(int argc, char **argv)
 {
     static answer alone[REQUESTS], together[REQUESTS];
@@ -118,5 +163,6 @@ int main(int argc, char **argv)
             CHECK(memcmp(got->logprob, want->logprob, sizeof got->logprob) == 0);
         }
     }
+    score_prompts();
     return mpi_test_end(g);
 }

@@ -135,7 +135,11 @@ static void release_host(kn_context *, void **p)
 }
 static plp_status mark(kn_context *c, int which) { return KN_CUDA(cudaEventRecord(c->mark[which], c->stream)); }
 static plp_status wait(kn_context *c, int which) { return KN_CUDA(cudaEventSynchronize(c->mark[which])); }
-static plp_status memory(kn_context *, size_t *available, size_t *total) { return KN_CUDA(cudaMemGetInfo(available, total)); }
+static plp_status memory(int device, size_t *available, size_t *total)
+{
+    PLP_TRY(KN_CUDA(cudaSetDevice(device)));
+    return KN_CUDA(cudaMemGetInfo(available, total));
+}
 
 static void identity(int device, char *text, size_t size)
 {
