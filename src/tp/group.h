@@ -38,6 +38,7 @@ plp_status tp_nccl_create(tp_group *g);
 plp_status tp_nccl_create_side(tp_group *g); /* for what goes on beside the stream */
 void tp_nccl_destroy(tp_group *g);
 plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype);
+plp_status tp_nccl_gather(const tp_group *g, const void *mine, size_t bytes, void *all);
 typedef enum { TP_SIDE_SUM, TP_SIDE_SCATTER, TP_SIDE_GATHER } tp_side_work;
 plp_status tp_nccl_side(tp_group *g, tp_side_work work, int turn, void *data, int64_t count, plp_dtype dtype);
 plp_status tp_nccl_side_end(tp_group *g, int turn);

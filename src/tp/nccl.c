@@ -90,6 +90,11 @@ plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
     return TP_NCCL(ncclAllReduce(data, data, (size_t)count, types[dtype], ncclSum, g->nccl, g->backend->stream(g->context)));
 }
 
+plp_status tp_nccl_gather(const tp_group *g, const void *mine, size_t bytes, void *all)
+{
+    return TP_NCCL(ncclAllGather(mine, all, bytes, ncclInt8, g->nccl, g->backend->stream(g->context)));
+}
+
 static ncclResult_t queue(tp_group *g, tp_side_work work, void *data, size_t count, plp_dtype dtype)
 {
     const struct tp_side *s = g->side;
@@ -126,6 +131,11 @@ plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
 {
     (void)data, (void)count, (void)dtype;
     return tp_nccl_create(g);
+}
+plp_status tp_nccl_gather(const tp_group *g, const void *mine, size_t bytes, void *all)
+{
+    (void)g, (void)mine, (void)bytes, (void)all;
+    return tp_nccl_create(NULL);
 }
 plp_status tp_nccl_side(tp_group *g, tp_side_work work, int turn, void *data, int64_t count, plp_dtype dtype)
 {

@@ -184,6 +184,28 @@ static void norms(tp_group *g, const kn_backend *kn, kn_context *c, int tokens, 
     free(h_delta);
 }
 
+/* Collective.  Every rank has everyone's, in order. */
+static void gathers(tp_group *g, const kn_backend *kn, kn_context *c)
+{
+    enum { MOST = 100 };
+    const size_t size = (size_t)tp_size(g);
+    unsigned char mine[MOST], *all = calloc(size, MOST), *stage = malloc((size + 1) * MOST);
+    void *there = NULL;
+    memset(mine, 17 + tp_rank(g), sizeof mine);
+    CHECK(kn->alloc(c, &there, (size + 1) * MOST) == PLP_OK);
+    for (size_t bytes = 0; all != NULL && stage != NULL && bytes <= MOST; bytes += MOST / 2) {
+        CHECK(kn->to_device(c, there, mine, bytes) == PLP_OK);
+        CHECK(tp_gather_all_device(g, there, bytes, (char *)there + MOST, stage) == PLP_OK);
+        CHECK(kn->to_host(c, all, (char *)there + MOST, size * bytes) == PLP_OK && kn->sync(c) == PLP_OK);
+        int wrong = 0;
+        for (size_t i = 0; i < size * bytes; i++) wrong += all[i] != 17 + i / bytes;
+        CHECK(wrong == 0);
+    }
+    kn->release(c, &there);
+    free(all);
+    free(stage);
+}
+
 int main(int argc, char **argv)
 {
     tp_group *g = mpi_test_begin(&argc, &argv);
@@ -213,6 +235,7 @@ int main(int argc, char **argv)
         norms(g, kn, c, 17, 1022, PLP_F32, true);
         norms(g, kn, c, 100, 2560, PLP_BF16, true);
     }
+    gathers(g, kn, c);
     kn->destroy(&c);
     return mpi_test_end(g);
 }
