@@ -35,6 +35,7 @@ plp_status tp_sum_host(tp_group *g, void *data, int64_t count, plp_dtype dtype);
 
 /* NCCL; PLP_ERR_DEVICE when built without. */
 plp_status tp_nccl_create(tp_group *g);
+plp_status tp_nccl_create_side(tp_group *g); /* for tp_sum_begin */
 void tp_nccl_destroy(tp_group *g);
 plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype);
 plp_status tp_nccl_sum_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);

@@ -60,6 +60,11 @@ plp_status tp_nccl_create(tp_group *g)
     ncclComm_t comm = NULL;
     PLP_TRY(connect(g, 0, &comm));
     g->nccl = comm;
+    return PLP_OK;
+}
+
+plp_status tp_nccl_create_side(tp_group *g)
+{
     PLP_TRY(tp_agree(g, PLP_ALLOCATED(g->side = calloc(1, sizeof *g->side))));
     PLP_TRY(connect(g, SIDE_BLOCKS, &g->side->comm));
     return tp_agree(g, make_side(g->side));
@@ -104,6 +109,7 @@ plp_status tp_nccl_create(tp_group *g)
     (void)g;
     return PLP_FAIL(PLP_ERR_DEVICE, "built without NCCL; fix: configure with -DPLP_CUDA=ON, or use --comm mpi");
 }
+plp_status tp_nccl_create_side(tp_group *g) { return tp_nccl_create(g); }
 void tp_nccl_destroy(tp_group *g) { (void)g; }
 plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
 {

@@ -52,7 +52,7 @@ typedef enum {
     TP_COMM_NCCL  /* NCCL alone                                                                                  */
 } tp_comm_kind;
 /* Collective.  Before the first tp_all_reduce: eager creation, so that nothing is set up in the first step.  A second call takes the place
- * of the first. */
+ * of the first; the ranks' devices stay the same. */
 plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes);
 /* Collective.  Sum in place of `count` elements in the backend's memory, in rank order: the same bits on every rank.  Queued on the
  * context's stream. */
