@@ -333,7 +333,8 @@ static plp_status read_shared(const io_checkpoint *c, const io_tensor *t, char *
 {
     const int64_t shares = (int64_t)((bytes + SHARE - 1) / SHARE);
     int64_t bad = shares;
-#pragma omp parallel for schedule(dynamic) num_threads(c->threads) reduction(min : bad) if (shares > 1)
+    const int threads = c->threads;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) reduction(min : bad) if (shares > 1)
     for (int64_t i = 0; i < shares; i++)
         if (read_share(c, t, dst, bytes, offset, i) != PLP_OK && i < bad) bad = i;
     for (; bad < shares; bad++)
