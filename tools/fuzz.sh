@@ -2,15 +2,17 @@
 # fuzz.sh [SECONDS [TARGET...]] -- builds the fuzz targets of tests/fuzz, runs each for so long (60 seconds) from its corpus, and prints what it did.
 # Two run at a time.  What breaks one is left in build/fuzz/found, as are new inputs; neither is put into the tree.
 # FUZZ_RUNS=N: N executions each instead, however long they take.
-set -eu
-cd "$(dirname "$0")/.."
+# shellcheck source=launch/lib.sh
+. "$(dirname "$0")/../launch/lib.sh"
 seconds=${1:-60}
 [ $# -eq 0 ] || shift
 corpus=$PWD/tests/fuzz/corpus found=$PWD/build/fuzz/found
 export ASAN_OPTIONS=malloc_context_size=8:quarantine_size_mb=16:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1
 
+install_packages "$packages_build $packages_test $packages_fuzz"
 cmake --preset fuzz --log-level=NOTICE >&2
 cmake --build --preset fuzz >&2
+# shellcheck disable=SC2046 # names without blanks
 [ $# -gt 0 ] || set -- $(ls "$corpus")
 
 # One target; its last lines when it fails.

@@ -45,7 +45,7 @@ static void keep(const plp_option *o)
 static void keep_all(void)
 {
     for (int c = 0; c < COMMANDS; c++) {
-        plp_option_table tables[TABLES];
+        plp_option_table tables[CLI_TABLES];
         const int n = tables_of(commands[c], tables);
         for (int t = 0; t < n; t++)
             for (int i = 0; i < tables[t].count; i++) keep(&tables[t].option[i]);
