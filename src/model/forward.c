@@ -198,6 +198,17 @@ static void set_half(model *m, const model_step *s, const step_split *all, int i
                             .turn = all->halves > 1 ? i : -1 };
 }
 
+/* Tells half i of the other one, and that of the layer which it is to run next: the first half is a layer ahead of the second. */
+static void set_other(model *m, const step_split *all, half_step *half, int i, int64_t layer)
+{
+    half_step *other = &half[1 - i];
+    const int64_t next = layer + (i == 1);
+    half[i].call.other = NULL;
+    if (all->halves == 1 || next == m->config.layers) return;
+    other->call.w = m->weights.layers + next;
+    half[i].call.other = &other->call;
+}
+
 /* Queues the step's computation; its inputs are there. */
 static plp_status compute(model *m, const model_step *s, const step_split *all)
 {
@@ -216,13 +227,17 @@ static plp_status compute(model *m, const model_step *s, const step_split *all)
         tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
         for (int i = 0; i < all->halves; i++) {
             half[i].call.w = m->weights.layers + layer;
+            set_other(m, all, half, i, layer);
             PLP_TRY(m->kind->forward(&half[i].call));
         }
         PLP_TRY(show_residual(m, s, &half[0].pending));
     }
-    for (int i = 0; all->halves > 1 && i < all->halves; i++) /* the last norm takes rows of both */
-        PLP_TRY(layer_add_norm(kn, m->context, half[i].batch.tokens, m->dims.hidden, half[i].call.residual, &half[i].pending, NULL, 0, NULL,
-                               0, NULL));
+    for (int i = 0; all->halves > 1 && i < all->halves; i++) { /* the last norm takes rows of both */
+        PLP_TRY(layer_collect(&half[i].call));
+        if (half[i].pending.delta)
+            PLP_TRY(layer_add_norm(kn, m->context, half[i].batch.tokens, m->dims.hidden, half[i].call.residual, &half[i].pending, NULL, 0,
+                                   NULL, 0, NULL));
+    }
     if (s->outs > 0) PLP_TRY(head(m, s, &half[0].pending));
     m->pending = half[0].pending;
     return PLP_OK;

@@ -98,7 +98,7 @@ static void beside(tp_group *g, const kn_backend *kn, kn_context *c)
     }
     for (int round = 0; round < 3; round++)
         for (int t = 0; t < TP_TURNS; t++) {
-            if (round > 0) CHECK(tp_sum_end(g, t) == PLP_OK);
+            if (round > 0) CHECK(tp_side_end(g, t) == PLP_OK);
             if (round < 2) CHECK(tp_sum_begin(g, t, there[t], COUNT, PLP_F32) == PLP_OK);
         }
     for (int t = 0; t < TP_TURNS; t++) {
