@@ -22,10 +22,7 @@ typedef struct {
     int64_t ld_sumsq;
     double width, eps;
     const kn_exchange *exchange; /* delta and sumsq are this rank's parts: whoever adds them sums them over the ranks first */
-    tp_group *summing;           /* their sum runs beside the stream, as this turn: whoever adds them ends it first           */
-    int turn;
-    bool scattered; /* of the sum, this rank gets its part of the rows alone, and its part of the residual is up to date */
-    bool normed;    /* added and normed: the rows of all ranks come together beside the stream                           */
+    bool scattered; /* this rank has its part of the rows of the sum: it adds and norms those, then the normed rows come together */
 } layer_pending;
 
 /* How the statistic of the gated norm is computed; the sharding plan decides. */
@@ -87,7 +84,7 @@ typedef struct layer_probe {
 } layer_probe;
 
 /* One layer in one step. */
-typedef struct layer_call {
+typedef struct {
     const kn_backend *kn;
     kn_context *c;
     tp_group *g;
@@ -100,17 +97,11 @@ typedef struct layer_call {
     const layer_probe *probe;
     float *residual; /* (tokens, hidden) */
     layer_pending *pending;
-    /* -1; or which of the two halves of a step this is, of which one computes while the other's sums are under way.  Each rank adds and
-     * norms its part of a half's rows, half way through a layer of the other half. */
-    int turn;
-    const struct layer_call *other; /* NULL: there is none, or it has no further layer; its `w` is the layer that it is to run next */
 } layer_call;
 
 typedef struct {
     /* Takes what `forward` writes to for steps of `tokens` rows and `seqs` sequences. */
     void (*lay_out)(layer_scratch *s, plp_arena *a, const kn_backend *kn, const layer_dims *d, int64_t tokens, int64_t seqs);
-    /* The same work space from row `row` on, for the second half of a step. */
-    layer_scratch (*from_row)(const layer_scratch *s, const layer_dims *d, int64_t row);
     /* Most float32 elements of a row that a collective sums. */
     int64_t (*summed)(const layer_dims *d);
     /* Collective.  Adds `pending` to the residual, runs the layer, and leaves its own output in `pending`. */
@@ -135,10 +126,7 @@ plp_status layer_convolve(const layer_call *l, int first, int rows, int channels
 float *layer_folded_sums(const layer_call *l, int64_t *ld);
 /* s->delta = this rank's share of out_proj of s->y. */
 plp_status layer_project_out(const layer_call *l);
-/* Collective.  Half way through a layer: the other half's sums are there by now; adds and norms them, so that the rows come together while
- * this half goes on. */
-plp_status layer_other(const layer_call *l);
-/* Collective.  Behind the last layer: the residual of all rows, up to date, for a half whose rows are scattered. */
+/* Collective.  Behind the last layer: the residual of all rows, where `pending` is scattered. */
 plp_status layer_collect(const layer_call *l);
 /* Collective.  Leaves s->delta in `pending`, summed over the ranks, or to be summed by whoever adds it. */
 plp_status layer_finish(const layer_call *l);

@@ -144,7 +144,6 @@ static plp_status forward(const layer_call *l)
         PLP_TRY(layer_project_in(l, in_rows(d)));
         PLP_TRY(layer_convolve(l, layer_inner(d), in_rows(d), conv_channels(d)));
         PLP_TRY(scan(l));
-        PLP_TRY(layer_other(l));
         PLP_TRY(gate(l));
         PLP_TRY(layer_project_out(l));
     }
@@ -168,16 +167,4 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     if (kn->mixer_step_work) s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
 }
 
-static layer_scratch from_row(const layer_scratch *s, const layer_dims *d, int64_t row)
-{
-    layer_scratch at = *s;
-    at.normed = layer_at(s->normed, d->act, row * d->hidden);
-    at.in = layer_at(s->in, d->act, row * in_rows(d));
-    at.conv = layer_at(s->conv, d->act, row * conv_channels(d));
-    at.y = layer_at(s->y, d->act, row * layer_inner(d));
-    at.sums = s->sums + row * sum_columns(d);
-    at.delta = layer_at(s->delta, PLP_F32, row * layer_ld_delta(d));
-    return at;
-}
-
-const layer_kind layer_mamba2 = { .lay_out = lay_out, .from_row = from_row, .summed = layer_ld_delta, .forward = forward };
+const layer_kind layer_mamba2 = { .lay_out = lay_out, .summed = layer_ld_delta, .forward = forward };

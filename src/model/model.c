@@ -39,10 +39,10 @@ static void lay_out_states(model *m, plp_arena *a)
 static void lay_out_inputs(const model *m, model_inputs *in, plp_arena *a)
 {
     const model_options *o = &m->options;
-    in->past = plp_arena_take(a, o->max_seqs + 1, sizeof *in->past); /* a sequence more, and a start for it, where a step is cut in two */
-    in->start = plp_arena_take(a, o->max_seqs + 3, sizeof(int));
-    in->src_slot = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
-    in->dst_slot = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
+    in->past = plp_arena_take(a, o->max_seqs, sizeof *in->past);
+    in->start = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
+    in->src_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
+    in->dst_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
     in->out_row = plp_arena_take(a, o->max_outs, sizeof(int));
     in->fixed = a->used;
     in->ids = plp_arena_take(a, o->max_tokens, sizeof(int));
