@@ -219,22 +219,24 @@ static plp_status merge(io_checkpoint *c)
     return PLP_OK;
 }
 
+static plp_status take_index(io_checkpoint *c, json_object *root, const char *path)
+{
+    json_object *map = NULL;
+    if (!json_object_is_type(root, json_type_object) || !json_object_object_get_ex(root, "weight_map", &map) ||
+        !json_object_is_type(map, json_type_object) || json_object_object_length(map) == 0)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: weight_map is missing, empty or no object; fix: fetch the file again", path);
+    PLP_TRY(open_shards(c, map, path));
+    PLP_TRY(merge(c));
+    return check_map(c, map, path);
+}
+
 static plp_status open_index(io_checkpoint *c, const char *name)
 {
-    plp_status st = PLP_OK;
     char path[MOST_PATH];
-    json_object *root = NULL, *map = NULL;
+    json_object *root = NULL;
     PLP_TRY(join(c, name, path));
     PLP_TRY(plp_json_read(path, MOST_INDEX, &root));
-    if (!json_object_is_type(root, json_type_object) || !json_object_object_get_ex(root, "weight_map", &map) ||
-        !json_object_is_type(map, json_type_object) || json_object_object_length(map) == 0) {
-        st = PLP_FAIL(PLP_ERR_DATA, "%s: weight_map is missing, empty or no object; fix: fetch the file again", path);
-        goto done;
-    }
-    PLP_DO(open_shards(c, map, path));
-    PLP_DO(merge(c));
-    PLP_DO(check_map(c, map, path));
-done:
+    const plp_status st = take_index(c, root, path);
     json_object_put(root);
     return st;
 }

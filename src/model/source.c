@@ -86,7 +86,7 @@ static plp_status read_tokenizer(model_source *s, const char *dir)
     return there ? plp_read_file(path, MOST_TOKENIZER, &s->tokenizer, &s->tokenizer_bytes) : PLP_OK;
 }
 
-/* All that decides what the model computes, short of the weights' values. */
+/* All that decides what a text is answered with, short of the weights' values. */
 static void digest_directory(model_source *s)
 {
     plp_sha256_stream sum;
@@ -96,6 +96,10 @@ static void digest_directory(model_source *s)
     plp_sha256_update(&sum, digest, sizeof digest);
     plp_sha256_update(&sum, s->config_text, strlen(s->config_text));
     plp_sha256_update(&sum, &(uint8_t){ s->config.norm_groups == 1 }, 1);
+    plp_sha256_update(&sum, s->config.stop, (size_t)s->config.stops * sizeof *s->config.stop); /* other files have a say in these */
+    plp_sha256_update(&sum, &s->config.bos, sizeof s->config.bos);
+    plp_sha256_update(&sum, &s->config.vocab_used, sizeof s->config.vocab_used);
+    if (s->tokenizer != NULL) plp_sha256_update(&sum, s->tokenizer, s->tokenizer_bytes);
     plp_sha256_final(&sum, digest);
     plp_sha256_hex(digest, s->digest);
 }

@@ -90,7 +90,8 @@ plp_status model_source_pass(model_source *s, int part, int parts, uint64_t *byt
 uint64_t model_source_bytes_read(const model_source *s);
 /* Bytes that reading this range takes from the files: what `inspect --plan` reports. */
 uint64_t model_source_cost(const model_source *s, model_band band, int64_t first, int64_t count);
-/* 64 hex digits: a model file's manifest digest; of a directory, a SHA-256 over its headers, sizes and config. */
+/* 64 hex digits: a model file's manifest digest; of a directory, a SHA-256 over its headers, sizes, config,
+ * special ids and tokenizer. */
 const char *model_source_digest(const model_source *s);
 
 /* ------------------------------------------------------------------------------------------------------------------- convert */
