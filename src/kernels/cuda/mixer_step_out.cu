@@ -83,7 +83,7 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
     if (warp < a.m) {
         const int lanes = a.lanes, group = lane / lanes;
         float t = 0;
-        if (group < a.groups)
+        if (group < a.groups && (a.scale || a.fold))
             for (int h = a.first[group] + lane % lanes; h < a.first[group + 1]; h += lanes) t += __ldcg(a.work.squares + warp * a.heads + h);
         for (int o = lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
         if (group < a.groups && lane % lanes == 0) {
