@@ -28,7 +28,7 @@ struct kn_context {
     kn_linear_cuda *linear;
     kn_ssd_cuda *ssd;
     void *candidates;  /* partial results of kn->candidates, see candidates.cu           */
-    unsigned *arrived; /* warps of a fused mixer's first kernel; 0 between such kernels   */
+    unsigned *arrived; /* (2) of a fused mixer's first kernel; 0 between such kernels     */
 };
 
 /* What the files of single operations hang into the context and the table. */

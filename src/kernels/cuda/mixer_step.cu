@@ -67,12 +67,24 @@ bool ring_slots(step_room in, step_room out, int available, int *slots_in, int *
     return best > 0;
 }
 
-plp_status slots_of(const kn_context *c, const kn_mixer_step_args *a, int *in, int *out, bool *fit)
+plp_status available_on(const kn_context *c, int *bytes)
 {
-    int available;
-    PLP_TRY(KN_CUDA(cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerMultiprocessor, c->options.device)));
-    *fit = ring_slots(mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, in, out);
-    return PLP_OK;
+    return KN_CUDA(cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, c->options.device));
+}
+
+/* How a Mamba-1 mixer's kernels share a multiprocessor.  `out` cannot start before `in` has left, for scan's shared memory; where `in`
+ * leaves first there would then be room for two blocks of `out`, and in the end none for the last multiprocessors.  So a block of `out` asks
+ * for half of the memory, whatever its ring takes, a block of scan for a quarter, and the ring of `in` lives in what `out` leaves. */
+struct scan_share {
+    int in_slots, out_slots, out_bytes, scan_bytes; /* bytes: the least that a block takes in all */
+};
+bool share_of(const kn_context *c, const kn_mixer_step_args *a, int available, scan_share *share)
+{
+    const step_room in = mixer_step_in_room(a, c->sms), out = mixer_step_out_room(a, c->sms);
+    const int half = available / 2, rest = available - half - 3 * BLOCK_RESERVED;
+    const int in_fit = (rest - in.fixed) / in.slot, out_fit = (half - out.fixed) / out.slot;
+    *share = { in_fit < RING_SLOTS ? in_fit : (int)RING_SLOTS, out_fit < RING_SLOTS ? out_fit : (int)RING_SLOTS, half, available / 4 };
+    return share->in_slots >= 2 && share->out_slots >= 2;
 }
 
 step_work work_of(const kn_mixer_step_args *a)
@@ -93,12 +105,11 @@ extern "C" size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a)
 
 extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done)
 {
-    int in_slots = 0, out_slots = 0;
-    bool fit;
+    int available, in_slots = 0, out_slots = 0;
     *done = false;
     if (!knows(c, a, b) || a->groups < 1 || !mixer_step_ssm_knows(a)) return PLP_OK;
-    PLP_TRY(slots_of(c, a, &in_slots, &out_slots, &fit));
-    if (!fit) return PLP_OK;
+    PLP_TRY(available_on(c, &available));
+    if (!ring_slots(mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, &in_slots, &out_slots)) return PLP_OK;
     const step_work w = work_of(a);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     PLP_TRY(mixer_step_in(c, a, &batch, &w, in_slots));
@@ -117,16 +128,16 @@ extern "C" size_t kn_scan_mixer_work_cuda(const kn_scan_mixer_args *a)
 extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b, bool *done)
 {
     const kn_mixer_step_args m = common_of(a);
-    int in_slots = 0, out_slots = 0;
-    bool fit;
+    scan_share share;
+    int available;
     *done = false;
     if (!knows_scan(c, a, &m, b)) return PLP_OK;
-    PLP_TRY(slots_of(c, &m, &in_slots, &out_slots, &fit));
-    if (!fit) return PLP_OK;
+    PLP_TRY(available_on(c, &available));
+    if (!share_of(c, &m, available, &share)) return PLP_OK;
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     const product_second x_proj = { (const bf16 *)a->x_proj, w.xbc, a->mixed, c->arrived, a->dt_rank + 2 * a->state, a->channels };
-    PLP_TRY(mixer_step_in(c, &m, &batch, &w, in_slots, &x_proj));
+    PLP_TRY(mixer_step_in(c, &m, &batch, &w, share.in_slots, &x_proj));
     *done = true;
     return PLP_OK;
 }
@@ -134,11 +145,12 @@ extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixe
 extern "C" plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b)
 {
     const kn_mixer_step_args m = common_of(a);
-    int in_slots = 0, out_slots = 0;
-    bool fit;
-    PLP_TRY(slots_of(c, &m, &in_slots, &out_slots, &fit));
+    scan_share share;
+    int available;
+    PLP_TRY(available_on(c, &available));
+    share_of(c, &m, available, &share); /* it fits: begin has seen to that */
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
-    PLP_TRY(mixer_step_scan(c, a, &batch, &w));
-    return mixer_step_out(c, &m, &w, out_slots);
+    PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes));
+    return mixer_step_out(c, &m, &w, share.out_slots, share.out_bytes);
 }

@@ -53,8 +53,9 @@ step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms);
 struct product_second; /* mixer_step_product.cuh */
 plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const product_second *second = NULL);
 plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w);
-plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w);
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots);
+/* least: bytes of shared memory that a block takes in all, if it needs less. */
+plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least);
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least = 0);
 
 /* Bytes between the rows of w in a slot: measured on an H200, 1 and 2 rows gain 4 % without (faster copies), 8 rows 3 % with (no conflicts). */
 static inline int step_pad(int rows) { return rows <= 2 ? 0 : (int)RING_PAD; }

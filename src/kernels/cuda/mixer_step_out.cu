@@ -178,7 +178,7 @@ step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms)
     return room;
 }
 
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots)
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least)
 {
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
@@ -187,6 +187,7 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
-    const size_t shared = (size_t)slots * s.slot_rows * s.pitch + beside_ring(a, s);
+    const size_t needed = (size_t)slots * s.slot_rows * s.pitch + beside_ring(a, s), wanted = least > (int)sizeof(out_shared) ? least - sizeof(out_shared) : 0;
+    const size_t shared = needed > wanted ? needed : wanted;
     return s.parts == 2 ? step_launch<mixer_out_kernel<2>>(c, dim3(c->sms), shared, o) : step_launch<mixer_out_kernel<1>>(c, dim3(c->sms), shared, o);
 }

@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/mixer_step_ring.cuh"
 
+#include <climits>
 #include <type_traits>
 
 template <int NB_, int NST_, int MH_> struct product_shape { /* NST stages of NB x 32 columns a warp make a row */
@@ -61,7 +62,7 @@ enum { PRODUCT_SLICES = 8 };
 struct product_second {
     const bf16 *w, *x;    /* (rows, columns), (m, columns); columns <= PRODUCT_SLICES stages, a multiple of 32 */
     float *out;           /* (m, PRODUCT_SLICES, rows): slices that have no columns become zero */
-    unsigned *arrived;    /* warps whose part of x is there; 0 before, and a later kernel sets it to 0 again */
+    unsigned *arrived;    /* warps whose part of x is there, and tiles claimed; both 0 before, and a later kernel sets them to 0 again */
     int rows, columns;
 };
 
@@ -88,22 +89,34 @@ struct product_tiles {
 static inline int product_tiles_most(int rows, int tile, int blocks) { return (rows + blocks * tile - 1) / (blocks * tile); }
 
 /* A block's stages: its tiles, and the pieces of the second product among the later ones, each behind a tile so that its operand can be
- * fetched a tile ahead; or all behind the last tile, where the tiles are too few for that. */
+ * fetched a tile ahead; or all behind the last tile, where the tiles are too few for that.
+ *
+ * Multiprocessors do not get equal shares of the memory's bandwidth: with tiles dealt evenly, the last block ends an eighth later than the
+ * first.  So the last one or two waves are not dealt but claimed from a counter, by whoever comes to them.  An answer takes a microsecond:
+ * the warp whose turn it is asks for the tile CLAIM_AHEAD later, and tells the others at its next turn, 8 stages on. */
 template <class S> struct product_order {
+    static constexpr int CLAIM_AHEAD = (STEP_WARPS + S::NST - 1) / S::NST + 1, CLAIMS = 32, FINE = S::TILE / 2;
     int tiles, slices = 1, pieces = 0; /* slices that have columns */
     int ready = 0, from = 0;           /* x is there before this tile; the first piece comes before it */
-    bool among = false;
-    __device__ __forceinline__ product_order(const product_tiles &t) : tiles(t.count), from(t.count) {}
-    __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second) : product_order(t)
+    int dealt;                         /* tiles from here on are claimed */
+    int coarse = 0;                    /* claims of whole tiles; the later ones are of FINE rows, so that blocks end together */
+    bool among = false, claims = false;
+    __device__ __forceinline__ product_order(const product_tiles &t) : tiles(t.count), from(t.count), dealt(t.count) {}
+    __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second, int slots) : product_order(t)
     {
         slices = (second.columns + S::COLUMNS - 1) / S::COLUMNS;
         const int all = (second.rows + S::TILE - 1) / S::TILE * slices, grid = (int)gridDim.x, block = (int)blockIdx.x;
+        const int most = (all + grid - 1) / grid, x_tiles = (t.all - t.first + t.wave - 1) / t.wave;
         pieces = block < all ? (all - block + grid - 1) / grid : 0;
-        while (ready < tiles && t.first > 0 && t.place(ready) < t.all - t.first) ready++;
-        ready = t.first > 0 ? ready + 1 : tiles; /* a tile later: by then the stores are through, and waiting for that is short */
-        const int middle = (ready + tiles + 1) / 2;
-        among = middle > ready && middle + pieces <= tiles;
-        if (among) from = middle;
+        ready = t.first > 0 ? x_tiles + 1 : tiles; /* a tile later: by then the stores are through, and waiting for that is short */
+        const int middle = (ready + t.waves + 2) / 2, latest = t.waves - most; /* all blocks reckon alike */
+        claims = t.first > 0 && latest > ready && (t.waves - 1 - CLAIM_AHEAD) * S::NST >= slots; /* none is asked for before the wait */
+        if (claims) {
+            dealt = t.waves - 1;
+            coarse = (t.all - dealt * t.wave - t.wave / 2) / S::TILE;
+        }
+        among = claims || (t.first > 0 && middle > ready && middle + pieces <= tiles);
+        if (among) from = claims ? min(middle, latest) : middle;
         else if (ready > tiles) ready = tiles;
     }
     struct stage {
@@ -121,6 +134,9 @@ template <class S> struct product_order {
     __device__ __forceinline__ int row(int piece) const { return ((int)blockIdx.x + piece * (int)gridDim.x) / slices * S::TILE; }
     __device__ __forceinline__ int slice(int piece) const { return ((int)blockIdx.x + piece * (int)gridDim.x) % slices; }
 };
+struct product_span {
+    int row, rows; /* rows 0: no tile is left */
+};
 
 template <class S> struct product_shared {
     union { /* of a warp alone until it has its B operand */
@@ -130,6 +146,7 @@ template <class S> struct product_shared {
     float squares[STEP_WARPS][8];
     ring_barriers bars;
     uint64_t sums_full[S::DUTIES], sums_empty[S::DUTIES];
+    uint32_t claimed[product_order<S>::CLAIMS]; /* of tile t in t % CLAIMS: t << 16 | the number of the claim */
 };
 
 /* A thread's place when tiles are finished: weight row er of the tile, batch row en, in every DUTIES-th tile from `duty`. */
@@ -153,26 +170,49 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const product_tiles tiles(a.rows, S::TILE, TWO ? a.first : 0);
     const product_order<S> order = [&] {
-        if constexpr (TWO) return product_order<S>(tiles, second);
+        if constexpr (TWO) return product_order<S>(tiles, second, a.slots);
         else return product_order<S>(tiles);
     }();
     const product_place<S> at;
-    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, tiles.count * S::NST + order.pieces);
+    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, order.claims ? INT_MAX : tiles.count * S::NST + order.pieces);
+    const auto span = [&](int t) -> product_span {
+        if constexpr (TWO)
+            if (order.claims && t >= order.dealt) {
+                uint32_t told = 0;
+                while (told >> 16 != (uint32_t)t) told = *(volatile uint32_t *)&sh.claimed[t % order.CLAIMS];
+                const int n = (int)(told & 0xffff), fine = max(n - order.coarse, 0);
+                const int row = order.dealt * tiles.wave + (n - fine) * S::TILE + fine * order.FINE;
+                return { row + tiles.first - tiles.all, min(n >= order.coarse ? (int)order.FINE : (int)S::TILE, max(tiles.all - row, 0)) };
+            }
+        return { tiles.row(t), tiles.rows(t) };
+    };
+    unsigned claim = 0; /* what this warp asked for and has not told yet, and for which tile; 0: nothing */
+    int claim_for = 0;
     const auto issue = [&](int i, int slot) {
         if constexpr (TWO) {
             const auto stage = order.at(i);
+            if (claim_for > 0) {
+                if (lane == 0) *(volatile uint32_t *)&sh.claimed[claim_for % order.CLAIMS] = (uint32_t)claim_for << 16 | min(claim, 0xffffu);
+                claim_for = 0;
+            }
+            if (order.claims && stage.piece < 0 && stage.part == 0 && stage.tile + order.CLAIM_AHEAD >= order.dealt) {
+                if (lane == 0) claim = atomicAdd(second.arrived + 1, 1u);
+                claim_for = stage.tile + order.CLAIM_AHEAD;
+            }
             if (stage.piece >= 0) {
                 const int row = order.row(stage.piece), column = order.slice(stage.piece) * COLUMNS;
                 ring_issue(rg, slot, second.w + (size_t)row * second.columns + column, min(S::TILE, second.rows - row), second.columns,
                            min(COLUMNS, second.columns - column) * 2, pitch);
             } else {
-                ring_issue(rg, slot, a.w + (size_t)tiles.row(stage.tile) * HIDDEN + stage.part * COLUMNS, tiles.rows(stage.tile), HIDDEN, COLUMNS * 2, pitch);
+                const product_span to = span(stage.tile);
+                if (to.rows > 0) ring_issue(rg, slot, a.w + (size_t)to.row * HIDDEN + stage.part * COLUMNS, to.rows, HIDDEN, COLUMNS * 2, pitch);
             }
         } else {
             const int t = i / S::NST;
             ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, pitch);
         }
     };
+    if (TWO && threadIdx.x < order.CLAIMS) sh.claimed[threadIdx.x] = 0;
     if (threadIdx.x == 0)
         for (int d = 0; d < DUTIES; d++) {
             kn_bar_init(kn_shared(sh.sums_full + d), STEP_WARPS);
@@ -239,7 +279,7 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
         if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_empty + duty));
         store(sum, squares);
     };
-    const auto multiply_tile = [&](int t) {
+    const auto multiply_tile = [&](int t, const product_span &to) {
         float acc[4] = { 0, 0, 0, 0 };
 #pragma unroll
         for (int st = 0; st < S::NST; st++) {
@@ -254,11 +294,11 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
             place.next(rg);
         }
         hand_over(acc, [&](float sum, float squares) {
-            if (at.er < tiles.rows(t) && at.en < a.m) epilogue.finish(t, tiles.row(t) + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
+            if (at.er < to.rows && at.en < a.m) epilogue.finish(t, to.row + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
         });
     };
     if constexpr (!TWO) {
-        for (int t = 0; t < tiles.count; t++) multiply_tile(t);
+        for (int t = 0; t < tiles.count; t++) multiply_tile(t, span(t));
     } else {
         const auto arrive = [&] { /* this warp's stores to x are done */
             __syncwarp();
@@ -300,7 +340,9 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
         for (int n = 0; n < a.m; n++)
             for (int i = order.slices * second.rows + blockIdx.x * STEP_THREADS + threadIdx.x; i < PRODUCT_SLICES * second.rows; i += gridDim.x * STEP_THREADS)
                 second.out[(size_t)n * PRODUCT_SLICES * second.rows + i] = 0;
-        for (int t = 0; t < tiles.count; t++) {
+        for (int t = 0; order.claims || t < tiles.count; t++) {
+            const product_span to = span(t);
+            if (to.rows == 0) break;
             if (t == order.ready) arrive();
             const int piece = t - (order.from - 1);
             const bool has = order.among && piece >= 0 && piece < order.pieces;
@@ -308,10 +350,10 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
                 if (piece == 0) wait_for_all();
                 fetch(piece);
             }
-            multiply_tile(t);
+            multiply_tile(t, to);
             if (has) multiply_piece(piece);
         }
-        if (order.ready >= tiles.count) arrive();
+        if (!order.claims && order.ready >= tiles.count) arrive();
         if (!order.among && order.pieces > 0) {
             wait_for_all();
             for (int piece = 0; piece < order.pieces; piece++) {

@@ -59,7 +59,7 @@ template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mix
     const float bias = a.dt_bias ? a.dt_bias[channel] : 0.f, D = a.D ? a.D[channel] : 0.f;
     dependency_wait();
 
-    if (blockIdx.x == 0 && threadIdx.x == 0) *a.arrived = 0;
+    if (blockIdx.x == 0 && threadIdx.x < 2) a.arrived[threadIdx.x] = 0;
     float x[2], gate[2]; /* of rows 2 q and 2 q + 1 of the batch, as an mma leaves its sums */
 #pragma unroll
     for (int j = 0; j < 2; j++) {
@@ -142,10 +142,10 @@ size_t shared_of(const kn_scan_mixer_args *a)
     return (size_t)STEP_DIM * odd_pitch(a->dt_rank * 2) + rows * (odd_pitch(a->dt_rank * 2) + parts * sizeof(float));
 }
 
-template <class T> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s)
+template <class T> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s, size_t least)
 {
     const dim3 grid(a->channels / STEP_DIM);
-    const size_t shared = shared_of(a);
+    const size_t needed = shared_of(a), shared = needed + sizeof(ring_barriers) > least ? needed : least - sizeof(ring_barriers);
     if (a->state == 8) return step_launch<mixer_scan_kernel<T, 2>>(c, grid, shared, s);
     if (a->state == 16) return step_launch<mixer_scan_kernel<T, 4>>(c, grid, shared, s);
     return step_launch<mixer_scan_kernel<T, 8>>(c, grid, shared, s);
@@ -161,9 +161,9 @@ bool mixer_step_scan_knows(const kn_scan_mixer_args *a)
            step_aligned(a->ssm_state) && step_aligned(a->mixed);
 }
 
-plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w)
+plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least)
 {
     const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, c->arrived, a->rows, a->channels,
                           a->dt_rank, odd_pitch(a->dt_rank * 2), odd_pitch(a->dt_rank * 2), (float)a->mixer_eps };
-    return a->ssm_dtype == PLP_F32 ? launch<float>(c, a, s) : launch<bf16>(c, a, s);
+    return a->ssm_dtype == PLP_F32 ? launch<float>(c, a, s, least) : launch<bf16>(c, a, s, least);
 }

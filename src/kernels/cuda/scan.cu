@@ -61,16 +61,27 @@ template <int LANES> __device__ __forceinline__ void sum_lanes(float (&y)[AHEAD]
         }
 }
 
+__device__ __forceinline__ void copy16(void *to, const void *from) /* to shared memory, behind the program's back */
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void copies_wait(void) { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 /* grid: (channels / (THREADS / LANES), pieces of the longest slice, prefill sequences).  A channel's states are in LANES threads, NP values
- * each: neighbours where few threads share them, or for any number of states every 32nd. */
-template <class T, int NP, int LANES, int PASS>
+ * each: neighbours where few threads share them, or for any number of states every 32nd.
+ * STAGED: dt, x and z come through shared memory a stage ahead, and y leaves through it, in rows of 16 bytes; needs such alignment, and
+ * values of 2 bytes.  Otherwise every thread fetches its own values, AHEAD tokens ahead: too few to hide the memory's latency. */
+template <class T, int NP, int LANES, int PASS, bool STAGED>
 __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a, kn_batch b, pieces cut, const int *snap_start, const int *snap_slot)
 {
     constexpr bool ANY = LANES == 32;
     constexpr int WIDTH = NP * LANES, STAGE = WIDTH > 128 ? 16 : 32; /* tokens whose B and C lie in shared memory */
     constexpr int OWN = ANY ? AHEAD : AHEAD / LANES;                 /* tokens of AHEAD that a lane prepares and finishes */
     constexpr int EACH = STAGE * WIDTH / THREADS;                    /* values of B, and of C, that a thread fetches for a stage */
+    constexpr int CHANNELS = THREADS / LANES, PITCH = CHANNELS + 8;  /* elements; the 8 keep the rows of neighbouring lanes in other banks */
+    constexpr int ROW = CHANNELS < 8 ? 1 : CHANNELS / 8;             /* copies of 16 bytes in a row */
     __shared__ alignas(16) float Bs[STAGE][WIDTH], Cs[PASS == 2 ? STAGE : 1][WIDTH];
+    __shared__ alignas(16) T held[STAGED ? 2 : 1][PASS == 2 ? 3 : 2][STAGED ? STAGE : 1][STAGED ? PITCH : 1]; /* dt, x, and z or y */
     const int s = b.decodes + blockIdx.z, lane = threadIdx.x % LANES;
     const int channel = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
     const bool valid = channel < a.channels;
@@ -134,9 +145,26 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
             if (PASS == 2) C_raw[k] = ((const T *)a.C)[at];
         }
     };
+    const auto copy_stage = [&](int t0) { /* the grid has blocks for whole rows alone */
+        for (int i = threadIdx.x; i < STAGE * ROW; i += THREADS) {
+            const int t = i / ROW, n = i % ROW * 8, half = t0 / STAGE % 2;
+            const int64_t at = min(t0 + t, last - 1), from = (int)blockIdx.x * CHANNELS - c + n;
+            if (from + c >= a.channels) continue;
+            copy16(&held[half][0][t][n], dts + at * a.ld_dt + from);
+            copy16(&held[half][1][t][n], xs + at * a.ld_x + from);
+            if (PASS == 2) copy16(&held[half][2][t][n], zs + at * a.ld_z + from);
+        }
+    };
+    const auto store_stage = [&](int t0) {
+        for (int i = threadIdx.x; i < STAGE * ROW; i += THREADS) {
+            const int t = i / ROW, n = i % ROW * 8;
+            if (t0 + t < last && blockIdx.x * CHANNELS + n < a.channels)
+                *(uint4 *)(ys + (int64_t)(t0 + t) * a.ld_y + (int)blockIdx.x * CHANNELS - c + n) = *(const uint4 *)&held[t0 / STAGE % 2][2][t][n];
+        }
+    };
     const auto fetch_tokens = [&](int t0) {
 #pragma unroll
-        for (int k = 0; k < OWN; k++) {
+        for (int k = 0; k < (STAGED ? 0 : OWN); k++) {
             const int64_t t = min(t0 + (ANY ? k : lane * OWN + k), last - 1);
             dt_raw[k] = dts[t * a.ld_dt];
             x_raw[k] = xs[t * a.ld_x];
@@ -145,9 +173,14 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
     };
     fetch_stage(first);
     fetch_tokens(first);
+    if constexpr (STAGED) copy_stage(first);
     for (int t0 = first; t0 < last; t0 += STAGE) {
         const int count = min(STAGE, last - t0);
-        __syncthreads(); /* the last stage was read */
+        const int half = t0 / STAGE % 2;
+        if constexpr (STAGED) copies_wait();
+        __syncthreads(); /* the last stage was read, and its y written */
+        if constexpr (STAGED && PASS == 2)
+            if (t0 > first) store_stage(t0 - STAGE);
         if constexpr (ANY) {
             for (int i = threadIdx.x; i < STAGE * WIDTH; i += THREADS) {
                 const int t = i / WIDTH, n = i % WIDTH;
@@ -166,8 +199,19 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
             if (t0 + STAGE < last) fetch_stage(t0 + STAGE);
         }
         __syncthreads();
+        if constexpr (STAGED)
+            if (t0 + STAGE < last) copy_stage(t0 + STAGE);
         for (int u0 = 0; u0 < count; u0 += AHEAD) {
             float dt[OWN], x[OWN], in[OWN], gate[OWN], y[AHEAD] = {};
+            if constexpr (STAGED) {
+#pragma unroll
+                for (int k = 0; k < OWN; k++) {
+                    const int t = u0 + lane * OWN + k, n = threadIdx.x / LANES;
+                    dt_raw[k] = held[half][0][t][n];
+                    x_raw[k] = held[half][1][t][n];
+                    if (PASS == 2) z_raw[k] = held[half][2][t][n];
+                }
+            }
 #pragma unroll
             for (int k = 0; k < OWN; k++) {
                 dt[k] = softplus(kn_float(dt_raw[k]) + bias);
@@ -222,9 +266,15 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
 #pragma unroll
             for (int k = 0; k < OWN; k++) {
                 const int u = u0 + (ANY ? k : lane * OWN + k);
-                if (valid && u < count && (!ANY || lane == 0)) ys[(int64_t)(t0 + u) * a.ld_y] = kn_as<T>(__fmaf_rn(skip, x[k], y[k]) * gate[k]);
+                const T out = kn_as<T>(__fmaf_rn(skip, x[k], y[k]) * gate[k]);
+                if constexpr (STAGED) held[half][2][u][threadIdx.x / LANES] = out; /* over its own z */
+                else if (valid && u < count && (!ANY || lane == 0)) ys[(int64_t)(t0 + u) * a.ld_y] = out;
             }
         }
+    }
+    if constexpr (STAGED && PASS == 2) {
+        __syncthreads();
+        store_stage(first + (last - first - 1) / STAGE * STAGE);
     }
     if (PASS == 2) {
         if (last == rows) keep(b.dst_slot[s]);
@@ -312,15 +362,29 @@ int cut_slices(const kn_context *c, const kn_scan_args *a, const kn_batch *b, un
     return (int)kn_ceil(longest, *length);
 }
 
-template <class T, int NP, int LANES> void launch(kn_context *c, const kn_scan_args *a, const kn_batch *b)
+/* Whether rows of T allow copies of 16 bytes. */
+template <class T> bool takes_rows(const kn_context *c, const kn_scan_args *a)
+{
+    const plp_dtype act = c->options.act;
+    return sizeof(T) == 2 && a->channels % 8 == 0 && kn_aligned(a->dt, a->ld_dt, act, 16) && kn_aligned(a->x, a->ld_x, act, 16) &&
+           kn_aligned(a->z, a->ld_z, act, 16) && kn_aligned(a->y, a->ld_y, act, 16);
+}
+
+template <class T, int NP, int LANES, bool STAGED> void launch_as(kn_context *c, const kn_scan_args *a, const kn_batch *b)
 {
     pieces cut = { 0, (float *)a->work };
     const unsigned blocks = (unsigned)kn_ceil(a->channels, THREADS / LANES);
     const int count = cut_slices(c, a, b, blocks, &cut.length);
     const int *snap_start = a->block > 0 ? c->ssd->snap_start : NULL, *snap_slot = a->block > 0 ? c->ssd->snap_slot : NULL;
     const dim3 grid(blocks, count, b->seqs - b->decodes), before(blocks, count - 1, grid.z);
-    if (count > 1) scan_kernel<T, NP, LANES, 1><<<before, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
-    scan_kernel<T, NP, LANES, 2><<<grid, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+    if (count > 1) scan_kernel<T, NP, LANES, 1, STAGED><<<before, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+    scan_kernel<T, NP, LANES, 2, STAGED><<<grid, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+}
+template <class T, int NP, int LANES> void launch(kn_context *c, const kn_scan_args *a, const kn_batch *b)
+{
+    if constexpr (sizeof(T) == 2 && LANES < 32)
+        if (takes_rows<T>(c, a)) return launch_as<T, NP, LANES, true>(c, a, b);
+    launch_as<T, NP, LANES, false>(c, a, b);
 }
 
 } // namespace
