@@ -4,14 +4,16 @@
 
 static int parts(const layer_dims *d) { return d->dt_rank + 2 * d->state; } /* dt before its projection, B, C */
 
-/* The whole mixer in the backend's fused form, for steps of decode rows alone.  *done = false: not for this shape. */
-static plp_status fused_step(const layer_call *l, bool *done)
+/* The whole mixer in the backend's fused form, for steps of decode rows alone.  *done = false: not for this shape.  *up_to_date: the
+ * residual has this layer's output, summed over the ranks. */
+static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
 {
     enum { VECTOR = 64 }; /* all ranks go one way: what fused forms ask of the channels holds on every rank, or is asked of none */
     const layer_dims *d = l->d;
     const layer_weights *w = l->w;
     const kn_batch *b = l->b;
-    const bool alone = tp_size(l->g) == 1;
+    const kn_exchange *exchange = tp_exchange(l->g, (size_t)b->seqs * (size_t)layer_ld_delta(d) * sizeof(float));
+    const bool adds = tp_size(l->g) == 1 || exchange != NULL;
     const kn_scan_mixer_args a = {
         .rows = b->seqs,
         .hidden = d->hidden,
@@ -20,8 +22,9 @@ static plp_status fused_step(const layer_call *l, bool *done)
         .width = d->conv,
         .dt_rank = d->dt_rank,
         .residual = l->residual,
-        .delta = alone ? NULL : l->s->delta,
+        .delta = adds ? NULL : l->s->delta,
         .ld_delta = layer_ld_delta(d),
+        .exchange = exchange,
         .norm_weight = w->norm,
         .norm_eps = d->eps,
         .mixer_eps = d->mixer_eps,
@@ -35,7 +38,7 @@ static plp_status fused_step(const layer_call *l, bool *done)
         .dt_bias = w->dt_bias,
         .D = w->D,
         .out_proj = w->out_proj,
-        .out_bias = alone ? w->out_bias : NULL,
+        .out_bias = adds ? w->out_bias : NULL,
         .w_dtype = d->weights,
         .conv_state = w->conv_state,
         .ssm_state = w->ssm_state,
@@ -44,13 +47,14 @@ static plp_status fused_step(const layer_call *l, bool *done)
         .mixed = l->s->mixed,
         .work = l->s->step,
     };
-    *done = false;
+    *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->scan_mixer_begin == NULL || d->deterministic || b->decodes != b->seqs || d->unit % VECTOR != 0) return PLP_OK;
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
     if (!*done) return PLP_OK;
     PLP_TRY(tp_all_reduce(l->g, l->s->mixed, (int64_t)b->seqs * KN_MIXER_SLICES * parts(d), PLP_F32));
+    *up_to_date = adds;
     return l->kn->scan_mixer_end(l->c, &a, b);
 }
 
@@ -137,14 +141,15 @@ static plp_status forward(const layer_call *l)
 {
     const int inner = layer_inner(l->d);
     void *x = layer_at(l->s->in, l->d->act, inner); /* behind z */
-    bool done;
-    PLP_TRY(fused_step(l, &done));
-    if (done) return tp_size(l->g) == 1 ? PLP_OK : layer_finish(l); /* alone, the residual is up to date */
+    bool done, up_to_date;
+    PLP_TRY(fused_step(l, &done, &up_to_date));
+    if (done) return up_to_date ? PLP_OK : layer_finish(l);
     PLP_TRY(layer_project_in(l, 2 * inner));
     PLP_TRY(layer_convolve(l, inner, 2 * inner, inner));
     PLP_TRY(project_x(l));
     PLP_TRY(project_dt(l, x));
     PLP_TRY(scan(l, x));
+    PLP_TRY(layer_other(l));
     PLP_TRY(layer_project_out(l));
     return layer_finish(l);
 }
@@ -175,4 +180,17 @@ static int64_t summed(const layer_dims *d)
     return slices > d->hidden ? slices : d->hidden;
 }
 
-const layer_kind layer_mamba1 = { .lay_out = lay_out, .summed = summed, .forward = forward };
+static layer_scratch from_row(const layer_scratch *s, const layer_dims *d, int64_t row)
+{
+    layer_scratch at = *s;
+    at.normed = layer_at(s->normed, d->act, row * d->hidden);
+    at.in = layer_at(s->in, d->act, row * 2 * layer_inner(d));
+    at.conv = layer_at(s->conv, d->act, row * layer_inner(d));
+    at.mixed = s->mixed + row * parts(d);
+    at.parts = layer_at(s->parts, d->act, row * parts(d));
+    at.y = layer_at(s->y, d->act, row * layer_inner(d));
+    at.delta = layer_at(s->delta, PLP_F32, row * layer_ld_delta(d));
+    return at;
+}
+
+const layer_kind layer_mamba1 = { .lay_out = lay_out, .from_row = from_row, .summed = summed, .forward = forward };

@@ -24,7 +24,7 @@ kn_mixer_step_args common_of(const kn_scan_mixer_args *a)
 {
     kn_mixer_step_args m = {};
     m.rows = a->rows, m.hidden = a->hidden, m.heads = a->channels / STEP_DIM, m.dim = STEP_DIM, m.width = a->width;
-    m.residual = a->residual, m.delta = a->delta, m.ld_delta = a->ld_delta;
+    m.residual = a->residual, m.delta = a->delta, m.ld_delta = a->ld_delta, m.exchange = a->exchange;
     m.norm_weight = a->norm_weight, m.norm_eps = a->norm_eps;
     m.in_proj = a->in_proj, m.in_bias = a->in_bias, m.conv_weight = a->conv_weight, m.conv_bias = a->conv_bias;
     m.out_proj = a->out_proj, m.out_bias = a->out_bias, m.w_dtype = a->w_dtype;
