@@ -268,6 +268,32 @@ static void run_same(kt *t, const int *size)
             kt_expect_same(t, "alone", kt_fetch(t, &s->residual) + r * s->hidden, together + r * s->hidden, s->hidden);
 }
 
+/* In a context sized for a Mamba-1 model, whose heads are single channels, it is known as in any other. */
+static void run_context(kt *t, const int *size)
+{
+    if (!t->kn->scan_mixer_begin || t->act != PLP_BF16) return;
+    step s = step_make(t, size);
+    const kn_options options = { .act = t->act,
+                                 .max_tokens = s.rows,
+                                 .max_k = s.channels,
+                                 .max_n = 2 * s.channels,
+                                 .max_heads = s.channels,
+                                 .max_dim = 1,
+                                 .max_state = s.state,
+                                 .max_chunk = 256 };
+    kn_context *own = NULL;
+    bool done = false;
+    kt_ok(t, t->kn->sync(t->c));
+    if (!kt_ok(t, t->kn->create(&own, &options))) return;
+    kt_ok(t, t->kn->scan_mixer_begin(own, &s.a, &s.batch.b, &done));
+    if (done)
+        kt_ok(t, t->kn->scan_mixer_end(own, &s.a, &s.batch.b));
+    else
+        kt_fail(t, "not done");
+    kt_ok(t, t->kn->sync(own));
+    t->kn->destroy(&own);
+}
+
 #define STEP 8e-3, 1e-2 /* as in mixer_step_test.c */
 const kt_case kt_scan_mixer_rows[] = {
     /* name                  run rows hidden channels state rank flags */
@@ -287,6 +313,7 @@ const kt_case kt_scan_mixer_rows[] = {
     { "scan_mixer.4096.claims", run, { 2, 4096, 3712, 16, 16, 0 }, STEP }, /* enough tiles for the last ones to be claimed */
     { "scan_mixer.least", run, { 1, 256, 64, 8, 8, BARE | NORMS }, STEP },
     { "scan_mixer.unknown", run_unknown, { 8, 256, 512, 16, 16, 0 }, 0, 0 },
+    { "scan_mixer.context", run_context, { 2, 768, 1536, 16, 48, 0 }, 0, 0 },
     { "scan_mixer.same", run_same, { 3, 1024, 8192, 16, 64, NORMS }, 0, 0 },
     { "scan_mixer.same.small", run_same, { 3, 256, 512, 16, 16, BF16_STATE }, 0, 0 },
     { 0 }

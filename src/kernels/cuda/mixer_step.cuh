@@ -18,7 +18,6 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/mixer_step_ring.cuh"
-#include "kernels/cuda/ssd.cuh"
 
 #include <atomic>
 #include <cstdlib>
@@ -72,7 +71,7 @@ static inline int step_channels(const kn_mixer_step_args *a) { return step_inner
 static inline bool step_aligned(const void *p) { return (uintptr_t)p % 16 == 0; }
 
 /* What all of these need of the device and the context. */
-static inline bool step_runs_on(const kn_context *c) { return c->ssd->hopper && c->options.act == PLP_BF16; }
+static inline bool step_runs_on(const kn_context *c) { return c->hopper && c->options.act == PLP_BF16; }
 
 /* Launches Kernel<<<grid, STEP_THREADS, shared>>>(a), as a programmatic dependent of what was queued before.  PLP_PDL=0 in the environment
  * starts kernels one after the other: results must not change, which tells a race from a rounding.  Every kernel gets the same carve-out,
