@@ -32,6 +32,12 @@ plp_status layer_show(const layer_call *l, const char *tensor, const void *data,
     return p->see ? p->see(p->arg, p->layer, tensor, data, dtype, l->b->tokens, columns, columns) : PLP_OK;
 }
 
+plp_status layer_settle(const layer_call *l)
+{
+    if (l->pending->delta == NULL) return PLP_OK;
+    return layer_add_norm(l->kn, l->c, l->b->tokens, l->d->hidden, l->residual, l->pending, NULL, 0, NULL, 0, NULL);
+}
+
 /* This rank's part of the rows: equal parts, or they would not be scattered. */
 static int own_rows(const layer_call *l) { return l->b->tokens / tp_size(l->g); }
 

@@ -31,6 +31,7 @@ typedef enum { LAYER_NORM_NONE, LAYER_NORM_LOCAL, LAYER_NORM_FOLDED, LAYER_NORM_
 /* This rank's share; pointers are the backend's memory unless they say host.  I = heads * dim, G groups, N state, K conv, R dt_rank. */
 typedef struct {
     int hidden, heads, groups, dim, state, conv, chunk; /* Mamba-1: heads are channels, dim is 1, groups 0 */
+    int unit;                                           /* every rank's heads are a multiple of this */
     int dt_rank;                                        /* Mamba-1 */
     double eps;
     double mixer_eps; /* Mamba-1: of the norms of dt, B and C; 0: none */
@@ -64,12 +65,12 @@ typedef struct {
     void *normed; /* (tokens, hidden) act                                               */
     void *in;     /* (tokens, in_proj rows) act                                         */
     void *conv;   /* (tokens, conv channels) act                                        */
-    float *mixed; /* (tokens, R + 2 N): x_proj, summed over the ranks.  Mamba-1         */
+    float *mixed; /* (tokens, R + 2 N): x_proj, summed over the ranks.  Mamba-1; in slices for kn->scan_mixer_begin */
     void *parts;  /* the same as act, normed: what goes into dt_proj, B and C.  Mamba-1 */
     void *y;      /* (tokens, I) act                                                    */
     float *sums;  /* (tokens, all_norm_groups), or (tokens) of a folded norm             */
     void *delta;  /* (tokens, ld_delta); cleared once, so that the padding is defined   */
-    void *step;   /* of kn->mixer_step or kn->scan                                      */
+    void *step;   /* of kn->mixer_step, or of kn->scan_mixer_begin and kn->scan         */
 } layer_scratch;
 /* Most columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes, where both are float32. */
 static inline int64_t layer_ld_delta(const layer_dims *d) { return d->hidden + (d->norm == LAYER_NORM_FOLDED ? 4 : 0); }
@@ -118,6 +119,8 @@ static inline int layer_inner(const layer_dims *d) { return d->heads * d->dim; }
 /* The n-th element of an array. */
 static inline void *layer_at(const void *base, plp_dtype dtype, int64_t n) { return (char *)base + (size_t)n * plp_dtype_size(dtype); }
 
+/* Adds `pending` to the residual, for forms of a layer that read it up to date. */
+plp_status layer_settle(const layer_call *l);
 /* s->in (tokens, rows) = in_proj of the normed residual, `pending` added. */
 plp_status layer_project_in(const layer_call *l, int rows);
 /* s->conv (tokens, channels) = the convolution of s->in's columns from `first` on, which is (tokens, rows). */

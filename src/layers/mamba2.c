@@ -58,8 +58,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs || d->norm == LAYER_NORM_SUMMED) return PLP_OK;
-    if (l->pending->delta) /* the fused form reads a residual that is up to date */
-        PLP_TRY(layer_add_norm(l->kn, l->c, b->tokens, d->hidden, l->residual, l->pending, NULL, 0, NULL, 0, NULL));
+    PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));
     *up_to_date = *done && adds;
     return PLP_OK;

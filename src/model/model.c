@@ -83,6 +83,7 @@ static void set_dims(model *m)
     m->dims = (layer_dims){
         .hidden = (int)c->hidden,
         .heads = (int)p->heads.count,
+        .unit = (int)p->unit,
         .groups = (int)p->groups.count,
         .dim = (int)c->head_dim,
         .state = (int)c->state,
