@@ -268,6 +268,7 @@ static plp_status go_on(loop *l)
     for (;;) {
         double strongest = st != PLP_OK ? FAILED : cli_stop_asked();
         PLP_TRY(tp_max(g, &strongest));
+        if (strongest >= CLI_DROP) cli_stop_heard();
         if (strongest == FAILED) return tp_agree(g, st);
         if (strongest == CLI_DROP || (strongest == CLI_DRAIN && l->count == 0)) return stopped(l);
         if (strongest == CLI_GO_ON && !l->end && l->count < l->capacity) PLP_TRY(admit(l));

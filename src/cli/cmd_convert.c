@@ -16,7 +16,12 @@ static const plp_option options[] = {
       "one gated norm over all of the inner width, as Hugging Face's\nclass computes it, instead of one a group" },
 };
 
-static bool asked_to_stop(void) { return cli_stop_asked() != CLI_GO_ON; }
+static bool asked_to_stop(void)
+{
+    if (cli_stop_asked() == CLI_GO_ON) return false;
+    cli_stop_heard();
+    return true;
+}
 
 /* Rank 0 does it; the others wait for it on their way out. */
 static plp_status run(cli *c)

@@ -83,13 +83,13 @@ fi
 
 # mpirun hands SIGUSR1 on, and the ranks' status back.
 start generate --model "$demo" -p "In the" --ignore-eos -n 30000
-until_there "$work/out" 20
+until_there "$work/out" 2
 kill -s USR1 $job
 ended "generate, USR1 to mpirun" 75
 says "generate, USR1 to mpirun" "after [0-9]* tokens"
 # After SIGTERM it kills what is left a second later, and has a status of its own.
 start generate --model "$demo" -p "In the" --ignore-eos -n 30000 --save-state "$work/state"
-until_there "$work/out" 20
+until_there "$work/out" 2
 kill -s TERM $job
 ended "generate, TERM to mpirun" 1 75
 says "generate, TERM to mpirun" "after [0-9]* tokens; fix: --load-state"
@@ -101,7 +101,7 @@ printf '{"id": "a", "prompt": [1], "max_tokens": 2, "ignore_eos": true}\n{"id": 
 start run-batch --model "$demo" -i "$in" -o "$out"
 until_there "$out.part" 2
 kill -s USR1 $job
-sleep 1
+sleep 1.5
 kill -0 $job 2>/dev/null || fail "USR1 once: what was under way is not finished"
 kill -s USR1 $job
 ended "USR1 twice" 138
