@@ -42,6 +42,12 @@ plp_status plp_fault(const char *point)
     if (count == n || (count > n && strcmp(action, "slow") == 0)) return act(action, point);
     return PLP_OK;
 }
+
+int plp_fault_hosts(void)
+{
+    const char *wish = getenv("PLP_FAULT_HOSTS");
+    return wish != NULL ? atoi(wish) : 0;
+}
 #else
 typedef int plp_fault_none; /* ISO C wants a declaration in every file */
 #endif

@@ -71,7 +71,7 @@ goes_on() {
         journal 0 || fail "$1: nothing of it is left"
         await 15 no_steps # else the next start's step, of the same name, is refused
         sleep 2           # and its credential is told from the first by the second
-        scontrol update "JobId=$job" StartTime=now
+        scontrol update "JobId=$job" StartTime=now TimeLimit=60
     fi
     becomes "$1, the next start" 90 COMPLETED 0
     same "$1"
@@ -119,6 +119,10 @@ all_there() { [ -e "$SHARDS/out-000.jsonl" ] && [ -e "$SHARDS/out-001.jsonl" ] &
 await 90 all_there || fail "array: $(ls "$SHARDS") $(cat "$work"/logs/*-"$job"-*.out)"
 cat "$SHARDS"/out-*.jsonl | cmp -s - "$work/kept" || fail "array: another output"
 
+job=$limited OUTPUT=$work/limited
+goes_on "the time limit" 60
+log | grep -q 'DUE TO TIME LIMIT' && log | grep -q 'error\[STOPPED\]' || fail "the time limit: $(log)"
+
 # A rank that is killed takes the job along; the same command goes on.
 submit one-node killed
 began 3
@@ -143,7 +147,8 @@ submit one-node cancelled
 becomes "scancel, the next job" 90 COMPLETED 0
 same scancel
 
-# What may be stopped goes on by itself: sent back to the queue, told of the end that comes, with a rank that stands still, and out of time.
+# What may be stopped goes on by itself, as when its time was up: sent back to the queue, told of the end that comes, with a rank that stands
+# still.
 submit preemptible requeued
 began 3
 scontrol requeue "$job"
@@ -157,7 +162,4 @@ began 3
 kill -s STOP "$(ranks 1)"
 goes_on "a task that is stopped" 15
 log | grep -q 'watchdog: rank 1 on .* stopped or dead' || fail "a task that is stopped: $(log)"
-job=$limited OUTPUT=$work/limited
-goes_on "the time limit" 60
-log | grep -q 'DUE TO TIME LIMIT' && log | grep -q 'error\[STOPPED\]' || fail "the time limit: $(log)"
 finish
