@@ -7,6 +7,7 @@ hooks=$4 last=$((np - 1)) in=$work/in.jsonl out=$work/out.jsonl
 
 # start ARGS: in the background; leaves $job, the launcher.
 start() {
+    : >"$work/out"
     "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" "$@" -q >"$work/out" 2>"$work/err" </dev/null &
     job=$!
 }
@@ -23,9 +24,12 @@ says() { # says WHAT TEXT
     [ "$(grep -c 'error\[' "$work/err")" = 1 ] && grep -q "error\[STOPPED\]: stopped by a signal.*$2" "$work/err" ||
         fail "$1: no \"$2\" in one message"
 }
-until_there() { # until_there FILE LINES
+until_there() { # until_there FILE -c|-l COUNT: bytes, or lines
     tries=0
-    until [ "$(cat "$1" 2>/dev/null | wc -l)" -ge "$2" ] || [ $tries -ge 600 ]; do sleep 0.05 && tries=$((tries + 1)); done
+    until [ "$(cat "$1" 2>/dev/null | wc "$2")" -ge "$3" ]; do
+        sleep 0.05 && tries=$((tries + 1))
+        [ $tries -lt 600 ] || { fail "$1: not $3 of $2 in 30 s" && return; }
+    done
 }
 ids() { sed 's/.*"token_ids":\[\([0-9,]*\)\].*/\1/' "$work/out"; }
 batch() { run run-batch -q --model "$demo" -i "$in" -o "$out" --max-seqs 2; }
@@ -83,13 +87,13 @@ fi
 
 # mpirun hands SIGUSR1 on, and the ranks' status back.
 start generate --model "$demo" -p "In the" --ignore-eos -n 30000
-until_there "$work/out" 2
+until_there "$work/out" -c 20
 kill -s USR1 $job
 ended "generate, USR1 to mpirun" 75
 says "generate, USR1 to mpirun" "after [0-9]* tokens"
 # After SIGTERM it kills what is left a second later, and has a status of its own.
 start generate --model "$demo" -p "In the" --ignore-eos -n 30000 --save-state "$work/state"
-until_there "$work/out" 2
+until_there "$work/out" -c 20
 kill -s TERM $job
 ended "generate, TERM to mpirun" 1 75
 says "generate, TERM to mpirun" "after [0-9]* tokens; fix: --load-state"
@@ -99,7 +103,7 @@ run generate --model "$demo" -q --load-state "$work/state" -n 1
 # Told again, they do not finish what is under way.
 printf '{"id": "a", "prompt": [1], "max_tokens": 2, "ignore_eos": true}\n{"id": "b", "prompt": [2], "max_tokens": 30000, "ignore_eos": true}\n' >"$in"
 start run-batch --model "$demo" -i "$in" -o "$out"
-until_there "$out.part" 2
+until_there "$out.part" -l 2
 kill -s USR1 $job
 sleep 1.5
 kill -0 $job 2>/dev/null || fail "USR1 once: what was under way is not finished"
@@ -115,7 +119,7 @@ awk 'BEGIN { for (i = 0; i < 40; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, 
 batch
 mv "$out" "$work/kept"
 start run-batch --model "$demo" -i "$in" -o "$out" --max-seqs 2
-until_there "$out.part" 8
+until_there "$out.part" -l 8
 kill -9 $job
 ended "mpirun is killed" 137
 [ ! -e "$out" ] || fail "mpirun was killed too late"

@@ -39,6 +39,7 @@ cp "$work/out" "$work/whole"
 hosts 1 "forward:$last:2:slow" 0 60 -q -n 9
 cmp -s "$work/out" "$work/whole" || fail "$what: other text"
 hosts 1 "forward:0:2:slow" 0 60 -q -n 9
+: >"$work/out"
 PLP_FAULT_HOSTS=1 "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" generate --model "$demo" -q -p a --ignore-eos -n 2000 --watchdog 3 \
     --save-state "$work/state" >"$work/out" 2>"$work/err" </dev/null &
 job=$!
