@@ -190,7 +190,7 @@ static plp_status choose_far(const tp_group *g, int leader)
         for (int i = 0; i < dog.count; i++) near |= dog.page[i]->rank == r;
         if (!near) dog.far_rank[dog.far++] = r;
     }
-    dog.late = 1 + (leader < 4 ? leader : 4); /* the first to say it has ended the job by then: one line, as a rule */
+    dog.late = leader == 0 ? 1 : 3 * (leader < 4 ? leader : 4) - 2; /* whoever is first has ended the job by then: one line, as a rule */
     return PLP_OK;
 }
 
