@@ -190,7 +190,7 @@ static plp_status choose_far(const tp_group *g, int leader)
         for (int i = 0; i < dog.count; i++) near |= dog.page[i]->rank == r;
         if (!near) dog.far_rank[dog.far++] = r;
     }
-    dog.late = leader == 0 ? 1 : 3 * (leader < 4 ? leader : 4) - 2; /* whoever is first has ended the job by then: one line, as a rule */
+    dog.late = leader == 0 ? 1 : 2 * (leader < 4 ? leader : 4) - 1; /* whoever is first has ended the job by then: one line, as a rule */
     return PLP_OK;
 }
 
@@ -235,6 +235,7 @@ plp_status tp_watchdog_start(const tp_group *g, double limit, tp_end_job *end)
     PLP_DO(PLP_ALLOCATED(dog.seen = calloc((size_t)(dog.count + dog.far), sizeof *dog.seen)));
     PLP_DO(PLP_ALLOCATED(dog.beats = calloc((size_t)(dog.count + dog.far), sizeof *dog.beats)));
     PLP_DO(PLP_ALLOCATED(dog.moves = calloc((size_t)(dog.count + dog.far), sizeof *dog.moves)));
+    for (int i = dog.count; i < dog.count + dog.far; i++) dog.seen[i].gone = dog.seen[i].still = -dog.late;
     PLP_DO(start_thread());
     ((tp_page *)dog.page[dog.local])->watched = 1;
 done:
