@@ -33,7 +33,7 @@ submit() {
     export OUTPUT
     shift 2
     # shellcheck disable=SC2086 # words
-    job=$(sbatch --parsable $resources "$scripts/$script.sbatch" "$@") || { fail "sbatch $script" && finish; }
+    job=$(sbatch --parsable $resources "$scripts/$script.sbatch" --max-seqs 4 "$@") || { fail "sbatch $script" && finish; }
 }
 field() { scontrol show job -o "$job" | tr ' ' '\n' | sed -n "s/^$1=//p"; }
 log() { cat "$work"/logs/polylepis-"$job".out; }
@@ -104,7 +104,7 @@ scontrol update "JobId=$job" "EndTime=$(date -d '+1 sec' +%FT%T)"
 echo "module() { [ \"\$1 \$2\" = 'load polylepis' ] && PATH=$work/bin:\$PATH; }" >"$work/modules.sh"
 paths=$PATH PATH=${PATH#*:} BASH_ENV=$work/modules.sh resources="$two --nodes=1"
 export BASH_ENV
-submit many-nodes many --max-seqs 4
+submit many-nodes many
 unset BASH_ENV
 PATH=$paths resources=$two
 becomes many-nodes 90 COMPLETED 0
