@@ -6,7 +6,7 @@
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=tests/cli/slurm_cluster.sh
 . "$(dirname "$0")/slurm_cluster.sh"
-scripts=$source/launch/slurm in=$work/in.jsonl
+scripts=$source/launch/slurm
 
 skip() { echo "skipped: $*" && exit 77; }
 [ "$(id -u)" = 0 ] || skip "not root"

@@ -1,11 +1,12 @@
 /* What a request gives depends on nothing but itself: not on what else runs, its slot, how its prompt is cut, or what is kept of others.
  *
- *     test_invariance [cuda] [REQUESTS SEQS [once]]
+ *     test_invariance [cuda] [REQUESTS SEQS [once [TOKENS]]]
  *
  * Random requests on the demo model and on odd shapes, one at a time, then together, with every prefix cache and slices of 16, 64 and 512 tokens, in slots
  * full of NaN, looking ahead and not: the tokens and the bits of their probabilities are the same.  What np = 1 gives may differ where two candidates are equal
- * up to rounding, and is counted.  By default few enough requests for a test; 10000 64 takes
- * a quarter of an hour, and `once`, which does not combine all caches with all slices, a third of that. */
+ * up to rounding, and is counted.  By default few enough requests for a test; 10000 64 takes a quarter of an hour on an idle machine, and
+ * `once`, which does not combine all caches with all slices, a third of that.  TOKENS: most that a request gives; 12.  See
+ * tools/invariance_10k.sh. */
 #include "mpi_test.h"
 
 #include "engine/engine.h"
@@ -41,6 +42,7 @@ static int count = 12, seqs = 6; /* there everything takes ten times as long */
 #else
 static int count = 36, seqs = 8;
 #endif
+static int most_out = MOST_OUT;
 static uint64_t first_id; /* of the jobs under way: ids count up */
 
 static uint64_t state = 7;
@@ -63,7 +65,7 @@ static void make_jobs(int vocabulary)
         for (int k = 0; k < length; k++) j->ids[k] = k < stems ? stem[which][k] : below(vocabulary);
         j->given = plp_request_defaults();
         j->given.ids = j->ids, j->given.count = (size_t)length;
-        j->given.max_tokens = 1 + below(MOST_OUT);
+        j->given.max_tokens = 1 + below(most_out);
         j->given.logprobs = 0;
         j->given.sampling.seed = (uint64_t)i / 3;
         j->given.sampling.temperature = i % 3 ? 0.9 : 0;
@@ -344,11 +346,12 @@ int main(int argc, char **argv)
     }
     argc -= gpu, argv += gpu;
     if (argc >= 3) count = atoi(argv[1]), seqs = atoi(argv[2]);
+    if (argc >= 5) most_out = atoi(argv[4]) < MOST_OUT ? atoi(argv[4]) : MOST_OUT;
     if (argc >= 3) alarm(0); /* longer than a test may take */
     jobs = calloc((size_t)count, sizeof *jobs);
     CHECK(jobs != NULL && model_source_open(&source, PLP_DEMO, NULL) == PLP_OK);
     if (jobs && source && (m = make_model(g, source, NULL)) != NULL) {
-        examine(m, argc == 4, tp_rank(g) == 0 && argc >= 3);
+        examine(m, argc >= 4, tp_rank(g) == 0 && argc >= 3);
         share(m);
         plant_difference(m, g);
         model_destroy(&m);
