@@ -21,6 +21,8 @@ static plp_status act(const char *action, const char *point)
 {
     if (strcmp(action, "kill") == 0) raise(SIGKILL);
     if (strcmp(action, "stop") == 0) raise(SIGSTOP);
+    if (strcmp(action, "term") == 0) raise(SIGTERM);
+    if (strcmp(action, "usr1") == 0) raise(SIGUSR1);
     if (strcmp(action, "exit") == 0) _exit(3);
     if (strcmp(action, "fail") == 0) return PLP_FAIL(PLP_ERR_INTERNAL, "fault at %s, on purpose", point);
     while (strcmp(action, "hang") == 0) rest(1);
@@ -39,6 +41,12 @@ plp_status plp_fault(const char *point)
     count++;
     if (count == n || (count > n && strcmp(action, "slow") == 0)) return act(action, point);
     return PLP_OK;
+}
+
+int plp_fault_hosts(void)
+{
+    const char *wish = getenv("PLP_FAULT_HOSTS");
+    return wish != NULL ? atoi(wish) : 0;
 }
 #else
 typedef int plp_fault_none; /* ISO C wants a declaration in every file */
