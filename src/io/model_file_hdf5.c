@@ -39,13 +39,19 @@ hid_t io_element_type(io_element e)
     return type;
 }
 
-plp_status io_hdf5_enter(unsigned *plugins)
+plp_status io_hdf5_environment(void)
 {
     static const char *const names[] = { "HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (getenv(names[i]) != NULL)
             return PLP_FAIL(PLP_ERR_USAGE, "%s is set in the environment, and model files are read without plugins; fix: unset %s",
                             names[i], names[i]);
+    return PLP_OK;
+}
+
+plp_status io_hdf5_enter(unsigned *plugins)
+{
+    PLP_TRY(io_hdf5_environment());
     if (H5open() < 0 || H5Eset_auto2(H5E_DEFAULT, NULL, NULL) < 0 || H5PLget_loading_state(plugins) < 0 || H5PLset_loading_state(0) < 0)
         return PLP_FAIL(PLP_ERR_INTERNAL, "HDF5 cannot be set up; fix: check the HDF5 library that is installed");
     return PLP_OK;

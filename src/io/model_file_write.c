@@ -1,5 +1,6 @@
 #include "io/model_file_internal.h"
 
+#include "base/checked.h"
 #include "base/crc32c.h"
 #include "base/error.h"
 
@@ -230,8 +231,7 @@ static plp_status make_dataset(io_model_writer *w, const char *name, io_element 
     if (element <= IO_F16) e->tensor.dtype = (plp_dtype)element;
     for (int i = 0; i < rank; i++) {
         e->tensor.shape[i] = shape[i];
-        if (shape[i] < 1 || __builtin_mul_overflow(e->tensor.bytes, (uint64_t)shape[i], &e->tensor.bytes) ||
-            e->tensor.bytes > INT64_MAX / 2)
+        if (shape[i] < 1 || !plp_multiply(e->tensor.bytes, (uint64_t)shape[i], &e->tensor.bytes) || e->tensor.bytes > INT64_MAX / 2)
             return PLP_FAIL(PLP_ERR_SHAPE, "%s: dimension %d is %lld, which cannot be stored", name, i, (long long)shape[i]);
         dims[i] = (hsize_t)shape[i];
     }
