@@ -599,7 +599,7 @@ done:
     return st;
 }
 
-plp_status bench_load(bench *b, const char *path)
+plp_status bench_load(bench *b, const char *path, bool trust)
 {
     enum { REPEATS = 3 };
     plp_status st = PLP_OK;
@@ -611,7 +611,7 @@ plp_status bench_load(bench *b, const char *path)
         model_options o = b->options;
         o.max_tokens = o.max_seqs = o.max_outs = o.slots = 1;
         const double begin = plp_seconds();
-        st = model_source_open(&s, path, NULL);
+        st = model_source_open(&s, path, &(model_source_options){ .trust = trust });
         if (st == PLP_OK) st = model_create(&m, s, b->group, &o);
         times[i] = plp_seconds() - begin;
         if (st == PLP_OK) {

@@ -41,6 +41,7 @@ plp_status engine_model_options(const plp_engine_options *in, const tp_group *g,
         .comm = links[in->link],
         .ssm_dtype = states[in->state],
         .deterministic = in->deterministic,
+        .check_values = !in->allow_nonfinite,
         .max_tokens = tokens,
         .max_seqs = seqs,
         .max_outs = max_outs > 0 ? max_outs : seqs,
@@ -84,7 +85,7 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
     const char *text;
     size_t bytes;
     PLP_TRY(engine_model_options(options, s->group, max_outs, o));
-    PLP_TRY(model_source_open(&s->source, options->model, NULL));
+    PLP_TRY(model_source_open(&s->source, options->model, &(model_source_options){ .trust = options->trust_model }));
     PLP_TRY(check_compute(options->compute, model_source_config(s->source)));
     PLP_TRY(fit(options, s->group, model_source_config(s->source), o));
     PLP_TRY(model_source_tokenizer(s->source, &text, &bytes));

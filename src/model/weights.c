@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "model/values.h"
 #include "tp/stamp.h"
 
 #include <math.h>
@@ -74,6 +75,7 @@ typedef struct {
     kn_context *context;
     model_band_reader read;
     void *arg;
+    bool check;
     char *stage;
     uint64_t done, total;
 } loader;
@@ -101,6 +103,7 @@ static plp_status load_band(loader *l, model_band band, int64_t layer, plp_dtype
         tp_stamp(TP_LOAD, (int64_t)l->done);
         PLP_TRY(PLP_FAULT_AT("load"));
         PLP_TRY(l->read(l->arg, band, layer, own.first + at, n, l->stage, dtype));
+        if (l->check) PLP_TRY(model_check_values(l->c, band, layer, own.first + at, n, l->stage, dtype));
         if (dtype == PLP_F32) finish_piece(band, (float *)l->stage, n * across);
         PLP_TRY(l->kn->to_device(l->context, *to, l->stage, bytes));
         PLP_TRY(l->kn->sync(l->context)); /* the staging memory is read from again */
@@ -132,10 +135,12 @@ static size_t stage_bytes(const model_plan *p, const model_config *c, plp_dtype 
 }
 
 plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
-                              model_band_reader read, void *arg)
+                              model_band_reader read, void *arg, bool check)
 {
     plp_status st = PLP_OK;
-    loader l = { .p = p, .c = c, .kn = kn, .context = context, .read = read, .arg = arg, .total = model_plan_weights(p, c, w->dtype) };
+    loader l = {
+        .p = p, .c = c, .kn = kn, .context = context, .read = read, .arg = arg, .check = check, .total = model_plan_weights(p, c, w->dtype)
+    };
     PLP_TRY(PLP_ALLOCATED(l.stage = malloc(stage_bytes(p, c, w->dtype))));
     LOAD_ONE(w->dtype, w->embed, MODEL_EMBED);
     for (int64_t layer = 0; layer < c->layers; layer++)
