@@ -45,7 +45,10 @@ const char *plp_last_error_site(void) { return site; }
 void plp_escape_control(char *text)
 {
     for (unsigned char *p = (unsigned char *)text; *p; p++)
-        if (*p < 0x20 || *p == 0x7f) *p = '?';
+        if (*p < 0x20 || *p == 0x7f)
+            *p = '?';
+        else if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f) /* the same characters once more, with the eighth bit */
+            p[0] = p[1] = '?';
 }
 
 plp_status plp_fail(plp_status code, const char *file, int line, const char *format, ...)

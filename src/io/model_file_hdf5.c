@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 const char *io_element_name(io_element e)
 {
@@ -82,14 +81,6 @@ plp_status io_hdf5_fail(plp_status code, const char *file, int line, const char 
     va_end(args);
     return plp_fail(code, file, line, "%s; HDF5: %s; %s", text, io_hdf5_reason(),
                     code == PLP_ERR_DATA ? IO_RECONVERT : "fix: check the disk and its free space");
-}
-
-bool io_hdf5_is_same(hid_t file, int fd)
-{
-    void *handle = NULL;
-    struct stat theirs, ours;
-    return H5Fget_vfd_handle(file, H5P_DEFAULT, &handle) >= 0 && fstat(*(const int *)handle, &theirs) == 0 && fstat(fd, &ours) == 0 &&
-           theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
 }
 
 /* The length of the part that `name` starts with; 0: none. */

@@ -46,9 +46,6 @@ const char *io_hdf5_reason(void);
 /* The message, "HDF5: its reason", and what to do. */
 plp_status io_hdf5_fail(plp_status code, const char *file, int line, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
-/* HDF5 opens by name what we opened by descriptor: are they one file? */
-bool io_hdf5_is_same(hid_t file, int fd);
-
 /* Makes the files that are opened with the property list `access` be read from a descriptor of so many bytes, under this one name alone.
  * The driver, to be given back with H5FDunregister after the file was closed; negative: HDF5 failed (model_file_driver.c). */
 #define IO_HDF5_NAME "/model" /* absolute, so that HDF5 does not ask for the working directory */

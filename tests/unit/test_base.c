@@ -38,6 +38,8 @@ static void messages_are_one_line(void **state)
     (void)state;
     assert_int_equal(PLP_FAIL(PLP_ERR_DATA, "tensor %s", "a\nb\033[31m"), PLP_ERR_DATA);
     assert_string_equal(plp_last_error(), "tensor a?b?[31m");
+    (void)PLP_FAIL(PLP_ERR_DATA, "%s", "\302\2331m \302\240 \303\200 \302"); /* a control character in UTF-8, and what is none */
+    assert_string_equal(plp_last_error(), "??1m \302\240 \303\200 \302");
     assert_int_equal(plp_status_exit(PLP_ERR_DATA), 65);
     assert_int_equal(plp_status_exit((plp_status)999), 70);
 }
