@@ -96,6 +96,7 @@ bool io_confine_calls(void)
         PASS(madvise),
         PASS(futex),
         PASS(clock_gettime),
+        PASS(clock_nanosleep), /* HDF5 rests before it reads metadata again whose checksum was wrong */
         PASS(gettimeofday),
         PASS(exit_group),
         PASS(getpid), /* this and what follows: abort(), so that a crash is called by its name */
