@@ -84,7 +84,7 @@ pids() { grep -l -a -e "${work%?}[${work#"${work%?}"}]" /proc/[0-9]*/cmdline 2>/
 used() {
     for pid in $(pids); do
         ls -l "/proc/$pid/fd" 2>/dev/null | sed -n 's/.* -> //p'
-        sed -n 's/^[^/]*//p' "/proc/$pid/maps" 2>/dev/null
+        sed -n 's/^[^ ]* rw-s [^/]*//p' "/proc/$pid/maps" 2>/dev/null
     done | grep -E "^(/dev/shm|/tmp|$work)/" | grep -v '(deleted)$' | sort -u
 }
 # Those of them that others can read: a folder that is closed to them closes what is in it.

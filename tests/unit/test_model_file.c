@@ -321,6 +321,24 @@ static void other_shape(hid_t file)
     H5Dclose(H5Dcreate2(file, "/layers/000/A_log", H5T_IEEE_F32LE, space, H5P_DEFAULT, early(), H5P_DEFAULT));
 }
 
+/* As much as a file may say about itself, and more than a table may be long. */
+static void many_attributes(hid_t file)
+{
+    enum { GROUPS = 20, EACH = 110, BYTES = 32000 };
+    static char value[BYTES];
+    memset(value, 'x', BYTES - 1);
+    for (int g = 0; g < GROUPS; g++) {
+        char name[16];
+        snprintf(name, sizeof name, "/g%d", g);
+        const hid_t group = H5Gcreate2(file, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+        for (int a = 0; a < EACH; a++) {
+            snprintf(name, sizeof name, "a%d", a);
+            put_text_attribute(group, name, value);
+        }
+        H5Gclose(group);
+    }
+}
+
 static void changed_text(hid_t file) { put_text_attribute(file, "family", "mamba1"); }
 
 static void changed_int(hid_t file) { put_attribute(file, "hidden", H5T_STD_I64LE, H5Screate(H5S_SCALAR), &(int64_t){ 64 }); }
@@ -405,6 +423,7 @@ static const file_edit manifest_edits[] = {
     { extra_tensor, "/extra is not in the manifest" },
     { extra_last, "/zz is not in the manifest" },
     { other_shape, "holds /layers/000/A_log F32 2x131072, its manifest says /layers/000/A_log F32 262144" },
+    { many_attributes, "its names and attributes make more than 67108864 bytes" },
     { changed_text, "attributes or checksums were changed" },
     { changed_int, "attributes or checksums were changed" },
     { changed_list, "attributes or checksums were changed" },
@@ -440,6 +459,13 @@ static void hostile_content_is_refused(void **state)
     (void)state;
     for (size_t i = 0; i < PROFILE_EDITS; i++) assert_edit_refused(&profile_edits[i]);
     for (size_t i = 0; i < sizeof manifest_edits / sizeof *manifest_edits; i++) assert_edit_refused(&manifest_edits[i]);
+#ifndef __SANITIZE_ADDRESS__
+    struct rusage children, self; /* whatever the sizes that they state */
+    assert_int_equal(getrusage(RUSAGE_CHILDREN, &children), 0);
+    assert_int_equal(getrusage(RUSAGE_SELF, &self), 0);
+    assert_in_range(children.ru_maxrss, 1 << 10, 200 << 10); /* KiB */
+    assert_in_range(self.ru_maxrss, 1 << 10, 200 << 10);
+#endif
 }
 
 /* Control: an edit that changes nothing is accepted, so the refusals above are not refusals of every edited file. */
@@ -600,6 +626,38 @@ static void a_file_that_shrinks_is_an_error(void **state)
     assert_int_equal(truncate(other, (off_t)(io_model_tensor(f, 0)->offset + 1000)), 0);
     assert_int_equal(io_model_read(f, io_model_tensor(f, 0), 0, counts[0], got), PLP_ERR_IO);
     assert_message("shrank");
+    io_model_close(&f);
+    free(got);
+    free(data);
+}
+
+/* Replaced, it is still the file that was opened; rewritten in place, its blocks are not what the manifest says. */
+static void a_file_that_changes_is_never_mixed(void **state)
+{
+    (void)state;
+    uint8_t *data, *got = malloc(bytes_of(0));
+    char third[160];
+    const size_t n = slurp(path, &data);
+    io_model_file *f = NULL;
+    spill(other, data, n);
+    assert_int_equal(io_model_open(&f, other), PLP_OK);
+    const uint64_t offset = io_model_tensor(f, 0)->offset;
+    memset(data + offset, 0, bytes_of(0));
+    snprintf(third, sizeof third, "%s.new", other);
+    spill(third, data, n);
+    assert_int_equal(rename(third, other), 0);
+    assert_int_equal(io_model_read(f, io_model_tensor(f, 0), 0, counts[0], got), PLP_OK);
+    assert_memory_equal(got, payload[0], bytes_of(0));
+    io_model_close(&f);
+    memcpy(data + offset, payload[0], bytes_of(0));
+    spill(other, data, n);
+    assert_int_equal(io_model_open(&f, other), PLP_OK);
+    const int fd = open(other, O_WRONLY);
+    memset(data + offset + IO_BLOCK, 0, 100);
+    assert_int_equal(pwrite(fd, data, n, 0), n);
+    close(fd);
+    assert_int_equal(io_model_read(f, io_model_tensor(f, 0), 0, counts[0], got), PLP_ERR_DATA);
+    assert_message("/embedding/weight: block 1 of ");
     io_model_close(&f);
     free(got);
     free(data);
@@ -883,6 +941,31 @@ static void a_target_that_appears_is_kept(void **state)
     assert_int_equal(info.st_mode & 0777, 0640);
 }
 
+/* The directory is held: what takes its name while we write gets nothing. */
+static char inner[200], moved[200], trap[200];
+static void swap_directory(int step)
+{
+    if (step != 5) return;
+    if (rename(inner, moved) != 0 || symlink(trap, inner) != 0) abort();
+}
+
+static void a_directory_that_is_swapped_leads_nowhere(void **state)
+{
+    (void)state;
+    char target[300], kept[300];
+    bool same;
+    snprintf(inner, sizeof inner, "%s/inner", directory);
+    snprintf(moved, sizeof moved, "%s/moved", directory);
+    snprintf(trap, sizeof trap, "%s/trap", directory);
+    assert_int_equal(mkdir(inner, 0700) | mkdir(trap, 0700), 0);
+    snprintf(target, sizeof target, "%s/x.h5", inner);
+    assert_int_equal(write_sample(target, false, swap_directory), PLP_OK);
+    assert_int_equal(rmdir(trap), 0); /* it is empty */
+    snprintf(kept, sizeof kept, "%s/x.h5", moved);
+    assert_int_equal(read_sample(kept, &same), PLP_OK);
+    assert_true(same);
+}
+
 static void writer_checks_its_caller(void **state)
 {
     (void)state;
@@ -1020,12 +1103,14 @@ int main(void)
         cmocka_unit_test(every_flipped_bit_of_a_payload_is_found),
         cmocka_unit_test(a_flipped_bit_anywhere_changes_no_answer),
         cmocka_unit_test(a_file_that_shrinks_is_an_error),
+        cmocka_unit_test(a_file_that_changes_is_never_mixed),
         cmocka_unit_test(forged_offsets_are_refused),
         cmocka_unit_test(a_killed_writer_leaves_no_file),
         cmocka_unit_test(a_writer_killed_at_any_time_leaves_all_or_nothing),
         cmocka_unit_test(a_full_disk_leaves_nothing),
         cmocka_unit_test(outputs_that_cannot_be_created),
         cmocka_unit_test(a_target_that_appears_is_kept),
+        cmocka_unit_test(a_directory_that_is_swapped_leads_nowhere),
         cmocka_unit_test(writer_checks_its_caller),
         cmocka_unit_test(a_file_by_the_document_opens),
         cmocka_unit_test(other_tools_read_ours),
