@@ -10,6 +10,7 @@ foreach(flag IN LISTS plp_c_warnings)
   target_compile_options(plp_options INTERFACE $<$<COMPILE_LANGUAGE:C>:${flag}>)
 endforeach()
 target_compile_options(plp_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-fno-math-errno> $<$<COMPILE_LANGUAGE:C>:-fno-trapping-math>)
+target_compile_options(plp_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>) # messages name src/...
 if(PLP_FAULTS)
   target_compile_definitions(plp_options INTERFACE PLP_FAULTS)
 endif()

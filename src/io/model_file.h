@@ -66,6 +66,8 @@ const io_tensor *io_model_find(const io_model_file *f, const char *name);
  * io_model_check(f, false): then exactly the bytes asked for are read. */
 plp_status io_model_read(const io_model_file *f, const io_tensor *t, int64_t first, int64_t count, void *dst);
 void io_model_check(io_model_file *f, bool on);
+/* How many threads share a read; 1 at first.  What is read, and what fails, does not depend on it. */
+void io_model_threads(const io_model_file *f, int threads);
 uint64_t io_model_bytes_read(const io_model_file *f); /* of payloads, from the file */
 const char *io_model_digest(const io_model_file *f);  /* of the manifest, 64 hex digits */
 

@@ -18,7 +18,8 @@ typedef struct {
 
 /* What changes while a file is read. */
 typedef struct {
-    uint64_t bytes_read;
+    int threads; /* that read blocks side by side */
+    _Atomic uint64_t bytes_read;
     int64_t block; /* the checked block that `data` holds, counted through the file; -1: none */
     uint8_t data[IO_BLOCK];
 } reading;
@@ -64,31 +65,46 @@ static plp_status read_all(const io_model_file *f, const char *name, void *dst, 
     return PLP_OK;
 }
 
-/* Every byte that is handed out has passed its block's checksum.  Whole blocks are read in place; a part of a block is copied from the
- * block, which is kept, so that small pieces in order read the file once. */
-static plp_status read_checked(const io_model_file *f, const io_entry *e, uint8_t *dst, uint64_t bytes, uint64_t at)
+/* What the range at .. at + bytes of an entry's payload has in one block, into its place in dst.  Every byte that is handed out has passed
+ * its block's checksum.  A whole block is read in place; a part of one is copied from the block, which is kept, so that small pieces in
+ * order read the file once. */
+static plp_status read_block(const io_model_file *f, const io_entry *e, uint8_t *dst, uint64_t bytes, uint64_t at, int64_t block)
 {
-    while (bytes > 0) {
-        const uint64_t block = at / IO_BLOCK, start = block * IO_BLOCK, left = e->tensor.bytes - start;
-        const uint64_t length = left < IO_BLOCK ? left : IO_BLOCK, skip = at - start, take = length - skip < bytes ? length - skip : bytes;
-        const int64_t sum = e->first_sum + (int64_t)block;
-        const bool whole = take == length;
-        if (whole || f->reading->block != sum) {
-            uint8_t *to = whole ? dst : f->reading->data;
-            if (!whole) f->reading->block = -1;
-            PLP_TRY(read_all(f, e->tensor.name, to, length, e->tensor.offset + start));
-            const uint32_t got = plp_crc32c(0, to, length);
-            if (got != f->contents.sums[sum])
-                return PLP_FAIL(
-                    PLP_ERR_DATA,
-                    "%s: %s: block %" PRIu64
-                    " of %lld is damaged: checksum %08x, manifest %08x; fix: copy the file again or convert the checkpoint again",
-                    f->path, e->tensor.name, block, (long long)io_blocks(e->tensor.bytes), got, f->contents.sums[sum]);
-            if (!whole) f->reading->block = sum;
-        }
-        if (!whole) memcpy(dst, f->reading->data + skip, take);
-        dst += take, bytes -= take, at += take;
+    const uint64_t start = (uint64_t)block * IO_BLOCK, left = e->tensor.bytes - start, length = left < IO_BLOCK ? left : IO_BLOCK;
+    const uint64_t from = at > start ? at : start, to = at + bytes < start + length ? at + bytes : start + length;
+    const int64_t sum = e->first_sum + block;
+    const bool whole = to - from == length;
+    dst += from - at;
+    if (!f->check) return read_all(f, e->tensor.name, dst, to - from, e->tensor.offset + from);
+    if (whole || f->reading->block != sum) {
+        uint8_t *place = whole ? dst : f->reading->data;
+        if (!whole) f->reading->block = -1;
+        PLP_TRY(read_all(f, e->tensor.name, place, length, e->tensor.offset + start));
+        const uint32_t got = plp_crc32c(0, place, length);
+        if (got != f->contents.sums[sum])
+            return PLP_FAIL(PLP_ERR_DATA,
+                            "%s: %s: block %lld of %lld is damaged: checksum %08x, manifest %08x; fix: copy the file again or convert the "
+                            "checkpoint again",
+                            f->path, e->tensor.name, (long long)block, (long long)io_blocks(e->tensor.bytes), got, f->contents.sums[sum]);
+        if (!whole) f->reading->block = sum;
     }
+    if (!whole) memcpy(dst, f->reading->data + (from - start), to - from);
+    return PLP_OK;
+}
+
+/* By several threads, a block each: reading and the sum of one go on beside those of the others.  There is one kept block: the first of the
+ * range may use it before the rest, among which only the last may be read in part. */
+static plp_status read_range(const io_model_file *f, const io_entry *e, uint8_t *dst, uint64_t bytes, uint64_t at)
+{
+    if (bytes == 0) return PLP_OK;
+    int64_t block = (int64_t)(at / IO_BLOCK), bad;
+    const int64_t end = io_blocks(at + bytes);
+    if (at % IO_BLOCK != 0) PLP_TRY(read_block(f, e, dst, bytes, at, block++));
+    bad = end;
+#pragma omp parallel for schedule(dynamic) num_threads(f->reading->threads) reduction(min : bad) if (end - block > 1)
+    for (int64_t i = block; i < end; i++)
+        if (read_block(f, e, dst, bytes, at, i) != PLP_OK && i < bad) bad = i;
+    for (; bad < end; bad++) PLP_TRY(read_block(f, e, dst, bytes, at, bad)); /* again: a message belongs to the thread that writes it */
     return PLP_OK;
 }
 
@@ -270,7 +286,7 @@ static plp_status open_file(io_model_file **out, const char *path, bool trusted)
     PLP_DO(PLP_ALLOCATED(f));
     f->fd = -1, f->check = true;
     PLP_DO(PLP_ALLOCATED(f->reading = calloc(1, sizeof *f->reading)));
-    f->reading->block = -1;
+    f->reading->block = -1, f->reading->threads = 1;
     PLP_DO(PLP_ALLOCATED(f->path = strdup(path)));
     PLP_DO(open_regular(f));
     PLP_DO(trusted ? parse_here(f) : io_parser_read(f->path, f->fd, &f->contents));
@@ -378,7 +394,7 @@ plp_status io_model_read(const io_model_file *f, const io_tensor *t, int64_t fir
         return PLP_FAIL(PLP_ERR_SHAPE, "%s: %s: elements %lld + %lld of %lld", f->path, t->name, (long long)first, (long long)count,
                         (long long)all);
     const uint64_t size = io_element_size(e->element), bytes = (uint64_t)count * size, at = (uint64_t)first * size;
-    return f->check ? read_checked(f, e, dst, bytes, at) : read_all(f, t->name, dst, bytes, e->tensor.offset + at);
+    return read_range(f, e, dst, bytes, at);
 }
 
 plp_status io_model_get_blob(const io_model_file *f, const char *name, const void **data, size_t *bytes)
@@ -391,7 +407,7 @@ plp_status io_model_get_blob(const io_model_file *f, const char *name, const voi
         uint8_t *p = malloc(e->tensor.bytes + 1);
         PLP_TRY(PLP_ALLOCATED(p));
         p[e->tensor.bytes] = 0; /* a text can be used as a string */
-        const plp_status st = read_checked(f, e, p, e->tensor.bytes, 0);
+        const plp_status st = read_range(f, e, p, e->tensor.bytes, 0);
         if (st != PLP_OK) {
             free(p);
             return st;
@@ -403,6 +419,8 @@ plp_status io_model_get_blob(const io_model_file *f, const char *name, const voi
 }
 
 void io_model_check(io_model_file *f, bool on) { f->check = on; }
+
+void io_model_threads(const io_model_file *f, int threads) { f->reading->threads = threads; }
 
 uint64_t io_model_bytes_read(const io_model_file *f) { return f->reading->bytes_read; }
 

@@ -21,6 +21,9 @@ typedef struct {
     const float *bias, *sumsq;
     int64_t ld_sumsq;
     double width, eps;
+    const kn_exchange *exchange; /* delta and sumsq are this rank's parts: whoever adds them sums them over the ranks first */
+    tp_group *summing;           /* their sum runs beside the stream, as this turn: whoever adds them ends it first           */
+    int turn;
 } layer_pending;
 
 /* How the statistic of the gated norm is computed; the sharding plan decides. */
@@ -65,11 +68,11 @@ typedef struct {
     float *mixed; /* (tokens, R + 2 N): x_proj, summed over the ranks.  Mamba-1         */
     void *parts;  /* the same as act, normed: what goes into dt_proj, B and C.  Mamba-1 */
     void *y;      /* (tokens, I) act                                                    */
-    float *sums;  /* (tokens, all_norm_groups)                                          */
-    float *delta; /* (tokens, ld_delta); cleared once, so that the padding is defined   */
+    float *sums;  /* (tokens, all_norm_groups), or (tokens) of a folded norm             */
+    void *delta;  /* (tokens, ld_delta); cleared once, so that the padding is defined   */
     void *step;   /* of kn->mixer_step or kn->scan                                      */
 } layer_scratch;
-/* Columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes. */
+/* Most columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes, where both are float32. */
 static inline int64_t layer_ld_delta(const layer_dims *d) { return d->hidden + (d->norm == LAYER_NORM_FOLDED ? 4 : 0); }
 
 /* A look at what flows through a layer, for `verify`: called with tensors (rows, columns, ld) in the backend's memory, queued but perhaps
@@ -95,11 +98,14 @@ typedef struct {
     const layer_probe *probe;
     float *residual; /* (tokens, hidden) */
     layer_pending *pending;
+    int turn; /* -1; or which of the two halves of a step this is, of which one computes while the other's sums are under way */
 } layer_call;
 
 typedef struct {
     /* Takes what `forward` writes to for steps of `tokens` rows and `seqs` sequences. */
     void (*lay_out)(layer_scratch *s, plp_arena *a, const kn_backend *kn, const layer_dims *d, int64_t tokens, int64_t seqs);
+    /* The same work space from row `row` on, for the second half of a step. */
+    layer_scratch (*from_row)(const layer_scratch *s, const layer_dims *d, int64_t row);
     /* Most float32 elements of a row that a collective sums. */
     int64_t (*summed)(const layer_dims *d);
     /* Collective.  Adds `pending` to the residual, runs the layer, and leaves its own output in `pending`. */
@@ -107,7 +113,7 @@ typedef struct {
 } layer_kind;
 extern const layer_kind layer_mamba1, layer_mamba2;
 
-/* residual += pending, out = norm(rows of residual); see kn_add_norm_args for map.  Clears pending. */
+/* Collective.  residual += pending, out = norm(rows of residual); see kn_add_norm_args for map.  Clears pending. */
 plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int hidden, float *residual, layer_pending *pending,
                           const int *map, int outs, const float *weight, double eps, void *out);
 
@@ -120,9 +126,11 @@ static inline void *layer_at(const void *base, plp_dtype dtype, int64_t n) { ret
 plp_status layer_project_in(const layer_call *l, int rows);
 /* s->conv (tokens, channels) = the convolution of s->in's columns from `first` on, which is (tokens, rows). */
 plp_status layer_convolve(const layer_call *l, int first, int rows, int channels);
+/* Where a folded norm's sums of squares go, and their distance. */
+float *layer_folded_sums(const layer_call *l, int64_t *ld);
 /* s->delta = this rank's share of out_proj of s->y. */
 plp_status layer_project_out(const layer_call *l);
-/* Collective.  Sums s->delta over the ranks and leaves it in `pending`. */
+/* Collective.  Leaves s->delta in `pending`, summed over the ranks, or to be summed by whoever adds it. */
 plp_status layer_finish(const layer_call *l);
 plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns);
 

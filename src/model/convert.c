@@ -70,7 +70,7 @@ static plp_status convert_band(conversion *c, const task *t)
         const int64_t count = t->units - first < t->most ? t->units - first : t->most;
         PLP_TRY(model_source_read(c->source, t->band, t->layer, first * t->block, count * t->block, c->piece, t->dtype));
         if (c->check_finite)
-            PLP_TRY(model_check_values(c->config, t->band, t->layer, first * t->block, count * t->block, c->piece, t->dtype));
+            PLP_TRY(model_check_values(c->config, t->band, t->layer, first * t->block, count * t->block, c->piece, t->dtype, 1));
         PLP_TRY(io_model_append(c->writer, t->info->by_columns ? cut_columns(c, t, count) : c->piece, count * t->unit_count));
         c->done += (uint64_t)(count * t->unit_count) * plp_dtype_size(t->dtype);
         plp_log_progress(false, "converting to %s: %.2f of %.2f GB", c->path, 1e-9 * (double)c->done, 1e-9 * (double)c->total);

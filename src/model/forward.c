@@ -26,13 +26,66 @@ static plp_status check_step(const model *m, const model_step *s)
     return PLP_OK;
 }
 
-static plp_status upload(model *m, const model_step *s)
+/* A step as it is computed: at once, or in two halves, of which one computes while the other's sums go over the ranks.  A half is a batch
+ * of its own: its rows begin at `row`, its sequences and starts at `seq` and `start` of the inputs. */
+enum { HALVES = 2 };
+typedef struct {
+    int halves;
+    struct {
+        int row, seq, start, tokens, seqs, decodes;
+    } half[HALVES];
+} step_split;
+
+/* Where to cut: near the middle, and inside a sequence at a multiple of what kernels work in, counted from its first token. */
+static int middle(const model_step *s)
+{
+    enum { GRAIN = 256 };
+    int seq = 0;
+    while (s->start[seq + 1] <= s->tokens / 2) seq++;
+    const int64_t past = s->past[seq];
+    const int64_t cut = (past + s->tokens / 2 - s->start[seq]) / GRAIN * GRAIN - past + s->start[seq];
+    return cut > s->start[seq] ? (int)cut : s->start[seq];
+}
+
+/* The second half of a cut sequence goes on from the slot that the first half writes. */
+static step_split split(const model *m, const model_step *s)
+{
+    enum { WORTH = 2048 }; /* rows: below, two products of half the rows lose more than the sums take */
+    step_split all = { .halves = 1, .half = { { .tokens = s->tokens, .seqs = s->seqs, .decodes = s->decodes } } };
+    if (!tp_overlaps(m->group) || m->options.deterministic || m->probe.see || s->block || s->tokens < WORTH) return all;
+    const int cut = middle(s);
+    int seqs = 0; /* that begin before the cut */
+    if (cut <= s->decodes) return all;
+    while (seqs < s->seqs && s->start[seqs] < cut) seqs++;
+    const bool inside = s->start[seqs] > cut;
+    all.halves = 2;
+    all.half[0].tokens = cut, all.half[0].seqs = seqs;
+    all.half[1].row = cut, all.half[1].seq = seqs, all.half[1].start = seqs + 1;
+    all.half[1].tokens = s->tokens - cut, all.half[1].seqs = s->seqs - seqs + inside, all.half[1].decodes = 0;
+    return all;
+}
+
+static void fill_inputs(const model_inputs *h, const model_step *s, const step_split *all)
+{
+    for (int i = 0; i < all->halves; i++) {
+        const int row = all->half[i].row, seqs = all->half[i].seqs, end = row + all->half[i].tokens;
+        int *start = h->start + all->half[i].start;
+        for (int k = 0; k < seqs; k++) {
+            const int from = i == 0 ? k : s->seqs - seqs + k, at = all->half[i].seq + k;
+            const bool goes_on = s->start[from] < row;
+            start[k] = goes_on ? 0 : s->start[from] - row;
+            h->past[at] = s->past[from] + (goes_on ? row - s->start[from] : 0);
+            h->src_slot[at] = goes_on ? s->dst_slot[from] : s->src_slot[from];
+            h->dst_slot[at] = s->dst_slot[from];
+        }
+        start[seqs] = end - row;
+    }
+}
+
+static plp_status upload(model *m, const model_step *s, const step_split *all)
 {
     const model_inputs *h = &m->host[m->input];
-    memcpy(h->past, s->past, (size_t)s->seqs * sizeof *h->past);
-    memcpy(h->start, s->start, (size_t)(s->seqs + 1) * sizeof(int));
-    memcpy(h->src_slot, s->src_slot, (size_t)s->seqs * sizeof(int));
-    memcpy(h->dst_slot, s->dst_slot, (size_t)s->seqs * sizeof(int));
+    fill_inputs(h, s, all);
     if (s->outs) memcpy(h->out_row, s->out_row, (size_t)s->outs * sizeof(int));
     if (s->ids) memcpy(h->ids, s->ids, (size_t)s->tokens * sizeof(int));
     PLP_TRY(m->kn->to_device(m->context, m->there.past, h->past, h->fixed + (s->ids ? (size_t)s->tokens * sizeof(int) : 0)));
@@ -85,48 +138,70 @@ static plp_status head(model *m, const model_step *s, layer_pending *pending)
                                                      .round_x = m->dims.round });
 }
 
+/* A half of the step, as the layers are called with it. */
+typedef struct {
+    kn_batch batch;
+    layer_scratch scratch;
+    layer_pending pending;
+    layer_call call;
+} half_step;
+
+static void set_half(model *m, const model_step *s, const step_split *all, int i, half_step *h)
+{
+    const model_inputs *in = &m->there, *host = &m->host[m->input];
+    const int row = all->half[i].row, seq = all->half[i].seq, start = all->half[i].start;
+    h->batch = (kn_batch){ .tokens = all->half[i].tokens,
+                           .seqs = all->half[i].seqs,
+                           .decodes = all->half[i].decodes,
+                           .start = in->start + start,
+                           .src_slot = in->src_slot + seq,
+                           .dst_slot = in->dst_slot + seq,
+                           .past = in->past + seq,
+                           .host_start = host->start + start,
+                           .host_past = host->past + seq };
+    h->scratch = m->kind->from_row(&m->scratch, &m->dims, row);
+    h->pending = (layer_pending){ 0 };
+    h->call = (layer_call){ .kn = m->kn,
+                            .c = m->context,
+                            .g = m->group,
+                            .d = &m->dims,
+                            .s = &h->scratch,
+                            .b = &h->batch,
+                            .block = s->block,
+                            .snap_start = s->snap_start,
+                            .snap_slot = s->snap_slot,
+                            .probe = &m->probe,
+                            .residual = m->residual + (int64_t)row * m->dims.hidden,
+                            .pending = &h->pending,
+                            .turn = all->halves > 1 ? i : -1 };
+}
+
 /* Queues the step's computation; its inputs are there. */
-static plp_status compute(model *m, const model_step *s)
+static plp_status compute(model *m, const model_step *s, const step_split *all)
 {
     const kn_backend *kn = m->kn;
-    const model_inputs *in = &m->there, *host = &m->host[m->input];
-    const kn_batch batch = { .tokens = s->tokens,
-                             .seqs = s->seqs,
-                             .decodes = s->decodes,
-                             .start = in->start,
-                             .src_slot = in->src_slot,
-                             .dst_slot = in->dst_slot,
-                             .past = in->past,
-                             .host_start = host->start,
-                             .host_past = host->past };
-    layer_pending pending = { 0 };
+    half_step half[HALVES];
     PLP_TRY(kn->embed(m->context, &(kn_embed_args){ .tokens = s->tokens,
                                                     .hidden = m->dims.hidden,
                                                     .vocab = m->config.vocab,
-                                                    .ids = in->ids,
+                                                    .ids = m->there.ids,
                                                     .table = m->weights.embed,
                                                     .table_dtype = m->weights.dtype,
                                                     .out = m->residual }));
-    layer_call call = { .kn = kn,
-                        .c = m->context,
-                        .g = m->group,
-                        .d = &m->dims,
-                        .s = &m->scratch,
-                        .b = &batch,
-                        .block = s->block,
-                        .snap_start = s->snap_start,
-                        .snap_slot = s->snap_slot,
-                        .probe = &m->probe,
-                        .residual = m->residual,
-                        .pending = &pending };
-    for (int64_t i = 0; i < m->config.layers; i++) {
-        m->probe.layer = i;
+    for (int i = 0; i < all->halves; i++) set_half(m, s, all, i, &half[i]);
+    for (int64_t layer = 0; layer < m->config.layers; layer++) {
+        m->probe.layer = layer;
         tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
-        call.w = m->weights.layers + i;
-        PLP_TRY(m->kind->forward(&call));
-        PLP_TRY(show_residual(m, s, &pending));
+        for (int i = 0; i < all->halves; i++) {
+            half[i].call.w = m->weights.layers + layer;
+            PLP_TRY(m->kind->forward(&half[i].call));
+        }
+        PLP_TRY(show_residual(m, s, &half[0].pending));
     }
-    return s->outs == 0 ? PLP_OK : head(m, s, &pending);
+    for (int i = 0; all->halves > 1 && i < all->halves; i++) /* the last norm takes rows of both */
+        PLP_TRY(layer_add_norm(kn, m->context, half[i].batch.tokens, m->dims.hidden, half[i].call.residual, &half[i].pending, NULL, 0, NULL,
+                               0, NULL));
+    return s->outs == 0 ? PLP_OK : head(m, s, &half[0].pending);
 }
 
 /* A step that is the same work every time: one row of every sequence, its logits wanted, nothing else. */
@@ -147,19 +222,20 @@ plp_status model_forward(model *m, const model_step *s)
     tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
     PLP_TRY(PLP_FAULT_AT("forward"));
     m->input = (m->input + 1) % MODEL_FLIGHTS;
-    PLP_TRY(upload(m, s));
+    const step_split all = split(m, s);
+    PLP_TRY(upload(m, s, &all));
     if (repeats(m, s)) {
         kn_graph **graph = &m->graph[s->seqs];
         if (*graph == NULL && m->warm[s->seqs]) {
             PLP_TRY(m->kn->capture_begin(m->context));
-            const plp_status st = compute(m, s);
+            const plp_status st = compute(m, s, &all);
             PLP_TRY(m->kn->capture_end(m->context, graph));
             PLP_TRY(st);
         }
         m->warm[s->seqs] = true;
         if (*graph) return m->kn->replay(m->context, *graph);
     }
-    PLP_TRY(compute(m, s));
+    PLP_TRY(compute(m, s, &all));
     const layer_probe *p = &m->probe;
     const int64_t vocab = m->plan.vocab.count;
     return p->see && s->outs ? p->see(p->arg, m->config.layers, "logits", m->logits, PLP_F32, s->outs, vocab, vocab) : PLP_OK;

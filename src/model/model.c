@@ -1,8 +1,10 @@
 #include "model/state.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,10 +39,10 @@ static void lay_out_states(model *m, plp_arena *a)
 static void lay_out_inputs(const model *m, model_inputs *in, plp_arena *a)
 {
     const model_options *o = &m->options;
-    in->past = plp_arena_take(a, o->max_seqs, sizeof *in->past);
-    in->start = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
-    in->src_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
-    in->dst_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
+    in->past = plp_arena_take(a, o->max_seqs + 1, sizeof *in->past); /* a sequence more, and a start for it, where a step is cut in two */
+    in->start = plp_arena_take(a, o->max_seqs + 3, sizeof(int));
+    in->src_slot = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
+    in->dst_slot = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
     in->out_row = plp_arena_take(a, o->max_outs, sizeof(int));
     in->fixed = a->used;
     in->ids = plp_arena_take(a, o->max_tokens, sizeof(int));
@@ -140,18 +142,21 @@ static plp_status check_capacity(model *m)
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* Of a rank: as many as it was told, or its share of the host's, and no more than OMP_NUM_THREADS or the cores that it is bound to. */
+static int own_threads(const model_options *o, const tp_group *g)
+{
+    const int share = (int)sysconf(_SC_NPROCESSORS_ONLN) / tp_local_size(g), most = omp_get_max_threads();
+    if (o->threads > 0) return o->threads;
+    return share < 1 ? 1 : share < most ? share : most;
+}
+
 static plp_status create_context(model *m)
 {
     const model_options *o = &m->options;
-    int threads = o->threads;
-    if (threads == 0) {
-        threads = (int)sysconf(_SC_NPROCESSORS_ONLN) / tp_local_size(m->group);
-        if (threads < 1) threads = 1;
-    }
     const int64_t n = larger(larger(m->plan.in_rows, m->config.hidden), larger(m->plan.vocab.count, m->kind->summed(&m->dims)));
     const int64_t k = larger(larger(m->plan.channels.count, m->config.hidden), m->config.dt_rank);
     return m->kn->create(&m->context, &(kn_options){ .device = o->device,
-                                                     .threads = threads,
+                                                     .threads = own_threads(o, m->group),
                                                      .act = m->act,
                                                      .deterministic = o->deterministic,
                                                      .max_tokens = o->max_tokens,
@@ -218,8 +223,10 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     PLP_TRY(tp_agree(g, PLP_ALLOCATED(m = calloc(1, sizeof *m))));
     PLP_DO(tp_agree(g, create_local(m, c, g, o)));
     PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
+    const double begin = plp_seconds();
     PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg,
-                                          o->check_values && read == model_read_source)));
+                                          o->check_values && read == model_read_source ? own_threads(o, g) : 0)));
+    m->load_seconds = plp_seconds() - begin;
 done:
     if (st != PLP_OK) model_destroy(&m);
     *out = m;
@@ -228,6 +235,7 @@ done:
 
 plp_status model_create(model **m, const model_source *s, tp_group *g, const model_options *o)
 {
+    model_source_threads(s, own_threads(o, g));
     return create(m, model_source_config(s), g, o, model_read_source, (void *)s);
 }
 
@@ -263,6 +271,7 @@ void model_destroy(model **out)
 
 const model_config *model_config_of(const model *m) { return &m->config; }
 model_memory model_memory_of(const model *m) { return m->memory; }
+double model_load_seconds(const model *m) { return m->load_seconds; }
 const model_options *model_options_of(const model *m) { return &m->options; }
 tp_group *model_group(model *m) { return m->group; }
 kn_context *model_context(model *m) { return m->context; }

@@ -11,7 +11,14 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-enum { PIECE = 1 << 20, MOST_PATH = 4096, MOST_CONFIG = 16 << 20, MOST_TOKENIZER = 256 << 20 };
+enum { PIECE = 1 << 20, MOST_THREADS = 16, MOST_PATH = 4096, MOST_CONFIG = 16 << 20, MOST_TOKENIZER = 256 << 20 };
+
+/* What changes while a source is read. */
+typedef struct {
+    int threads;
+    char *piece; /* what is converted or cut on its way */
+    size_t bytes;
+} reading;
 
 struct model_source {
     model_config config;
@@ -21,6 +28,7 @@ struct model_source {
     char *config_text, *tokenizer; /* NUL-terminated copies */
     size_t tokenizer_bytes;
     char digest[PLP_SHA256_HEX];
+    reading *reading;
 };
 
 /* ---------------------------------------------------------------------------------------------------- open: model file */
@@ -134,7 +142,9 @@ plp_status model_source_open(model_source **out, const char *path, const model_s
     if (!directory && !(S_ISREG(info.st_mode) && io_model_is_file(path)))
         return PLP_FAIL(PLP_ERR_DATA, "%s: neither a model file (HDF5) nor a checkpoint directory; fix: name one of them", path);
     PLP_TRY(PLP_ALLOCATED(s = calloc(1, sizeof *s)));
-    const plp_status st = directory ? open_directory(s, path, options) : open_model_file(s, path, options);
+    plp_status st = PLP_ALLOCATED(s->reading = calloc(1, sizeof *s->reading));
+    if (st == PLP_OK) st = directory ? open_directory(s, path, options) : open_model_file(s, path, options);
+    if (st == PLP_OK) model_source_threads(s, 1);
     if (st != PLP_OK) model_source_close(&s);
     *out = s;
     return st;
@@ -148,6 +158,8 @@ void model_source_close(model_source **source)
     io_checkpoint_close(&s->checkpoint);
     free(s->config_text);
     free(s->tokenizer);
+    if (s->reading != NULL) free(s->reading->piece);
+    free(s->reading);
     free(s);
     *source = NULL;
 }
@@ -161,6 +173,15 @@ plp_status model_source_tokenizer(const model_source *s, const char **text, size
     *text = s->tokenizer;
     *bytes = s->tokenizer_bytes;
     return PLP_OK;
+}
+
+void model_source_threads(const model_source *s, int threads)
+{
+    s->reading->threads = threads < MOST_THREADS ? threads : MOST_THREADS; /* more of them wait for memory */
+    if (s->file)
+        io_model_threads(s->file, s->reading->threads);
+    else
+        io_checkpoint_threads(s->checkpoint, s->reading->threads);
 }
 
 uint64_t model_source_bytes_read(const model_source *s)
@@ -180,38 +201,68 @@ static plp_status read_tensor(const model_source *s, const io_tensor *t, int64_t
     return s->file ? io_model_read(s->file, t, first, count, dst) : io_checkpoint_read(s->checkpoint, t, first, count, dst);
 }
 
-/* Into rows that lie `stride` elements apart.  Whole rows are read and cut here: a read per row would be thousands of small ones. */
-static plp_status read_cut(const model_source *s, const cut *c, char *dst, int64_t stride, plp_dtype dtype)
+/* Memory for a piece, kept until the source is closed: fresh memory costs more than what is done in it. */
+static plp_status take_piece(const model_source *s, size_t bytes, char **piece)
+{
+    reading *r = s->reading;
+    if (r->bytes < bytes) {
+        free(r->piece);
+        r->bytes = 0;
+        PLP_TRY(PLP_ALLOCATED(r->piece = malloc(bytes)));
+        r->bytes = bytes;
+    }
+    *piece = r->piece;
+    return PLP_OK;
+}
+
+/* Bytes of a piece.  One thread's stays in its cache; threads that meet behind each piece should not do so often. */
+static int64_t room_of(const model_source *s) { return (int64_t)PIECE * (s->reading->threads > 1 ? 4 * s->reading->threads : 1); }
+
+/* How many things of that size make a piece, of `most`. */
+static int64_t fit(const model_source *s, int64_t bytes, int64_t most)
+{
+    const int64_t n = room_of(s) / bytes;
+    return n < 1 ? 1 : n < most ? n : most;
+}
+
+/* Dense rows.  Whole rows are read and cut here: a read per row would be thousands of small ones. */
+static plp_status read_cut(const model_source *s, const cut *c, char *dst, plp_dtype dtype)
 {
     const plp_dtype stored = c->tensor->dtype;
     const int64_t from = (int64_t)plp_dtype_size(stored), to = (int64_t)plp_dtype_size(dtype);
-    if (stored == dtype && c->count == c->width && (stride == c->width || c->rows == 1))
-        return read_tensor(s, c->tensor, c->at, c->rows * c->width, dst);
-    plp_status st = PLP_OK;
-    char *piece = NULL;
-    const int64_t fit = PIECE / (c->width * from), step = fit < 1 ? 1 : fit < c->rows ? fit : c->rows;
-    PLP_DO(PLP_ALLOCATED(piece = malloc((size_t)(step * c->width * from))));
+    if (stored == dtype && c->count == c->width) return read_tensor(s, c->tensor, c->at, c->rows * c->width, dst);
+    char *piece;
+    const int64_t step = fit(s, c->width * from, c->rows);
+    PLP_TRY(take_piece(s, (size_t)(step * c->width * from), &piece));
     for (int64_t row = 0; row < c->rows; row += step) {
         const int64_t n = c->rows - row < step ? c->rows - row : step;
-        PLP_DO(read_tensor(s, c->tensor, c->at + row * c->width, n * c->width, piece));
+        PLP_TRY(read_tensor(s, c->tensor, c->at + row * c->width, n * c->width, piece));
+#pragma omp parallel for schedule(static) num_threads(s->reading->threads) if (n > 1)
         for (int64_t i = 0; i < n; i++)
-            plp_convert(dst + (row + i) * stride * to, dtype, piece + (i * c->width + c->skip) * from, stored, (size_t)c->count);
+            plp_convert(dst + (row + i) * c->count * to, dtype, piece + (i * c->width + c->skip) * from, stored, (size_t)c->count);
     }
-done:
-    free(piece);
-    return st;
+    return PLP_OK;
 }
 
-/* Columns of a model file's band: (columns / block, rows, block). */
+/* Columns first .. first + count of a model file's band: (columns / block, rows, block). */
 static plp_status read_blocks(const model_source *s, const io_tensor *t, int64_t first, int64_t count, char *dst, plp_dtype dtype)
 {
-    const int64_t rows = t->shape[1], block = t->shape[2], size = (int64_t)plp_dtype_size(dtype);
-    for (int64_t column = first; column < first + count;) {
-        const int64_t b = column / block, skip = column % block;
-        const int64_t n = block - skip < first + count - column ? block - skip : first + count - column;
-        const cut c = { t, b * rows * block, rows, block, skip, n };
-        PLP_TRY(read_cut(s, &c, dst + (column - first) * size, count, dtype));
-        column += n;
+    const int64_t rows = t->shape[1], block = t->shape[2], size = (int64_t)plp_dtype_size(dtype),
+                  stored = (int64_t)plp_dtype_size(t->dtype);
+    const int64_t end = first + count, last = (end - 1) / block, step = fit(s, rows * block * stored, last - first / block + 1);
+    char *piece;
+    PLP_TRY(take_piece(s, (size_t)(step * rows * block * stored), &piece));
+    for (int64_t b = first / block; b <= last; b += step) {
+        const int64_t n = last - b + 1 < step ? last - b + 1 : step;
+        PLP_TRY(read_tensor(s, t, b * rows * block, n * rows * block, piece));
+#pragma omp parallel for schedule(static) num_threads(s->reading->threads) if (rows > 1)
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t i = 0; i < n; i++) {
+                const int64_t begins = (b + i) * block, from = first > begins ? first : begins,
+                              to = end < begins + block ? end : begins + block;
+                plp_convert(dst + (row * count + from - first) * size, dtype, piece + ((i * rows + row) * block + from - begins) * stored,
+                            t->dtype, (size_t)(to - from));
+            }
     }
     return PLP_OK;
 }
@@ -254,7 +305,30 @@ plp_status model_source_read(const model_source *s, model_band band, int64_t lay
     if (by_columns && s->file) return read_blocks(s, t, first, count, dst, dtype);
     const cut c = by_columns ? (cut){ t, row * columns, rows, columns, first, count }
                              : (cut){ t, (row + first) * columns, count, columns, 0, columns };
-    return read_cut(s, &c, dst, c.count, dtype);
+    return read_cut(s, &c, dst, dtype);
+}
+
+plp_status model_source_pass(model_source *s, int part, int parts, uint64_t *bytes)
+{
+    plp_status st = PLP_OK;
+    char *piece;
+    const int64_t tensors = s->file ? io_model_tensors(s->file) : io_checkpoint_tensors(s->checkpoint);
+    const int64_t room = room_of(s);
+    *bytes = 0;
+    PLP_TRY(take_piece(s, (size_t)room, &piece));
+    if (s->file) io_model_check(s->file, false);
+    for (int64_t i = 0; i < tensors; i++) {
+        const io_tensor *t = s->file ? io_model_tensor(s->file, i) : io_checkpoint_tensor(s->checkpoint, i);
+        const int64_t n = io_tensor_count(t), size = (int64_t)plp_dtype_size(t->dtype), end = n * (part + 1) / parts;
+        for (int64_t at = n * part / parts; at < end;) {
+            const int64_t most = room / size, count = end - at < most ? end - at : most;
+            PLP_DO(read_tensor(s, t, at, count, piece));
+            at += count, *bytes += (uint64_t)(count * size);
+        }
+    }
+done:
+    if (s->file) io_model_check(s->file, true);
+    return st;
 }
 
 uint64_t model_source_cost(const model_source *s, model_band band, int64_t first, int64_t count)

@@ -76,6 +76,11 @@ plp_status model_source_tokenizer(const model_source *s, const char **text, size
 plp_status model_source_read(const model_source *s, model_band band, int64_t layer, int64_t first, int64_t count, void *dst,
                              plp_dtype dtype);
 
+/* How many threads share a read; 1 at first.  The values do not depend on it. */
+void model_source_threads(const model_source *s, int threads);
+/* Reads a part of every tensor, part 0 of 1 being all, and does nothing with it: no checksum, no conversion.  What loading is held against. */
+plp_status model_source_pass(model_source *s, int part, int parts, uint64_t *bytes);
+
 uint64_t model_source_bytes_read(const model_source *s);
 /* Bytes that reading this range takes from the files: what `inspect --plan` reports. */
 uint64_t model_source_cost(const model_source *s, model_band band, int64_t first, int64_t count);

@@ -19,6 +19,7 @@ struct model {
     model_options options;
     model_plan plan;
     model_memory memory;
+    double load_seconds;
     tp_group *group; /* borrowed */
     const kn_backend *kn;
     kn_context *context;

@@ -32,16 +32,14 @@ static bool any_not_finite(const void *data, plp_dtype dtype, int64_t first, int
 }
 
 /* The index of the first NaN or infinity among n elements; n: there is none. */
-static int64_t first_not_finite(const void *data, plp_dtype dtype, int64_t n)
+static int64_t first_not_finite(const void *data, plp_dtype dtype, int64_t n, int threads)
 {
-    for (int64_t at = 0; at < n; at += BLOCK) {
-        const int64_t most = n - at < BLOCK ? n - at : BLOCK;
-        if (!any_not_finite(data, dtype, at, most)) continue;
-        int64_t i = at;
-        while (!any_not_finite(data, dtype, i, 1)) i++;
-        return i;
-    }
-    return n;
+    int64_t first = n;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(min : first) if (n > 64 * BLOCK)
+    for (int64_t at = 0; at < n; at += BLOCK)
+        if (at < first && any_not_finite(data, dtype, at, n - at < BLOCK ? n - at : BLOCK)) first = at;
+    while (first < n && !any_not_finite(data, dtype, first, 1)) first++;
+    return first;
 }
 
 /* Bands that are always float32: the first value that makes states vanish or overflow. */
@@ -58,14 +56,14 @@ static int64_t first_useless(model_band band, const float *data, int64_t n)
 }
 
 plp_status model_check_values(const model_config *c, model_band band, int64_t layer, int64_t first, int64_t count, const void *data,
-                              plp_dtype dtype)
+                              plp_dtype dtype, int threads)
 {
     const bool by_columns = model_band_of(band)->by_columns;
     int64_t rows, columns;
     char name[IO_NAME], why[80] = "NaN or infinite";
     model_band_shape(c, band, &rows, &columns);
     const int64_t width = by_columns ? count : columns, n = by_columns ? rows * count : count * columns;
-    int64_t i = first_not_finite(data, dtype, n);
+    int64_t i = first_not_finite(data, dtype, n, threads);
     if (i == n && dtype == PLP_F32) {
         const float *values = data;
         i = first_useless(band, values, n);

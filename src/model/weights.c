@@ -1,5 +1,6 @@
 #include "model/weights.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fault.h"
 #include "base/log.h"
@@ -8,7 +9,6 @@
 
 #include <math.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* A layer's weights: which bands lie one behind the other where.  A model that has none of an entry's bands gets NULL there. */
@@ -66,7 +66,7 @@ void model_weights_lay_out(model_weights *w, plp_arena *a, const model_plan *p, 
         }
 }
 
-enum { PIECE = 16 << 20 }; /* bytes read at a time from bands that are cut by rows */
+enum { PIECE = 16 << 20, STAGES = 2, ALIGN = 256 }; /* bytes read at a time from bands that are cut by rows; of copies' beginnings */
 
 typedef struct {
     const model_plan *p;
@@ -75,10 +75,42 @@ typedef struct {
     kn_context *context;
     model_band_reader read;
     void *arg;
-    bool check;
-    char *stage;
+    int check;           /* threads */
+    char *stage[STAGES]; /* one is filled while copies from the other are under way; none where bands are read into their place */
+    size_t room, used;   /* of each stage; of the one that is filled */
+    int filled;
     uint64_t done, total;
 } loader;
+
+static plp_status open_stages(loader *l, size_t bytes)
+{
+    l->room = bytes;
+    if (l->kn == kn_cpu()) return PLP_OK;
+    for (int i = 0; i < STAGES; i++) PLP_TRY(l->kn->alloc_host(l->context, (void **)&l->stage[i], bytes));
+    return PLP_OK;
+}
+
+static void close_stages(loader *l)
+{
+    for (int i = 0; i < STAGES; i++)
+        if (l->stage[i] != NULL) l->kn->release_host(l->context, (void **)&l->stage[i]);
+}
+
+/* Memory to read a piece into that belongs at `to`. */
+static plp_status take_place(loader *l, char *to, size_t bytes, char **place)
+{
+    *place = to;
+    if (l->stage[0] == NULL) return PLP_OK;
+    if (bytes > l->room - l->used) {
+        PLP_TRY(l->kn->mark(l->context, l->filled));
+        l->filled = (l->filled + 1) % STAGES, l->used = 0;
+        PLP_TRY(l->kn->wait(l->context, l->filled)); /* its copies, all queued before the other stage's */
+    }
+    *place = l->stage[l->filled] + l->used;
+    l->used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    if (l->used > l->room) l->used = l->room;
+    return PLP_OK;
+}
 
 /* A = -exp(A_log), once, in float32. */
 static void finish_piece(model_band band, float *data, int64_t n)
@@ -102,11 +134,12 @@ static plp_status load_band(loader *l, model_band band, int64_t layer, plp_dtype
         const size_t bytes = (size_t)(n * across) * plp_dtype_size(dtype);
         tp_stamp(TP_LOAD, (int64_t)l->done);
         PLP_TRY(PLP_FAULT_AT("load"));
-        PLP_TRY(l->read(l->arg, band, layer, own.first + at, n, l->stage, dtype));
-        if (l->check) PLP_TRY(model_check_values(l->c, band, layer, own.first + at, n, l->stage, dtype));
-        if (dtype == PLP_F32) finish_piece(band, (float *)l->stage, n * across);
-        PLP_TRY(l->kn->to_device(l->context, *to, l->stage, bytes));
-        PLP_TRY(l->kn->sync(l->context)); /* the staging memory is read from again */
+        char *place;
+        PLP_TRY(take_place(l, *to, bytes, &place));
+        PLP_TRY(l->read(l->arg, band, layer, own.first + at, n, place, dtype));
+        if (l->check) PLP_TRY(model_check_values(l->c, band, layer, own.first + at, n, place, dtype, l->check));
+        if (dtype == PLP_F32) finish_piece(band, (float *)place, n * across);
+        if (place != *to) PLP_TRY(l->kn->to_device(l->context, *to, place, bytes));
         *to += bytes;
         l->done += bytes;
         plp_log_progress(false, "loading %.1f of %.1f MB", (double)l->done * 1e-6, (double)l->total * 1e-6);
@@ -135,13 +168,14 @@ static size_t stage_bytes(const model_plan *p, const model_config *c, plp_dtype 
 }
 
 plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
-                              model_band_reader read, void *arg, bool check)
+                              model_band_reader read, void *arg, int check)
 {
     plp_status st = PLP_OK;
     loader l = {
         .p = p, .c = c, .kn = kn, .context = context, .read = read, .arg = arg, .check = check, .total = model_plan_weights(p, c, w->dtype)
     };
-    PLP_TRY(PLP_ALLOCATED(l.stage = malloc(stage_bytes(p, c, w->dtype))));
+    const double begin = plp_seconds();
+    PLP_DO(open_stages(&l, stage_bytes(p, c, w->dtype)));
     LOAD_ONE(w->dtype, w->embed, MODEL_EMBED);
     for (int64_t layer = 0; layer < c->layers; layer++)
         for (const entry *e = table; e < table + ENTRIES; e++) {
@@ -151,9 +185,12 @@ plp_status model_weights_load(const model_weights *w, const model_plan *p, const
         }
     LOAD_ONE(PLP_F32, w->final_norm, MODEL_FINAL_NORM);
     if (!c->tied) LOAD_ONE(w->dtype, w->head, MODEL_HEAD);
-    plp_log_progress(true, "loaded %.1f MB", (double)l.done * 1e-6);
+    PLP_DO(kn->sync(context));
+    const double seconds = plp_seconds() - begin;
+    plp_log_progress(true, "loaded %.1f MB in %.2f s, %.2f GB/s", (double)l.done * 1e-6, seconds, (double)l.done * 1e-9 / seconds);
 done:
-    free(l.stage);
+    if (st != PLP_OK) kn->sync(context); /* copies may be under way from a stage that is given back */
+    close_stages(&l);
     return st;
 }
 

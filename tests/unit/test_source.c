@@ -241,11 +241,33 @@ static void ranges_are_parts_of_the_whole(void **state)
         const bool from_file = i % 2;
         if (from_file) convert(checkpoints[i / 2][1], path);
         open_source(&s, from_file ? path : checkpoints[i / 2][1]);
+        model_source_threads(s, 1 + i / 2 % 3);
         for (model_band band = 0; band < MODEL_BANDS; band++) {
             int64_t rows = 0, columns = 0;
             model_band_shape(model_source_config(s), band, &rows, &columns);
             for (int round = 0; rows > 0 && round < 4; round++) check_range(s, band, below(model_source_config(s)->layers), from_file);
         }
+        model_source_close(&s);
+    }
+}
+
+/* What loading is held against reads every byte once, shared out to any number of parts, and leaves the check on. */
+static void a_pass_reads_all(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        model_source *s = NULL;
+        char path[512];
+        uint64_t all = 0, sum = 0, part;
+        if (i) convert(checkpoints[0][1], path);
+        open_source(&s, i ? path : checkpoints[0][1]);
+        model_source_threads(s, 1 + i);
+        const uint64_t before = model_source_bytes_read(s);
+        assert_int_equal(model_source_pass(s, 0, 1, &all), PLP_OK);
+        assert_true(all > 0);
+        assert_int_equal(model_source_bytes_read(s) - before, all);
+        for (int k = 0; k < 3; k++, sum += part) assert_int_equal(model_source_pass(s, k, 3, &part), PLP_OK);
+        assert_int_equal(sum, all);
         model_source_close(&s);
     }
 }
@@ -487,6 +509,7 @@ static void matrices_of_many_pieces(void **state)
     for (int i = 0; i < 2; i++) {
         model_source *s = NULL;
         open_source(&s, i ? file : dir);
+        model_source_threads(s, 2);
         assert_int_equal(model_source_read(s, MODEL_OUT_PROJ, 1, FIRST, COUNT, columns, PLP_F32), PLP_OK);
         for (int r = 0; r < HIDDEN; r++) assert_memory_equal(columns + r * COUNT, out + r * INNER + FIRST, COUNT * sizeof(float));
         assert_int_equal(model_source_read(s, MODEL_IN_X, 1, 0, INNER, rows, PLP_BF16), PLP_OK);
@@ -689,6 +712,7 @@ int main(void)
         IN_DIR(model_files_give_the_same),
         IN_DIR(configs_of_the_fixtures),
         IN_DIR(ranges_are_parts_of_the_whole),
+        IN_DIR(a_pass_reads_all),
         IN_DIR(requests_outside_are_refused),
         IN_DIR(original_and_codestral_names),
         IN_DIR(dtypes_of_checkpoints),

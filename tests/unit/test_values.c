@@ -32,12 +32,12 @@ static void poison(const model_config *c, model_band band, plp_dtype dtype, floa
     const int64_t n = across ? rows * count : count * columns, places[] = { 0, n / 2, n - 1 };
     void *data = malloc((size_t)n * plp_dtype_size(dtype));
     for (int64_t i = 0; i < n; i++) put(data, dtype, i, 0.25f);
-    assert_int_equal(model_check_values(c, band, 0, first, count, data, dtype), PLP_OK);
+    assert_int_equal(model_check_values(c, band, 0, first, count, data, dtype, 3), PLP_OK);
     for (int k = 0; k < 3; k++) {
         char name[IO_NAME], words[IO_NAME + 80];
         const int64_t i = places[k], row = across ? i / count : first + i / columns, column = across ? first + i % count : i % columns;
         put(data, dtype, i, bad);
-        assert_int_equal(model_check_values(c, band, 0, first, count, data, dtype), PLP_ERR_DATA);
+        assert_int_equal(model_check_values(c, band, 0, first, count, data, dtype, 3), PLP_ERR_DATA);
         put(data, dtype, i, 0.25f);
         model_layout_path(band, 0, name);
         snprintf(words, sizeof words, "%s: element %lld (row %lld, column %lld) is NaN or infinite", name,
@@ -88,7 +88,7 @@ static void what_is_of_no_use(void **state)
     const model_config *c = model_source_config(s);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         float data[3] = { 0, rows[i].value, NAN };
-        const plp_status st = model_check_values(c, rows[i].band, 0, 0, 2, data, PLP_F32);
+        const plp_status st = model_check_values(c, rows[i].band, 0, 0, 2, data, PLP_F32, 1);
         if (st != (rows[i].words ? PLP_ERR_DATA : PLP_OK)) fail_msg("row %zu: %s", i, plp_status_name(st));
         if (rows[i].words) assert_message(rows[i].words);
     }
