@@ -29,7 +29,7 @@ done
 
 # Built again, from a copy.  (The parser has all that a build consists of, in seconds.)
 mkdir "$work/elsewhere" && cp -R "$source/CMakeLists.txt" "$source/cmake" "$source/src" "$source/include" "$source/docs" "$source/launch" \
-    "$source/README.md" "$source/CONTRIBUTING.md" "$source/LICENSE" "$work/elsewhere"
+    "$source"/*.md "$source/LICENSE" "$work/elsewhere"
 cmake -S "$work/elsewhere" -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE="$type" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_C_FLAGS="$flags" \
     -DPLP_TESTS=OFF -DPLP_CUDA=OFF >"$work/log" 2>&1 && cmake --build "$work/build" --target polylepis-parser >>"$work/log" 2>&1 || {
     tail -n 20 "$work/log"
