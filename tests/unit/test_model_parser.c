@@ -38,7 +38,7 @@ static void assert_words(const char *what, const char *words)
 static void assert_ends(const char *what, const char *words)
 {
     size_t bytes = 1;
-    const plp_status st = wish(what, 40, &bytes);
+    const plp_status st = wish(what, 250, &bytes);
     if (st != PLP_ERR_DATA) fail_msg("%s: %s", what, plp_status_name(st));
     assert_words(what, words);
     assert_words(what, "could not be parsed safely");
