@@ -17,6 +17,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     fuzz_silence();
     file = memfd_create("model", MFD_CLOEXEC);
     CHECK(file >= 0, "no file in memory");
+    CHECK(LLVMFuzzerTestOneInput((const uint8_t *)"", 0) == 0 && strstr(plp_last_error(), "not an HDF5 file") != NULL,
+          "the parser does not work: %s", plp_last_error());
     return 0;
 }
 
