@@ -338,7 +338,7 @@ static plp_status restore(plp_engine *e, const plp_request *given, request **r)
     state_file f;
     plp_request whole = *given;
     int *ids = NULL;
-    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state));
+    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state, e->options.trust));
     whole.count = (size_t)f.count + given->count;
     PLP_DO(PLP_ALLOCATED(ids = malloc(whole.count * sizeof *ids)));
     memcpy(ids, f.tokens, (size_t)f.count * sizeof *ids);

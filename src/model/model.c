@@ -246,7 +246,8 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     PLP_DO(tp_agree(g, create_local(m, c, g, o)));
     PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
     const double begin = plp_seconds();
-    PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg)));
+    PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg,
+                                          o->check_values && read == model_read_source ? own_threads(o, g) : 0)));
     m->load_seconds = plp_seconds() - begin;
 done:
     if (st != PLP_OK) model_destroy(&m);

@@ -20,10 +20,11 @@ typedef struct {
     bool f32;            /* float32 activations everywhere; else matrix products in the weights' 16 bits */
     plp_dtype ssm_dtype; /* of the stored SSM state                                           */
     bool deterministic;
-    int max_tokens; /* most rows of a step                                               */
-    int max_seqs;   /* most sequences of a step                                          */
-    int max_outs;   /* most rows whose logits a step gives                               */
-    int slots;      /* state slots                                                       */
+    bool check_values; /* model_check_values on all that is loaded                         */
+    int max_tokens;    /* most rows of a step                                               */
+    int max_seqs;      /* most sequences of a step                                          */
+    int max_outs;      /* most rows whose logits a step gives                               */
+    int slots;         /* state slots                                                       */
 } model_options;
 
 /* What a model of these options takes on this rank, in bytes.  Needs no weights. */

@@ -85,9 +85,9 @@ plp_status tp_gather_all(const tp_group *g, const void *mine, size_t bytes, void
 }
 
 /* State files are another test's: cli.state. */
-plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path)
+plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path, bool trust)
 {
-    (void)m, (void)digest, (void)path;
+    (void)m, (void)digest, (void)path, (void)trust;
     *f = (state_file){ 0 };
     return PLP_ERR_INPUT;
 }
