@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fault.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -348,19 +349,29 @@ static plp_status add_cancelled(plp_engine *e, const request *r)
     return add_text(e, r->held.text, r->held.used, &q->text_at);
 }
 
-/* Takes the requests that are done out of the running ones, and leaves the others in their order. */
-static void release_done(plp_engine *e)
+/* What a request leaves in its slot is never read; all the same, nothing stays of one that failed. */
+static plp_status clean_slot(plp_engine *e, const request *r)
 {
+    if (PLP_FAULTS_ON) return model_slot_poison(e->model, r->slot);
+    return r->failed ? model_slot_scrub(e->model, r->slot) : PLP_OK;
+}
+
+/* Takes the requests that are done out of the running ones, and leaves the others in their order. */
+static plp_status release_done(plp_engine *e)
+{
+    plp_status st = PLP_OK;
     int kept = 0;
     for (int i = 0; i < e->runs; i++) {
         request *r = e->running[i];
         if (r->done) {
+            if (st == PLP_OK) st = clean_slot(e, r);
             e->free_slot[e->free_slots++] = r->slot;
             request_destroy(&r);
         } else
             e->running[kept++] = r;
     }
     e->runs = kept;
+    return st;
 }
 
 static plp_status drop_cancelled(plp_engine *e)
@@ -467,6 +478,7 @@ static plp_status forward(plp_engine *e, const model_step *step)
     for (int i = 0; i < step->seqs; i++) {
         request *r = e->running[e->slice[i].seq];
         e->stats.cached_tokens += r->found;
+        r->borrowed += r->found;
         r->past += e->slice[i].rows, r->found = 0, r->source = r->slot;
         if (i >= step->decodes) e->stats.prefill_tokens += e->slice[i].rows;
     }
@@ -533,7 +545,30 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
     return p.stop_text < 0 ? PLP_OK : add_text(e, r->stops[p.stop_text], strlen(r->stops[p.stop_text]), &q->stop_at);
 }
 
-/* A token for a row of logits. */
+/* Collective.  A request whose logits are not finite ends; nothing of it is kept. */
+static plp_status give_up(plp_engine *e, request *r)
+{
+    char where[40];
+    PLP_TRY(model_find_not_finite(e->model, r->slot, where, sizeof where));
+    PLP_FAIL(PLP_ERR_DATA,
+             "non-finite at %s; step %lld, token %lld of request %llu; fix: see if another run gives the same: if so convert "
+             "--check-finite, if not check this machine",
+             where, (long long)e->step, (long long)r->length, (unsigned long long)r->id);
+    r->done = r->failed = true;
+    if (e->reuse) reuse_forget(e->reuse, r);
+    return add_error(e, r, PLP_ERR_DATA, plp_last_error());
+}
+
+/* The state that a prompt began from may be at fault: once more, from its own tokens alone. */
+static void begin_anew(plp_engine *e, request *r)
+{
+    reuse_forget(e->reuse, r);
+    e->stats.cached_tokens -= r->borrowed;
+    e->stats.prefill_tokens -= r->prompt - r->borrowed;
+    r->past = r->borrowed = r->key_count = 0;
+}
+
+/* Collective where it is not finite.  A token for a row of logits. */
 static plp_status draw(plp_engine *e, int i, int outs)
 {
     request *r = e->running[e->out_seq[i]];
@@ -541,11 +576,9 @@ static plp_status draw(plp_engine *e, int i, int outs)
     bool finite;
     PLP_TRY(choose(e, i, outs, &choice, &finite));
     if (finite) return deliver(e, r, &choice);
-    PLP_FAIL(PLP_ERR_DATA, "logits are not finite; step %lld, token %lld of request %llu; fix: polylepis convert --check-finite",
-             (long long)e->step, (long long)r->length, (unsigned long long)r->id);
-    r->done = true;
-    if (e->reuse) reuse_forget(e->reuse, r);
-    return add_error(e, r, PLP_ERR_DATA, plp_last_error());
+    if (r->borrowed == 0 || request_outputs(r) > 0) return give_up(e, r);
+    begin_anew(e, r);
+    return PLP_OK;
 }
 
 static plp_status run_step(plp_engine *e)
@@ -570,7 +603,8 @@ plp_status plp_engine_step(plp_engine *e, int *left)
     e->text_used = 0;
     if (e->broken != PLP_OK) return PLP_FAIL(e->broken, "an earlier step of this engine failed; fix: end the job");
     e->broken = drop_cancelled(e);
-    release_done(e); /* those of the last step kept their slots until now: see plp_engine_save_state */
+    const plp_status released = release_done(e); /* those of the last step kept their slots until now: see plp_engine_save_state */
+    if (e->broken == PLP_OK) e->broken = released;
     if (e->broken == PLP_OK) e->broken = admit(e);
     if (e->broken == PLP_OK && e->runs > 0) e->broken = run_step(e);
     *left = e->waits;

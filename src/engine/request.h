@@ -19,6 +19,8 @@ typedef struct request {
     int slot;        /* -1: waits                  */
     int source;      /* slot of the state until the next step, which leaves it in `slot` */
     bool cancelled, done;
+    bool failed;      /* what it leaves in its slot is not finite             */
+    int64_t borrowed; /* of the prompt: not computed, but from states that were kept */
     int64_t found;    /* of past: in `source`, if this step gives the request rows */
     prefix_key *keys; /* of the prompt's blocks; see reuse.h */
     int key_count, waited_block;

@@ -107,6 +107,7 @@ static plp_status compute(model *m, const model_step *s)
                                                     .table = m->weights.embed,
                                                     .table_dtype = m->weights.dtype,
                                                     .out = m->residual }));
+    PLP_TRY(MODEL_FAULT_ROW(m, "embed", m->residual));
     layer_call call = { .kn = kn,
                         .c = m->context,
                         .g = m->group,
@@ -148,6 +149,7 @@ plp_status model_forward(model *m, const model_step *s)
     PLP_TRY(PLP_FAULT_AT("forward"));
     m->input = (m->input + 1) % MODEL_FLIGHTS;
     PLP_TRY(upload(m, s));
+    PLP_TRY(MODEL_FAULT_STATES(m, s));
     if (repeats(m, s)) {
         kn_graph **graph = &m->graph[s->seqs];
         if (*graph == NULL && m->warm[s->seqs]) {
@@ -190,6 +192,7 @@ plp_status model_candidates_begin(model *m, int rows, const kn_sample_row *row, 
         PLP_TRY(kn->to_device(m->context, m->penalties, penalty_id, (size_t)penalties * sizeof(int)));
         PLP_TRY(kn->to_device(m->context, m->penalties + MODEL_PENALTIES, penalty_hits, (size_t)penalties * sizeof(int)));
     }
+    PLP_TRY(MODEL_FAULT_ROW(m, "logits", m->logits));
     PLP_TRY(kn->candidates(m->context, &(kn_candidates_args){ .rows = rows,
                                                               .first = (int)m->plan.vocab.first,
                                                               .valid = valid_ids(m),
