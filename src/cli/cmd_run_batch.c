@@ -4,6 +4,7 @@
 #include "cli/sampling.h"
 
 #include "base/error.h"
+#include "base/json_out.h"
 #include "base/log.h"
 #include "engine/engine.h"
 #include "polylepis/polylepis.h"
@@ -117,7 +118,8 @@ static plp_status begin(const cli *c, batch_job *job)
 {
     io_journal_found found;
     json_object *header = header_of(c, job->engine, job->input, job->defaults);
-    const plp_status st = batch_output_begin(job->output, header, batch_input_digest(job->input) != NULL, &found);
+    plp_status st = plp_json_complete("the header of the journal");
+    if (st == PLP_OK) st = batch_output_begin(job->output, header, batch_input_digest(job->input) != NULL, &found);
     json_object_put(header);
     PLP_TRY(st);
     job->report.lines = batch_input_lines(job->input);
@@ -143,9 +145,12 @@ static plp_status write_summary(const batch_job *job, FILE *file, bool finished)
     if (file == NULL) return PLP_OK;
     plp_engine_describe(job->engine, &info);
     json_object *o = batch_report_json(&job->report, &info, finished);
-    const bool put = fprintf(file, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY)) > 0 && fflush(file) == 0;
+    const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY);
+    plp_status st = plp_json_complete("the summary");
+    if (st == PLP_OK) st = PLP_ALLOCATED(text);
+    if (st == PLP_OK && (fprintf(file, "%s\n", text) < 0 || fflush(file) != 0)) st = PLP_FAIL_ERRNO("write", given.summary);
     json_object_put(o);
-    return put ? PLP_OK : PLP_FAIL_ERRNO("write", given.summary);
+    return st;
 }
 
 /* ----------------------------------------------------------------------------------------------------------------------- run */
@@ -186,6 +191,7 @@ static plp_status run(cli *c)
                                       .bos = cli_sampling_given.bos };
     batch_job job = { .c = c, .defaults = &defaults, .strict = given.strict, .report = { .silent = given.progress == 1, .lines = -1 } };
     PLP_DO(check_options());
+    (void)plp_json_complete("an earlier job of this process"); /* no matter to this one */
     json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
     PLP_DO(tp_agree(c->group, c->rank == 0 ? open_files(&job, &summary) : PLP_OK));
     batch_watch_signals();

@@ -71,11 +71,11 @@ static plp_status open_part(io_model_writer *w)
         if (w->fd < 0)
             return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; fix: check the directory's permissions and space", w->part,
                             strerror(errno));
+        w->mine = fresh;
         if (fstat(w->fd, &info) != 0 || !S_ISREG(info.st_mode))
             return PLP_FAIL(PLP_ERR_CREATE, "%s is not a regular file; fix: remove it", w->part);
         if (flock(w->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
             return PLP_FAIL(PLP_ERR_CREATE, "%s is being written by another process; fix: wait for it", w->part);
-        w->mine = fresh;
         if (fresh) return PLP_OK;
         unlinkat(w->directory, w->part_name, 0);
         close(w->fd);
@@ -392,8 +392,7 @@ done:
 static plp_status publish(io_model_writer *w)
 {
     if (!w->replace && linkat(w->directory, w->part_name, w->directory, w->name, 0) == 0) {
-        unlinkat(w->directory, w->part_name, 0);
-        w->mine = false;
+        w->mine = unlinkat(w->directory, w->part_name, 0) != 0; /* it is tried again */
         return PLP_OK;
     }
     PLP_TRY(check_target(w)); /* it may exist by now, or this file system has no hard links */
@@ -402,6 +401,19 @@ static plp_status publish(io_model_writer *w)
                         strerror(errno));
     w->mine = false;
     return PLP_OK;
+}
+
+/* What HDF5 has written of where the file ends. */
+static bool read_end(const io_model_writer *w, uint64_t *length)
+{
+    size_t used = 0;
+    while (used < sizeof *length) {
+        const ssize_t got = pread(w->fd, (char *)length + used, sizeof *length - used, (off_t)(IO_SUPERBLOCK_END + used));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return false;
+        used += (size_t)got;
+    }
+    return true;
 }
 
 static plp_status finish(io_model_writer *w)
@@ -413,8 +425,7 @@ static plp_status finish(io_model_writer *w)
     w->file = -1;
     PLP_TRY(IO_H5(PLP_ERR_IO, closed, "cannot complete %s", w->part));
     /* HDF5 leaves what was reserved behind the end it has stated.  After a failed fsync the pages may be gone and a second one would succeed: the file is given up. */
-    if (pread(w->fd, &length, sizeof length, IO_SUPERBLOCK_END) != sizeof length || ftruncate(w->fd, (off_t)length) != 0 ||
-        fchmod(w->fd, w->mode) != 0 || fsync(w->fd) != 0)
+    if (!read_end(w, &length) || ftruncate(w->fd, (off_t)length) != 0 || fchmod(w->fd, w->mode) != 0 || fsync(w->fd) != 0)
         return PLP_FAIL(PLP_ERR_IO, "cannot complete %s: %s; fix: check the disk and its free space", w->part, strerror(errno));
     PLP_TRY(publish(w));
     if (fsync(w->directory) != 0) return PLP_FAIL(PLP_ERR_IO, "cannot sync the directory of %s: %s", w->path, strerror(errno));
