@@ -1,5 +1,5 @@
 #!/bin/sh
-# kill_resume.sh POLYLEPIS MODEL KILLS [NP [SEED]] -- kills a batch job KILLS times, and goes on with it until it is done.
+# kill_resume.sh POLYLEPIS MODEL KILLS [NP [SEED [LINES]]] -- kills a batch job KILLS times, and goes on with it until it is done.
 #
 # One undisturbed job says what comes out.  Then jobs are started, and in each a random rank is killed (SIGKILL) at a random moment: half of
 # the moments are times after the start, from nothing to a little more than a job takes, so that MPI_Init, the loading of the model and the
@@ -7,15 +7,15 @@
 # killed again in half of the cases, also while it resumes.  In the end each must give the same bytes and leave neither a file nor a process
 # behind.  No start may take longer than five minutes.
 set -u
-polylepis=$1 model=$2 kills=$3 np=${4:-2} seed=${5:-1} lines=100
+polylepis=$1 model=$2 kills=$3 np=${4:-2} seed=${5:-1} lines=${6:-100}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 awk -v seed="$seed" -v lines=$lines 'BEGIN {
     srand(seed)
     for (i = 0; i < lines; i++) {
-        ids = int(2000 * rand())
-        for (k = int(40 * rand() * rand()); k > 0; k--) ids = ids "," int(2000 * rand())
+        ids = int(90 * rand())
+        for (k = int(40 * rand() * rand()); k > 0; k--) ids = ids "," int(90 * rand())
         if (i % 40 == 7) printf "{\"id\": \"r%d\", \"prompt\": [%s], \"max_tokens\": -1}\n", i, ids
         else printf "{\"id\": \"r%d\", \"prompt\": [%s], \"max_tokens\": %d, \"temperature\": %s, \"ignore_eos\": true}\n", i, ids,
                     1 + int(60 * rand()), i % 3 ? 0 : 0.9
@@ -60,7 +60,12 @@ awk -v seed="$seed" -v n=$((4 * kills + 20)) -v np="$np" -v lines=$lines -v whol
     for (i = 0; i < n; i++) print (rand() < 0.5 ? -int(1.1 * whole * rand()) : 1 + int((lines - 2) * rand())), 1 + int(np * rand()), rand() < 0.5
 }' >"$work/plan"
 
-jobs=0 starts=0 killed=0 early=0 loading=0 running=0 ending=0 kept=0
+jobs=0 starts=0 killed=0 early=0 loading=0 running=0 ending=0 kept=0 same=0
+report() {
+    echo "$jobs jobs of $whole ms at np $np, $starts starts: $killed kills ($loading before a line was finished, $running between lines," \
+        "$ending at the end), $early that met no rank; 0 hangs, $kept lines kept, $same of $jobs outputs identical"
+}
+trap 'report; exit 1' TERM # it has no more time
 while [ $killed -lt "$kills" ]; do
     rm -f "$work"/out*
     jobs=$((jobs + 1)) again=1
@@ -102,6 +107,6 @@ while [ $killed -lt "$kills" ]; do
     cmp "$work/whole" "$work/out" || stop "after $killed kills: another output"
     rm -f "$work/out.lock" # of a rank that was killed when all was done
     [ -z "$(find "$work" -name 'out.*')" ] || stop "left behind: $(find "$work" -name 'out.*')"
+    same=$((same + 1))
 done 3<"$work/plan"
-echo "$jobs jobs of $whole ms at np $np, $starts starts: $killed kills ($loading before a line was finished, $running between lines," \
-    "$ending at the end), $early that met no rank; 0 hangs, $kept lines kept, $jobs of $jobs outputs identical"
+report
