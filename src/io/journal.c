@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/json.h"
 
 #include <errno.h>
@@ -399,6 +400,7 @@ plp_status io_journal_append(io_journal *j, int64_t line, bool failed, const cha
     memcpy(record + used, result, bytes);
     used += bytes;
     record[used++] = '}', record[used++] = '\n';
+    PLP_DO(PLP_FAULT_AT("journal"));
     PLP_DO(write_all(j->fd, record, used, j->path));
     PLP_DO(note(j, line, j->end));
     j->end += (int64_t)used;
@@ -549,13 +551,15 @@ plp_status io_journal_finish(io_journal *j, int64_t lines, bool in_order)
     struct stat out;
     if (!io_journal_has(j, 0)) PLP_TRY(io_journal_append(j, 0, false, "null", 4));
     PLP_TRY(io_journal_sync(j, true));
+    PLP_TRY(PLP_FAULT_AT("finish"));
     PLP_TRY(write_tmp(j, lines, in_order));
-    plp_status st = PLP_OK;
-    if (!j->replace && fstatat(j->dir, j->name, &out, AT_SYMLINK_NOFOLLOW) == 0) st = check_same(j);
+    plp_status st = PLP_FAULT_AT("finish");
+    if (st == PLP_OK && !j->replace && fstatat(j->dir, j->name, &out, AT_SYMLINK_NOFOLLOW) == 0) st = check_same(j);
     if (st == PLP_OK && renameat(j->dir, j->tmp, j->dir, j->name) != 0) st = cannot("rename the finished", j->path);
     if (st != PLP_OK) unlinkat(j->dir, j->tmp, 0); /* the next start writes another */
     PLP_TRY(st);
     PLP_TRY(sync_with(j, fsync, j->dir, "the directory"));
+    PLP_TRY(PLP_FAULT_AT("finish"));
     if (unlinkat(j->dir, j->part, 0) != 0) return cannot("remove the journal of", j->path);
     return PLP_OK;
 }
