@@ -1,5 +1,6 @@
 /* polylepis run-batch: many prompts from a file, their continuations to another; a job that was killed goes on where it was. */
 #include "cli/batch_loop.h"
+#include "cli/canary.h"
 #include "cli/commands.h"
 #include "cli/sampling.h"
 
@@ -13,7 +14,7 @@
 #include <string.h>
 
 static struct {
-    const char *input, *output, *summary;
+    const char *input, *output, *summary, *canary;
     int order, duplicates, progress;
     bool strict, force, break_lock;
     int64_t max_seqs, line_mib;
@@ -36,6 +37,8 @@ static const plp_option options[] = {
     { "--force", NULL, NULL, PLP_OPTION_FLAG, &given.force, 0, 0, "begin anew, and replace the output if it exists" },
     { "--break-lock", NULL, NULL, PLP_OPTION_FLAG, &given.break_lock, 0, 0, "the job of another host that holds the output is gone" },
     { "--summary", NULL, "FILE", PLP_OPTION_TEXT, &given.summary, 1, 0, "write the closing summary as JSON" },
+    { "--canary", NULL, "FILE", PLP_OPTION_TEXT, &given.canary, 1, 0,
+      "compute a fixed prompt at the start and the end: record its answer\nin FILE, or stop with 76 if it is not the same any more" },
     { "--progress", NULL, "auto|off", PLP_OPTION_CHOICE, &given.progress, 0, 0, "a line on a terminal, one every ten seconds in a log" },
 };
 
@@ -159,8 +162,10 @@ static plp_status run_job(cli *c, batch_job *job, FILE *summary)
     plp_engine_info info;
     plp_engine_describe(job->engine, &info);
     plp_log(PLP_LOG_INFO, "%d rank%s on %s, %d requests at a time", info.size, info.size == 1 ? "" : "s", info.backend, info.max_seqs);
+    if (given.canary != NULL) PLP_TRY(cli_canary(c, job->engine, given.canary, "at the start"));
     PLP_TRY(tp_agree(c->group, c->rank == 0 ? begin(c, job) : PLP_OK));
     plp_status st = batch_run(job);
+    if (st == PLP_OK && given.canary != NULL) st = cli_canary(c, job->engine, given.canary, "at the end");
     if (st == PLP_OK) st = tp_agree(c->group, c->rank == 0 ? finish(job) : PLP_OK);
     if (c->rank == 0 && (st == PLP_OK || st == PLP_ERR_STOPPED)) {
         const plp_status written = write_summary(job, summary, st == PLP_OK);
