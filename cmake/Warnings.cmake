@@ -10,11 +10,17 @@ foreach(flag IN LISTS plp_c_warnings)
   target_compile_options(plp_options INTERFACE $<$<COMPILE_LANGUAGE:C>:${flag}>)
 endforeach()
 target_compile_options(plp_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-fno-math-errno> $<$<COMPILE_LANGUAGE:C>:-fno-trapping-math>)
+target_compile_options(plp_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>) # messages name src/...
 if(PLP_FAULTS)
   target_compile_definitions(plp_options INTERFACE PLP_FAULTS)
 endif()
 if(PLP_SANITIZE)
   target_compile_options(plp_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=address,undefined> $<$<COMPILE_LANGUAGE:C>:-fno-sanitize-recover=all>
                                                $<$<COMPILE_LANGUAGE:C>:-fno-omit-frame-pointer>)
+  target_link_options(plp_options INTERFACE -fsanitize=address,undefined)
+endif()
+if(PLP_FUZZ) # libFuzzer's coverage in everything that its targets call; the runtime itself is linked by tests/fuzz
+  target_compile_definitions(plp_options INTERFACE PLP_FUZZ)
+  target_compile_options(plp_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(plp_options INTERFACE -fsanitize=address,undefined)
 endif()

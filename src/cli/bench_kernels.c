@@ -598,35 +598,3 @@ done:
     if (c) kn->destroy(&c);
     return st;
 }
-
-plp_status bench_load(bench *b, const char *path)
-{
-    enum { REPEATS = 3 };
-    plp_status st = PLP_OK;
-    bench_row r = { .np = tp_size(b->group), .good = true };
-    double times[REPEATS];
-    for (int i = 0; i < REPEATS; i++) {
-        model_source *s = NULL;
-        model *m = NULL;
-        model_options o = b->options;
-        o.max_tokens = o.max_seqs = o.max_outs = o.slots = 1;
-        const double begin = plp_seconds();
-        st = model_source_open(&s, path, NULL);
-        if (st == PLP_OK) st = model_create(&m, s, b->group, &o);
-        times[i] = plp_seconds() - begin;
-        if (st == PLP_OK) {
-            r.bytes = (double)model_source_bytes_read(s);
-            r.dtype = plp_dtype_name(model_config_of(m)->dtype);
-        }
-        model_destroy(&m);
-        model_source_close(&s);
-        PLP_DO(st);
-    }
-    snprintf(r.name, sizeof r.name, "load");
-    snprintf(r.shape, sizeof r.shape, "%.60s", b->shape);
-    snprintf(r.check, sizeof r.check, "checksums");
-    bench_times(&r, times, REPEATS);
-    PLP_DO(bench_print(b, &r));
-done:
-    return st;
-}

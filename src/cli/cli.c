@@ -2,6 +2,7 @@
 
 #include "cli/abort.h"
 #include "cli/commands.h"
+#include "cli/describe.h"
 #include "cli/sampling.h"
 
 #include "base/clock.h"
@@ -62,7 +63,6 @@ static const plp_option general_options[] = {
     { "--help", "-h", NULL, PLP_OPTION_FLAG, &(bool){ false }, 0, 0, "this text" }, /* was seen to before */
 };
 
-enum { TABLES = 4 };
 static int tables_of(const cli_command *command, plp_option_table *tables)
 {
     int n = 0;
@@ -76,7 +76,7 @@ static int tables_of(const cli_command *command, plp_option_table *tables)
 /* ---------------------------------------------------------------------------------------------------------------------- help */
 static void print_help(const cli_command *command)
 {
-    plp_option_table tables[TABLES];
+    plp_option_table tables[CLI_TABLES];
     if (command != NULL) {
         printf("Usage: polylepis %s\n\n%s\n", command->usage, command->summary);
         plp_options_help(tables, tables_of(command, tables), stdout);
@@ -92,7 +92,18 @@ static void print_help(const cli_command *command)
            "\nExamples:\n"
            "  polylepis generate --model models/demo --prompt \"In the beginning\"\n"
            "  mpirun -np 2 polylepis perplexity --model model.h5 --text book.txt\n"
-           "  polylepis help generate\n");
+           "  polylepis help generate\n"
+           "  source <(polylepis --describe bash)    completion in this shell; also zsh\n");
+}
+
+static bool describe(const char *form)
+{
+    cli_description list[COMMANDS];
+    for (int i = 0; i < COMMANDS; i++) {
+        list[i].command = commands[i];
+        list[i].count = tables_of(commands[i], list[i].tables);
+    }
+    return cli_describe(form, list, COMMANDS);
 }
 
 static const cli_command *find_command(const char *name)
@@ -112,6 +123,7 @@ static bool answer_without_mpi(int argc, char **argv)
         if (speaks) cli_print_version();
         return true;
     }
+    if (strcmp(first, "--describe") == 0 && argc == 3) return !speaks || describe(argv[2]);
     bool asked = strcmp(first, "help") == 0;
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) asked |= strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
     if (!asked) return false;
@@ -148,7 +160,7 @@ static plp_status choose_command(int argc, char **argv, const cli_command **comm
 
 static plp_status read_command_line(cli *c, int argc, char **argv, const cli_command **command)
 {
-    plp_option_table tables[TABLES];
+    plp_option_table tables[CLI_TABLES];
     PLP_TRY(choose_command(argc, argv, command));
     const int n = tables_of(*command, tables), most = (*command)->most;
     PLP_TRY(plp_options_parse(tables, n, argc - 2, argv + 2, c->words, most < CLI_WORDS ? most : CLI_WORDS, &c->count));

@@ -43,10 +43,26 @@ typedef struct {
     float *out; /* (tokens, hidden) */
 } kn_embed_args;
 
+/* ------------------------------------------------------------------------------------------------ sums over neighbouring devices
+ * Devices that address each other's memory add up partial results inside a kernel: each writes its values into everyone's inbox, in words
+ * of 4 bytes of payload and 4 of flag that arrive together, and adds what arrived in its own inbox in rank order: the same bits on every
+ * device and in every run.  All ranks queue the same exchanges in the same order.  Whoever makes the ranks' memory known to each other
+ * fills this (src/tp); kernels know nothing of that.  A flag is the number of the exchange, and inboxes have two halves: a device that is
+ * one exchange ahead writes into the other half, and it cannot be two ahead. */
+enum { KN_PEERS = 8 };
+typedef struct {
+    int rank, size;
+    int64_t words;         /* of one device's message: an inbox is (2, size, words) of 8 bytes */
+    void *inbox[KN_PEERS]; /* everyone's, as this device addresses them; zero before the first exchange */
+    unsigned *count;       /* (2) of this device, zero at first: exchanges done, blocks that are done with this one */
+} kn_exchange;
+
 /* ---------------------------------------------------------------------------------- residual add, RMSNorm (arXiv:1910.07467)
  *     r[t]  +=  s_t delta[t] + bias           s_t = 1, or rsqrt(sumsq[t] / sumsq_width + sumsq_eps): the norm that was folded out
  *     out[i] =  r[m_i] * rsqrt(mean(r[m_i]^2) + eps) * weight        m_i = map[i], or i
- * delta NULL: no add.  out NULL: no norm.  weight is (hidden) float32. */
+ * delta NULL: no add.  out NULL: no norm.  weight is (hidden) float32.
+ * exchange: delta and sumsq are this device's parts; their sums over the devices are what is added and scaled by (kn->exchanges knows
+ * which shapes can). */
 typedef struct {
     int tokens, hidden, outs; /* outs: rows of out; = tokens when map is NULL */
     float *residual;          /* (tokens, hidden), updated in place           */
@@ -57,7 +73,8 @@ typedef struct {
     const float *sumsq; /* (tokens) with a distance of ld_sumsq, or NULL */
     int64_t ld_sumsq;
     double sumsq_width, sumsq_eps;
-    const int *map; /* (outs) or NULL */
+    const kn_exchange *exchange; /* host, or NULL */
+    const int *map;              /* (outs) or NULL */
     const float *weight;
     double eps;
     void *out; /* (outs, hidden) of act */
@@ -186,8 +203,9 @@ typedef struct {
 
 /* --------------------------------------------------------------------------------------------------------- one mixer, fused
  * The whole Mamba-2 mixer for decode rows, where a backend does better than the pieces above; NULL in the table otherwise.
- * Reads the residual, and either adds the mixer's output to it (delta NULL: one rank) or writes this rank's partial sum to delta
- * (tokens, ld_delta) float32, with sum(v^2) behind the last column when fold is set.  Weights as the pieces take them.
+ * Reads the residual, and either adds the mixer's output to it (delta NULL: one rank, or the sum over the ranks of `exchange`) or writes
+ * this rank's partial sum to delta (tokens, ld_delta) float32, with sum(v^2) behind the last column when fold is set.  Weights as the
+ * pieces take them.
  * Returns without doing anything, *done = false, for shapes it does not know.
  * A backend may fetch the weights, the batch's arrays and the mixer's states while operations queued before are still at work (up to the
  * one queued just ahead of a run of mixer steps): what changes those must not be that last one, nor the same mixer's previous step. */
@@ -196,8 +214,9 @@ typedef struct {
     float *residual; /* (rows, hidden) */
     float *delta;
     int64_t ld_delta;
-    bool fold;                /* leave the norm's scale out; see KN_NORM_FOLD */
-    const float *norm_weight; /* (hidden) */
+    const kn_exchange *exchange; /* host, or NULL */
+    bool fold;                   /* the norm's statistic spans the ranks; see KN_NORM_FOLD */
+    const float *norm_weight;    /* (hidden) */
     double norm_eps;
     const void *in_proj;  /* (2 heads dim + 2 groups state + heads, hidden) rows z, x, B, C, dt */
     const float *in_bias; /* or NULL */
@@ -257,6 +276,8 @@ typedef struct {
     uint64_t seed;
     int64_t position;
     int penalty_first, penalty_count; /* range of the penalty lists; 0: none */
+    int64_t top_k;                    /* what kn->choose leaves, unless greedy: 0: off */
+    double top_p, min_p;              /* 1 and 0: off                                  */
 } kn_sample_row;
 
 typedef struct {
@@ -268,6 +289,32 @@ typedef struct {
     const int *penalty_hits;
     kn_candidates *out; /* (rows) */
 } kn_candidates_args;
+
+/* From all ranks' candidates of a row to its token, by the rule of choose.h.  All ranks come to the same. */
+typedef enum {
+    KN_CHOSEN,
+    KN_NEEDS_ROW, /* the candidates do not settle it: the whole row of logits must */
+    KN_NOT_FINITE
+} kn_outcome;
+typedef struct {
+    int token; /* -1 unless chosen */
+    int outcome;
+    float raw; /* its logit */
+} kn_choice;
+
+typedef struct {
+    int id;
+    float p, raw;
+} kn_item;
+
+typedef struct {
+    int rows, ranks;
+    const kn_candidates *all; /* (ranks, rows) */
+    const kn_sample_row *row; /* (rows)        */
+    kn_item *sorted;          /* (rows, ranks * KN_CANDIDATES), work space */
+    int *next;                /* (rows, ranks), work space */
+    kn_choice *out;           /* (rows) */
+} kn_choose_args;
 
 /* ------------------------------------------------------------------------------------------------------------------ the table */
 typedef struct {
@@ -304,7 +351,7 @@ typedef struct kn_backend {
     /* mark: a place in the queue, one of KN_MARKS; wait: until everything queued before that place is done. */
     plp_status (*mark)(kn_context *c, int which);
     plp_status (*wait)(kn_context *c, int which);
-    plp_status (*memory)(kn_context *c, size_t *available, size_t *total);
+    plp_status (*memory)(int device, size_t *available, size_t *total); /* without a context as well */
     /* Seconds that reading `bytes` once takes, at best: the floor under everything that streams.  Allocates for the call; waits. */
     plp_status (*read_time)(kn_context *c, size_t bytes, double *seconds);
     /* A line that says what computes: "AMD EPYC, 2 threads, avx512_bf16", "NVIDIA H200, CUDA 13.0". */
@@ -325,14 +372,20 @@ typedef struct kn_backend {
     plp_status (*gated_norm)(kn_context *c, const kn_gated_norm_args *a);
     plp_status (*candidates)(kn_context *c, const kn_candidates_args *a);
 
-    /* ids[i] = from[i].drawn_id: the next step's tokens without a round trip to the host.  Only where no other rank holds candidates. */
-    plp_status (*feed)(kn_context *c, int *ids, const kn_candidates *from, int rows);
+    plp_status (*choose)(kn_context *c, const kn_choose_args *a);
+    /* ids[i] = from[~ids[i]].token where ids[i] < 0: the next step's tokens without a round trip to the host. */
+    plp_status (*feed)(kn_context *c, int *ids, const kn_choice *from, int rows);
 
     /* What is queued between begin and end is not run but kept, to be queued at once by replay.  NULL where there is no such thing. */
     plp_status (*capture_begin)(kn_context *c);
     plp_status (*capture_end)(kn_context *c, kn_graph **graph);
     plp_status (*replay)(kn_context *c, kn_graph *graph);
     void (*graph_destroy)(kn_context *c, kn_graph **graph);
+
+    /* data[i] = its sum over the devices, in place.  NULL where there is no such thing. */
+    plp_status (*exchange_sum)(kn_context *c, const kn_exchange *x, void *data, int64_t count, plp_dtype dtype);
+    /* Whether add_norm takes an exchange for rows of this width. */
+    bool (*exchanges)(const kn_add_norm_args *a);
 
     size_t (*mixer_step_work)(const kn_mixer_step_args *a);
     plp_status (*mixer_step)(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);

@@ -7,6 +7,7 @@ plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int h
 {
     const layer_pending p = *pending;
     *pending = (layer_pending){ 0 };
+    if (p.summing) PLP_TRY(tp_side_end(p.summing, p.turn));
     return kn->add_norm(c, &(kn_add_norm_args){ .tokens = tokens,
                                                 .hidden = hidden,
                                                 .outs = outs,
@@ -19,6 +20,7 @@ plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int h
                                                 .ld_sumsq = p.ld_sumsq,
                                                 .sumsq_width = p.width,
                                                 .sumsq_eps = p.eps,
+                                                .exchange = p.exchange,
                                                 .map = map,
                                                 .weight = weight,
                                                 .eps = eps,
@@ -31,11 +33,54 @@ plp_status layer_show(const layer_call *l, const char *tensor, const void *data,
     return p->see ? p->see(p->arg, p->layer, tensor, data, dtype, l->b->tokens, columns, columns) : PLP_OK;
 }
 
+/* This rank's part of a half's rows: equal parts, or the half would not be scattered. */
+static int own_rows(const layer_call *l) { return l->b->tokens / tp_size(l->g); }
+
+/* Adds what is pending to this rank's rows; out: norms them, too. */
+static plp_status add_own(const layer_call *l, bool out)
+{
+    const layer_dims *d = l->d;
+    const int rows = own_rows(l), first = tp_rank(l->g) * rows;
+    layer_pending *p = l->pending;
+    p->delta = layer_at(p->delta, p->dtype, first * p->ld);
+    if (p->sumsq) p->sumsq += first * p->ld_sumsq;
+    return layer_add_norm(l->kn, l->c, rows, d->hidden, l->residual + (int64_t)first * d->hidden, p, NULL, out ? rows : 0,
+                          out ? l->w->norm : NULL, d->eps, out ? layer_at(l->s->normed, d->act, (int64_t)first * d->hidden) : NULL);
+}
+
+plp_status layer_other(const layer_call *l)
+{
+    const layer_call *o = l->other;
+    if (o == NULL || !o->pending->scattered) return PLP_OK;
+    PLP_TRY(add_own(o, true));
+    PLP_TRY(tp_gather_begin(o->g, o->turn, o->s->normed, (int64_t)own_rows(o) * o->d->hidden, o->d->act));
+    o->pending->normed = true;
+    return PLP_OK;
+}
+
+plp_status layer_collect(const layer_call *l)
+{
+    if (!l->pending->scattered) return PLP_OK;
+    PLP_TRY(add_own(l, false));
+    PLP_TRY(tp_gather_begin(l->g, l->turn, l->residual, (int64_t)own_rows(l) * l->d->hidden, PLP_F32));
+    return tp_side_end(l->g, l->turn);
+}
+
+static plp_status norm(const layer_call *l)
+{
+    const int tokens = l->b->tokens;
+    if (!l->pending->normed)
+        return layer_add_norm(l->kn, l->c, tokens, l->d->hidden, l->residual, l->pending, NULL, tokens, l->w->norm, l->d->eps,
+                              l->s->normed);
+    l->pending->normed = false;
+    return tp_side_end(l->g, l->turn);
+}
+
 plp_status layer_project_in(const layer_call *l, int rows)
 {
     const layer_dims *d = l->d;
     const int tokens = l->b->tokens;
-    PLP_TRY(layer_add_norm(l->kn, l->c, tokens, d->hidden, l->residual, l->pending, NULL, tokens, l->w->norm, d->eps, l->s->normed));
+    PLP_TRY(norm(l));
     PLP_TRY(l->kn->linear(l->c, &(kn_linear_args){ .rows = tokens,
                                                    .n = rows,
                                                    .k = d->hidden,
@@ -74,12 +119,21 @@ plp_status layer_convolve(const layer_call *l, int first, int rows, int channels
 }
 
 /* What the projection's output travels in.  Many rows: the type of activations, half the bytes to write, to sum over the ranks and to
- * read again.  A folded norm's sum of squares needs float32, and rows that must not depend on how many there are get it always. */
+ * read again.  Rows that must not depend on how many there are get float32 always. */
 static plp_dtype delta_dtype(const layer_call *l)
 {
     enum { FEW = 64 };
-    const layer_dims *d = l->d;
-    return d->deterministic || d->norm == LAYER_NORM_FOLDED || l->b->tokens <= FEW ? PLP_F32 : d->act;
+    return l->d->deterministic || l->b->tokens <= FEW ? PLP_F32 : l->d->act;
+}
+
+/* A folded norm's sum of squares stays float32: beside delta where that is narrower. */
+static bool sums_ride(const layer_call *l) { return l->d->norm == LAYER_NORM_FOLDED && delta_dtype(l) == PLP_F32; }
+static int64_t delta_columns(const layer_call *l) { return sums_ride(l) ? layer_ld_delta(l->d) : l->d->hidden; }
+
+float *layer_folded_sums(const layer_call *l, int64_t *ld)
+{
+    *ld = sums_ride(l) ? delta_columns(l) : 1;
+    return sums_ride(l) ? (float *)l->s->delta + l->d->hidden : l->s->sums;
 }
 
 plp_status layer_project_out(const layer_call *l)
@@ -96,18 +150,44 @@ plp_status layer_project_out(const layer_call *l)
                                                   .w_dtype = d->weights,
                                                   .y = l->s->delta,
                                                   .y_dtype = delta_dtype(l),
-                                                  .ldy = layer_ld_delta(d),
+                                                  .ldy = delta_columns(l),
                                                   .round_x = d->round });
+}
+
+/* Whether the kernel that adds `p` can sum it over the ranks as well. */
+static bool sums_on_the_way(const layer_call *l, const layer_pending *p)
+{
+    const kn_add_norm_args a = { .tokens = l->b->tokens,
+                                 .hidden = l->d->hidden,
+                                 .delta = p->delta,
+                                 .delta_dtype = p->dtype,
+                                 .ld_delta = p->ld,
+                                 .exchange = p->exchange };
+    return p->exchange != NULL && l->kn->exchanges(&a);
 }
 
 plp_status layer_finish(const layer_call *l)
 {
     const layer_dims *d = l->d;
-    const int64_t ld = layer_ld_delta(d);
-    layer_pending *p = l->pending;
-    const plp_dtype dtype = delta_dtype(l);
-    PLP_TRY(tp_all_reduce(l->g, l->s->delta, l->b->tokens * ld, dtype));
-    *p = (layer_pending){ .delta = l->s->delta, .dtype = dtype, .ld = ld, .bias = l->w->out_bias };
-    if (d->norm == LAYER_NORM_FOLDED) p->sumsq = l->s->delta + d->hidden, p->ld_sumsq = ld, p->width = d->norm_width, p->eps = d->eps;
+    const int64_t tokens = l->b->tokens, count = tokens * delta_columns(l);
+    const bool beside = d->norm == LAYER_NORM_FOLDED && !sums_ride(l);
+    layer_pending p = { .delta = l->s->delta, .dtype = delta_dtype(l), .ld = delta_columns(l), .bias = l->w->out_bias };
+    if (d->norm == LAYER_NORM_FOLDED) p.sumsq = layer_folded_sums(l, &p.ld_sumsq), p.width = d->norm_width, p.eps = d->eps;
+    if (l->turn < 0) p.exchange = tp_exchange(l->g, (size_t)count * plp_dtype_size(p.dtype));
+    if (!sums_on_the_way(l, &p)) {
+        p.exchange = NULL;
+        if (l->turn >= 0) {
+            const int ranks = tp_size(l->g);
+            const int64_t parts = tokens % ranks == 0 ? ranks : 1;
+            plp_status (*sum)(tp_group *, int, void *, int64_t, plp_dtype) = parts > 1 ? tp_scatter_begin : tp_sum_begin;
+            PLP_TRY(sum(l->g, l->turn, l->s->delta, count / parts, p.dtype));
+            if (beside) PLP_TRY(sum(l->g, l->turn, l->s->sums, tokens / parts, PLP_F32));
+            p.summing = l->g, p.turn = l->turn, p.scattered = parts > 1;
+        } else {
+            PLP_TRY(tp_all_reduce(l->g, l->s->delta, count, p.dtype));
+            if (beside) PLP_TRY(tp_all_reduce(l->g, l->s->sums, tokens, PLP_F32));
+        }
+    }
+    *l->pending = p;
     return PLP_OK;
 }

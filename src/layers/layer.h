@@ -21,6 +21,11 @@ typedef struct {
     const float *bias, *sumsq;
     int64_t ld_sumsq;
     double width, eps;
+    const kn_exchange *exchange; /* delta and sumsq are this rank's parts: whoever adds them sums them over the ranks first */
+    tp_group *summing;           /* their sum runs beside the stream, as this turn: whoever adds them ends it first           */
+    int turn;
+    bool scattered; /* of the sum, this rank gets its part of the rows alone, and its part of the residual is up to date */
+    bool normed;    /* added and normed: the rows of all ranks come together beside the stream                           */
 } layer_pending;
 
 /* How the statistic of the gated norm is computed; the sharding plan decides. */
@@ -65,11 +70,11 @@ typedef struct {
     float *mixed; /* (tokens, R + 2 N): x_proj, summed over the ranks.  Mamba-1         */
     void *parts;  /* the same as act, normed: what goes into dt_proj, B and C.  Mamba-1 */
     void *y;      /* (tokens, I) act                                                    */
-    float *sums;  /* (tokens, all_norm_groups)                                          */
-    float *delta; /* (tokens, ld_delta); cleared once, so that the padding is defined   */
+    float *sums;  /* (tokens, all_norm_groups), or (tokens) of a folded norm             */
+    void *delta;  /* (tokens, ld_delta); cleared once, so that the padding is defined   */
     void *step;   /* of kn->mixer_step or kn->scan                                      */
 } layer_scratch;
-/* Columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes. */
+/* Most columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes, where both are float32. */
 static inline int64_t layer_ld_delta(const layer_dims *d) { return d->hidden + (d->norm == LAYER_NORM_FOLDED ? 4 : 0); }
 
 /* A look at what flows through a layer, for `verify`: called with tensors (rows, columns, ld) in the backend's memory, queued but perhaps
@@ -82,7 +87,7 @@ typedef struct layer_probe {
 } layer_probe;
 
 /* One layer in one step. */
-typedef struct {
+typedef struct layer_call {
     const kn_backend *kn;
     kn_context *c;
     tp_group *g;
@@ -95,11 +100,17 @@ typedef struct {
     const layer_probe *probe;
     float *residual; /* (tokens, hidden) */
     layer_pending *pending;
+    /* -1; or which of the two halves of a step this is, of which one computes while the other's sums are under way.  Each rank adds and
+     * norms its part of a half's rows, half way through a layer of the other half. */
+    int turn;
+    const struct layer_call *other; /* NULL: there is none, or it has no further layer; its `w` is the layer that it is to run next */
 } layer_call;
 
 typedef struct {
     /* Takes what `forward` writes to for steps of `tokens` rows and `seqs` sequences. */
     void (*lay_out)(layer_scratch *s, plp_arena *a, const kn_backend *kn, const layer_dims *d, int64_t tokens, int64_t seqs);
+    /* The same work space from row `row` on, for the second half of a step. */
+    layer_scratch (*from_row)(const layer_scratch *s, const layer_dims *d, int64_t row);
     /* Most float32 elements of a row that a collective sums. */
     int64_t (*summed)(const layer_dims *d);
     /* Collective.  Adds `pending` to the residual, runs the layer, and leaves its own output in `pending`. */
@@ -107,7 +118,7 @@ typedef struct {
 } layer_kind;
 extern const layer_kind layer_mamba1, layer_mamba2;
 
-/* residual += pending, out = norm(rows of residual); see kn_add_norm_args for map.  Clears pending. */
+/* Collective.  residual += pending, out = norm(rows of residual); see kn_add_norm_args for map.  Clears pending. */
 plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int hidden, float *residual, layer_pending *pending,
                           const int *map, int outs, const float *weight, double eps, void *out);
 
@@ -120,9 +131,16 @@ static inline void *layer_at(const void *base, plp_dtype dtype, int64_t n) { ret
 plp_status layer_project_in(const layer_call *l, int rows);
 /* s->conv (tokens, channels) = the convolution of s->in's columns from `first` on, which is (tokens, rows). */
 plp_status layer_convolve(const layer_call *l, int first, int rows, int channels);
+/* Where a folded norm's sums of squares go, and their distance. */
+float *layer_folded_sums(const layer_call *l, int64_t *ld);
 /* s->delta = this rank's share of out_proj of s->y. */
 plp_status layer_project_out(const layer_call *l);
-/* Collective.  Sums s->delta over the ranks and leaves it in `pending`. */
+/* Collective.  Half way through a layer: the other half's sums are there by now; adds and norms them, so that the rows come together while
+ * this half goes on. */
+plp_status layer_other(const layer_call *l);
+/* Collective.  Behind the last layer: the residual of all rows, up to date, for a half whose rows are scattered. */
+plp_status layer_collect(const layer_call *l);
+/* Collective.  Leaves s->delta in `pending`, summed over the ranks, or to be summed by whoever adds it. */
 plp_status layer_finish(const layer_call *l);
 plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns);
 

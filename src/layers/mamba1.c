@@ -92,6 +92,7 @@ static plp_status forward(const layer_call *l)
     PLP_TRY(project_x(l));
     PLP_TRY(project_dt(l, x));
     PLP_TRY(scan(l, x));
+    PLP_TRY(layer_other(l));
     PLP_TRY(layer_project_out(l));
     return layer_finish(l);
 }
@@ -113,4 +114,17 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
 
 static int64_t summed(const layer_dims *d) { return parts(d) > d->hidden ? parts(d) : d->hidden; }
 
-const layer_kind layer_mamba1 = { .lay_out = lay_out, .summed = summed, .forward = forward };
+static layer_scratch from_row(const layer_scratch *s, const layer_dims *d, int64_t row)
+{
+    layer_scratch at = *s;
+    at.normed = layer_at(s->normed, d->act, row * d->hidden);
+    at.in = layer_at(s->in, d->act, row * 2 * layer_inner(d));
+    at.conv = layer_at(s->conv, d->act, row * layer_inner(d));
+    at.mixed = s->mixed + row * parts(d);
+    at.parts = layer_at(s->parts, d->act, row * parts(d));
+    at.y = layer_at(s->y, d->act, row * layer_inner(d));
+    at.delta = layer_at(s->delta, PLP_F32, row * layer_ld_delta(d));
+    return at;
+}
+
+const layer_kind layer_mamba1 = { .lay_out = lay_out, .from_row = from_row, .summed = summed, .forward = forward };

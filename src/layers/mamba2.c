@@ -6,13 +6,15 @@ static int bc(const layer_dims *d) { return d->groups * d->state; } /* columns o
 static int conv_channels(const layer_dims *d) { return layer_inner(d) + 2 * bc(d); }
 static int in_rows(const layer_dims *d) { return 2 * layer_inner(d) + 2 * bc(d) + d->heads; }
 
-/* The whole mixer in the backend's fused form, for steps of decode rows alone.  *done = false: not for this shape. */
-static plp_status fused_step(const layer_call *l, bool *done)
+/* The whole mixer in the backend's fused form, for steps of decode rows alone.  *done = false: not for this shape.  *up_to_date: the
+ * residual has this layer's output, summed over the ranks. */
+static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
 {
     const layer_dims *d = l->d;
     const layer_weights *w = l->w;
     const kn_batch *b = l->b;
-    const bool alone = tp_size(l->g) == 1;
+    const kn_exchange *exchange = tp_exchange(l->g, (size_t)b->seqs * (size_t)layer_ld_delta(d) * sizeof(float));
+    const bool adds = tp_size(l->g) == 1 || exchange != NULL;
     const kn_mixer_step_args a = {
         .rows = b->seqs,
         .hidden = d->hidden,
@@ -22,8 +24,9 @@ static plp_status fused_step(const layer_call *l, bool *done)
         .state = d->state,
         .width = d->conv,
         .residual = l->residual,
-        .delta = alone ? NULL : l->s->delta,
+        .delta = adds ? NULL : l->s->delta,
         .ld_delta = layer_ld_delta(d),
+        .exchange = exchange,
         .fold = d->norm == LAYER_NORM_FOLDED,
         .norm_weight = w->norm,
         .norm_eps = d->eps,
@@ -42,7 +45,7 @@ static plp_status fused_step(const layer_call *l, bool *done)
         .gate_width = d->norm_width,
         .gate_eps = d->eps,
         .out_proj = w->out_proj,
-        .out_bias = alone ? w->out_bias : NULL,
+        .out_bias = adds ? w->out_bias : NULL,
         .w_dtype = d->weights,
         .group = d->group,
         .host_group = d->host_group,
@@ -52,12 +55,14 @@ static plp_status fused_step(const layer_call *l, bool *done)
         .ssm_dtype = d->ssm_dtype,
         .work = l->s->step,
     };
-    *done = false;
+    *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs || d->norm == LAYER_NORM_SUMMED) return PLP_OK;
     if (l->pending->delta) /* the fused form reads a residual that is up to date */
         PLP_TRY(layer_add_norm(l->kn, l->c, b->tokens, d->hidden, l->residual, l->pending, NULL, 0, NULL, 0, NULL));
-    return l->kn->mixer_step(l->c, &a, b, done);
+    PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));
+    *up_to_date = *done && adds;
+    return PLP_OK;
 }
 
 static plp_status scan(const layer_call *l)
@@ -118,7 +123,7 @@ static plp_status gate(const layer_call *l)
                              .weight = l->w->gate_norm,
                              .out = l->s->y,
                              .ld_out = channels };
-    if (d->norm == LAYER_NORM_FOLDED) a.sums = l->s->delta + d->hidden, a.ld_sums = layer_ld_delta(d);
+    if (d->norm == LAYER_NORM_FOLDED) a.sums = layer_folded_sums(l, &a.ld_sums);
     if (d->norm == LAYER_NORM_SUMMED) {
         a.sums = l->s->sums + d->norm_group_first, a.ld_sums = sums;
         PLP_TRY(l->kn->fill(l->c, l->s->sums, 0, (size_t)tokens * (size_t)sums * sizeof(float)));
@@ -132,18 +137,21 @@ static plp_status gate(const layer_call *l)
 static plp_status forward(const layer_call *l)
 {
     const layer_dims *d = l->d;
-    bool done;
-    PLP_TRY(fused_step(l, &done));
-    if (done && tp_size(l->g) == 1) return PLP_OK; /* the residual is up to date */
+    bool done, up_to_date;
+    PLP_TRY(fused_step(l, &done, &up_to_date));
+    if (up_to_date) return PLP_OK;
     if (!done) {
         PLP_TRY(layer_project_in(l, in_rows(d)));
         PLP_TRY(layer_convolve(l, layer_inner(d), in_rows(d), conv_channels(d)));
         PLP_TRY(scan(l));
+        PLP_TRY(layer_other(l));
         PLP_TRY(gate(l));
         PLP_TRY(layer_project_out(l));
     }
     return layer_finish(l);
 }
+
+static int64_t sum_columns(const layer_dims *d) { return d->norm == LAYER_NORM_SUMMED ? d->all_norm_groups : d->norm == LAYER_NORM_FOLDED; }
 
 static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const layer_dims *d, int64_t tokens, int64_t seqs)
 {
@@ -155,9 +163,21 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     s->in = plp_arena_take(a, tokens * in_rows(d), act);
     s->conv = plp_arena_take(a, tokens * conv_channels(d), act);
     s->y = plp_arena_take(a, tokens * layer_inner(d), act);
-    s->sums = plp_arena_take(a, d->norm == LAYER_NORM_SUMMED ? tokens * d->all_norm_groups : 0, sizeof(float));
+    s->sums = plp_arena_take(a, tokens * sum_columns(d), sizeof(float));
     s->delta = plp_arena_take(a, tokens * layer_ld_delta(d), sizeof(float));
     if (kn->mixer_step_work) s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
 }
 
-const layer_kind layer_mamba2 = { .lay_out = lay_out, .summed = layer_ld_delta, .forward = forward };
+static layer_scratch from_row(const layer_scratch *s, const layer_dims *d, int64_t row)
+{
+    layer_scratch at = *s;
+    at.normed = layer_at(s->normed, d->act, row * d->hidden);
+    at.in = layer_at(s->in, d->act, row * in_rows(d));
+    at.conv = layer_at(s->conv, d->act, row * conv_channels(d));
+    at.y = layer_at(s->y, d->act, row * layer_inner(d));
+    at.sums = s->sums + row * sum_columns(d);
+    at.delta = layer_at(s->delta, PLP_F32, row * layer_ld_delta(d));
+    return at;
+}
+
+const layer_kind layer_mamba2 = { .lay_out = lay_out, .from_row = from_row, .summed = layer_ld_delta, .forward = forward };

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-enum { PIECE = 1 << 20, MOST_PATH = 4096, MOST_CONFIG = 16 << 20, MOST_TOKENIZER = 256 << 20 };
+enum { MOST_RANGES = 64, PASS = 64 << 20, MOST_PATH = 4096, MOST_CONFIG = 16 << 20, MOST_TOKENIZER = 256 << 20 };
 
 struct model_source {
     model_config config;
@@ -86,7 +86,7 @@ static plp_status read_tokenizer(model_source *s, const char *dir)
     return there ? plp_read_file(path, MOST_TOKENIZER, &s->tokenizer, &s->tokenizer_bytes) : PLP_OK;
 }
 
-/* All that decides what the model computes, short of the weights' values. */
+/* All that decides what a text is answered with, short of the weights' values. */
 static void digest_directory(model_source *s)
 {
     plp_sha256_stream sum;
@@ -96,6 +96,10 @@ static void digest_directory(model_source *s)
     plp_sha256_update(&sum, digest, sizeof digest);
     plp_sha256_update(&sum, s->config_text, strlen(s->config_text));
     plp_sha256_update(&sum, &(uint8_t){ s->config.norm_groups == 1 }, 1);
+    plp_sha256_update(&sum, s->config.stop, (size_t)s->config.stops * sizeof *s->config.stop); /* other files have a say in these */
+    plp_sha256_update(&sum, &s->config.bos, sizeof s->config.bos);
+    plp_sha256_update(&sum, &s->config.vocab_used, sizeof s->config.vocab_used);
+    if (s->tokenizer != NULL) plp_sha256_update(&sum, s->tokenizer, s->tokenizer_bytes);
     plp_sha256_final(&sum, digest);
     plp_sha256_hex(digest, s->digest);
 }
@@ -163,57 +167,63 @@ plp_status model_source_tokenizer(const model_source *s, const char **text, size
     return PLP_OK;
 }
 
+void model_source_threads(const model_source *s, int threads)
+{
+    if (s->file)
+        io_model_threads(s->file, threads);
+    else
+        io_checkpoint_threads(s->checkpoint, threads);
+}
+
 uint64_t model_source_bytes_read(const model_source *s)
 {
     return s->file ? io_model_bytes_read(s->file) : io_checkpoint_bytes_read(s->checkpoint);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- read */
-/* Columns `skip` .. skip + count of `rows` rows, each `width` elements long, that begin at element `at` of a tensor. */
+/* A tensor seen as (blocks, rows, block), of which columns first .. end, counted through the blocks, go to a dense matrix of rows.  A matrix
+ * is one block.  Pieces come in any order, from several threads, and never meet in dst. */
 typedef struct {
-    const io_tensor *tensor;
-    int64_t at, rows, width, skip, count;
+    char *dst;
+    int64_t start; /* the element of the tensor's view that the range begins with */
+    int64_t rows, block, first, end;
+    plp_dtype from, to;
 } cut;
 
-static plp_status read_tensor(const model_source *s, const io_tensor *t, int64_t first, int64_t count, void *dst)
+static void take_cut(void *dst, int64_t at, const void *data, int64_t count)
 {
-    return s->file ? io_model_read(s->file, t, first, count, dst) : io_checkpoint_read(s->checkpoint, t, first, count, dst);
+    const cut *c = dst;
+    const int64_t from = (int64_t)plp_dtype_size(c->from), to = (int64_t)plp_dtype_size(c->to);
+    const char *p = data;
+    for (at += c->start; count > 0;) { /* by runs that lie in one row of a block */
+        const int64_t line = at / c->block, column = at % c->block, n = c->block - column < count ? c->block - column : count;
+        const int64_t row = line % c->rows, left = line / c->rows * c->block + column;
+        const int64_t begin = left > c->first ? left : c->first, end = left + n < c->end ? left + n : c->end;
+        if (begin < end)
+            plp_convert(c->dst + (row * (c->end - c->first) + begin - c->first) * to, c->to, p + (begin - left) * from, c->from,
+                        (size_t)(end - begin));
+        p += n * from, at += n, count -= n;
+    }
 }
 
-/* Into rows that lie `stride` elements apart.  Whole rows are read and cut here: a read per row would be thousands of small ones. */
-static plp_status read_cut(const model_source *s, const cut *c, char *dst, int64_t stride, plp_dtype dtype)
+/* What a request takes from its tensor, and how.  c is borrowed by the range. */
+static io_range range_of(const model_source *s, const model_range *r, const io_tensor *t, int64_t row, int64_t rows, int64_t columns,
+                         cut *c)
 {
-    const plp_dtype stored = c->tensor->dtype;
-    const int64_t from = (int64_t)plp_dtype_size(stored), to = (int64_t)plp_dtype_size(dtype);
-    if (stored == dtype && c->count == c->width && (stride == c->width || c->rows == 1))
-        return read_tensor(s, c->tensor, c->at, c->rows * c->width, dst);
-    plp_status st = PLP_OK;
-    char *piece = NULL;
-    const int64_t fit = PIECE / (c->width * from), step = fit < 1 ? 1 : fit < c->rows ? fit : c->rows;
-    PLP_DO(PLP_ALLOCATED(piece = malloc((size_t)(step * c->width * from))));
-    for (int64_t row = 0; row < c->rows; row += step) {
-        const int64_t n = c->rows - row < step ? c->rows - row : step;
-        PLP_DO(read_tensor(s, c->tensor, c->at + row * c->width, n * c->width, piece));
-        for (int64_t i = 0; i < n; i++)
-            plp_convert(dst + (row + i) * stride * to, dtype, piece + (i * c->width + c->skip) * from, stored, (size_t)c->count);
-    }
-done:
-    free(piece);
-    return st;
-}
-
-/* Columns of a model file's band: (columns / block, rows, block). */
-static plp_status read_blocks(const model_source *s, const io_tensor *t, int64_t first, int64_t count, char *dst, plp_dtype dtype)
-{
-    const int64_t rows = t->shape[1], block = t->shape[2], size = (int64_t)plp_dtype_size(dtype);
-    for (int64_t column = first; column < first + count;) {
-        const int64_t b = column / block, skip = column % block;
-        const int64_t n = block - skip < first + count - column ? block - skip : first + count - column;
-        const cut c = { t, b * rows * block, rows, block, skip, n };
-        PLP_TRY(read_cut(s, &c, dst + (column - first) * size, count, dtype));
-        column += n;
-    }
-    return PLP_OK;
+    io_range range = { .tensor = t, .first = (row + r->first) * columns, .count = r->count * columns, .dst = r->dst };
+    *c = (cut){ .dst = r->dst, .rows = 1, .block = range.count, .end = range.count, .from = t->dtype, .to = r->dtype };
+    if (model_band_of(r->band)->by_columns) {
+        c->rows = rows, c->block = columns, c->first = r->first, c->end = r->first + r->count;
+        range.first = row * columns, range.count = rows * columns;
+        if (s->file) { /* (columns / block, rows, block): the blocks that hold the columns */
+            c->block = t->shape[2];
+            const int64_t begin = c->first / c->block, end = (c->end + c->block - 1) / c->block;
+            c->start = range.first = begin * rows * c->block, range.count = (end - begin) * rows * c->block;
+        }
+    } else if (t->dtype == r->dtype)
+        return range;
+    range.dst = c, range.take = take_cut;
+    return range;
 }
 
 static plp_status find_band(const model_source *s, model_band band, int64_t layer, const io_tensor **t, int64_t *first_row)
@@ -238,23 +248,60 @@ static plp_status check_request(const model_source *s, model_band band, int64_t 
     return PLP_OK;
 }
 
+static plp_status add_range(const model_source *s, const model_range *r, io_range *range, cut *c)
+{
+    const io_tensor *t = NULL;
+    int64_t rows = 0, columns = 0, row = 0;
+    model_band_shape(&s->config, r->band, &rows, &columns);
+    PLP_TRY(check_request(s, r->band, r->layer, r->first, r->count, model_band_of(r->band)->by_columns ? columns : rows));
+    PLP_TRY(find_band(s, r->band, r->layer, &t, &row));
+    if (t->dtype != r->dtype && t->dtype != PLP_F32 && r->dtype != PLP_F32)
+        return PLP_FAIL(PLP_ERR_USAGE, "%s: stored as %s, wanted as %s, and neither holds the other's values; fix: ask for %s or F32",
+                        t->name, plp_dtype_name(t->dtype), plp_dtype_name(r->dtype), plp_dtype_name(t->dtype));
+    *range = range_of(s, r, t, row, rows, columns, c);
+    if (r->count == 0) range->count = 0;
+    return PLP_OK;
+}
+
+plp_status model_source_read_ranges(const model_source *s, const model_range *list, int n)
+{
+    io_range ranges[MOST_RANGES];
+    cut cuts[MOST_RANGES];
+    for (int done = 0; done < n; done += MOST_RANGES) {
+        const int some = n - done < MOST_RANGES ? n - done : MOST_RANGES;
+        for (int i = 0; i < some; i++) PLP_TRY(add_range(s, list + done + i, ranges + i, cuts + i));
+        PLP_TRY(s->file ? io_model_read_ranges(s->file, ranges, some) : io_checkpoint_read_ranges(s->checkpoint, ranges, some));
+    }
+    return PLP_OK;
+}
+
 plp_status model_source_read(const model_source *s, model_band band, int64_t layer, int64_t first, int64_t count, void *dst,
                              plp_dtype dtype)
 {
-    const bool by_columns = model_band_of(band)->by_columns;
-    const io_tensor *t = NULL;
-    int64_t rows = 0, columns = 0, row = 0;
-    model_band_shape(&s->config, band, &rows, &columns);
-    PLP_TRY(check_request(s, band, layer, first, count, by_columns ? columns : rows));
-    PLP_TRY(find_band(s, band, layer, &t, &row));
-    if (t->dtype != dtype && t->dtype != PLP_F32 && dtype != PLP_F32)
-        return PLP_FAIL(PLP_ERR_USAGE, "%s: stored as %s, wanted as %s, and neither holds the other's values; fix: ask for %s or F32",
-                        t->name, plp_dtype_name(t->dtype), plp_dtype_name(dtype), plp_dtype_name(t->dtype));
-    if (count == 0) return PLP_OK;
-    if (by_columns && s->file) return read_blocks(s, t, first, count, dst, dtype);
-    const cut c = by_columns ? (cut){ t, row * columns, rows, columns, first, count }
-                             : (cut){ t, (row + first) * columns, count, columns, 0, columns };
-    return read_cut(s, &c, dst, c.count, dtype);
+    return model_source_read_ranges(s, &(model_range){ band, layer, first, count, dst, dtype }, 1);
+}
+
+plp_status model_source_pass(model_source *s, int part, int parts, uint64_t *bytes)
+{
+    plp_status st = PLP_OK;
+    char *piece = NULL;
+    const int64_t tensors = s->file ? io_model_tensors(s->file) : io_checkpoint_tensors(s->checkpoint);
+    *bytes = 0;
+    if (s->file) io_model_check(s->file, false);
+    PLP_DO(PLP_ALLOCATED(piece = malloc(PASS)));
+    for (int64_t i = 0; i < tensors; i++) {
+        const io_tensor *t = s->file ? io_model_tensor(s->file, i) : io_checkpoint_tensor(s->checkpoint, i);
+        const int64_t n = io_tensor_count(t), size = (int64_t)plp_dtype_size(t->dtype), end = n * (part + 1) / parts;
+        for (int64_t at = n * part / parts; at < end;) {
+            const int64_t most = PASS / size, count = end - at < most ? end - at : most;
+            PLP_DO(s->file ? io_model_read(s->file, t, at, count, piece) : io_checkpoint_read(s->checkpoint, t, at, count, piece));
+            at += count, *bytes += (uint64_t)(count * size);
+        }
+    }
+done:
+    if (s->file) io_model_check(s->file, true);
+    free(piece);
+    return st;
 }
 
 uint64_t model_source_cost(const model_source *s, model_band band, int64_t first, int64_t count)

@@ -47,10 +47,8 @@ void tp_group_destroy(tp_group **out)
 {
     tp_group *g = *out;
     if (g == NULL) return;
-    tp_nccl_destroy(g);
+    tp_detach(g);
     if (g->comm != MPI_COMM_NULL) MPI_Comm_free(&g->comm);
-    free(g->stage);
-    free(g->mirror);
     free(g);
     *out = NULL;
 }

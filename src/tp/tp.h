@@ -47,18 +47,36 @@ plp_status tp_max(const tp_group *g, double *value);
 
 /* How tensors in the backend's memory are summed over the ranks. */
 typedef enum {
-    TP_COMM_AUTO, /* NCCL for device memory, MPI for host memory                                             */
-    TP_COMM_MPI,  /* host-staged for device memory: slow, but any number of ranks may share one GPU           */
-    TP_COMM_NCCL
+    TP_COMM_AUTO, /* device memory: NCCL, and small messages straight between GPUs of one host; host memory: MPI */
+    TP_COMM_MPI,  /* host-staged for device memory: slow, but any number of ranks may share one GPU              */
+    TP_COMM_NCCL  /* NCCL alone                                                                                  */
 } tp_comm_kind;
-/* Collective.  Once, before the first tp_all_reduce: eager creation, so that nothing is set up in the first step. */
+/* Collective.  Before the first tp_all_reduce: eager creation, so that nothing is set up in the first step.  A second call takes the place
+ * of the first; the ranks' devices stay the same. */
 plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes);
 /* Collective.  Sum in place of `count` elements in the backend's memory, in rank order: the same bits on every rank.  Queued on the
  * context's stream. */
 plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype);
-/* Whether tp_all_reduce queues on the stream alone, so that a step with it can be captured and replayed. */
+/* Collective, the backend's memory.  What tp_gather_all does; stage: host memory for (tp_size + 1) * bytes, of use where the link is MPI
+ * and the memory a device's.  Queued like a sum. */
+plp_status tp_gather_all_device(const tp_group *g, const void *mine, size_t bytes, void *all, void *stage);
+/* How a kernel may sum messages of so many bytes over the ranks by itself (kn_exchange): quicker than tp_all_reduce behind it.  NULL: it
+ * cannot. */
+const kn_exchange *tp_exchange(const tp_group *g, size_t bytes);
+/* Collective.  Sums beside the context's stream, where tp_overlaps: what is queued between a `begin` and tp_side_end may run meanwhile, and
+ * what is queued behind tp_side_end sees the result.  Two may be under way, turn 0 and turn 1; several begun in a turn end together.
+ *   tp_sum_begin      as tp_all_reduce
+ *   tp_scatter_begin  data (size, count): of the sum, this rank's `count` elements, in their place
+ *   tp_gather_begin   data (size, count): everyone's `count` elements, in theirs */
+enum { TP_TURNS = 2 };
+bool tp_overlaps(const tp_group *g);
+plp_status tp_sum_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);
+plp_status tp_scatter_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);
+plp_status tp_gather_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);
+plp_status tp_side_end(tp_group *g, int turn);
+/* Whether sums and gathers queue on the stream alone, so that a step with them can be captured and replayed. */
 bool tp_capturable(const tp_group *g);
-const char *tp_comm_name(const tp_group *g); /* "mpi", "nccl", "none" */
+const char *tp_comm_name(const tp_group *g); /* "mpi", "nccl", "peers and nccl", "none" */
 
 /* Foreign calls become statuses. */
 plp_status tp_mpi_status(int code, const char *call, const char *file, int line);

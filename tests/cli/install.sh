@@ -12,6 +12,16 @@ directory=$(dirname "$library")
 [ -e "$directory/libpolylepis.so" ] || fail "no libpolylepis.so to link"
 readelf -d "$library" | grep -q "SONAME.*libpolylepis.so.${version%.*}\\]" || fail "soname: $(readelf -d "$library" | grep SONAME)"
 
+# Documentation stands by itself, and DESTDIR is no part of what is installed below it.
+"$source/tests/cli/links.sh" "$prefix/share/doc/polylepis" >"$work/err" 2>/dev/null || fail "links of the installed documentation"
+grep -q "(../../../polylepis/slurm/)" "$prefix/share/doc/polylepis/docs/index.md" || fail "no link to the job scripts"
+DESTDIR=$work/root cmake --install "$build" --prefix /opt/plp >"$work/err" 2>&1 || fail "cmake --install with DESTDIR"
+(cd "$prefix" && find . -type f | sort) >"$work/files"
+(cd "$work/root/opt/plp" && find . -type f | sort) | cmp -s - "$work/files" || fail "other files with DESTDIR"
+[ "$(ls "$work/root")" = opt ] || fail "something beside DESTDIR/opt"
+grep -q '^set prefix "/opt/plp"' "$work/root/opt/plp/share/modulefiles/polylepis/$version" || fail "prefix of the module file"
+grep -rlF -e "$work" "$work/root" >"$work/err" && fail "DESTDIR is named inside"
+
 # Exported: what the headers declare, and all of it.
 nm -D --defined-only "$library" | awk '$2 != "A" { print $3 }' | sort >"$work/exported"
 cat "$prefix"/include/polylepis/*.h | grep -v '^ \*' | grep -o '\bplp_[a-z_]*(' | tr -d '(' | sort -u >"$work/declared"

@@ -97,10 +97,12 @@ same() { # same WHAT: of $work/out and what it should be, but for the times
     [ "$rc" = 0 ] && [ "$(wc -l <"$work/canary")" = 2 ] || fail "two ways to compute: $(cat "$work/canary" "$work/err")"
     sed -i 's/"canary":".../"canary":"xyz/' "$work/canary"
     rm "$work/bird"
-    refused 76 "at the start, was xyz" $canary
+    run $canary
+    [ "$rc" = 76 ] && grep -q 'at the start, was xyz' "$work/err" || fail "at the start: not noticed"
     [ -z "$(find "$work" -name 'bird*')" ] || fail "something was begun"
     echo nonsense >"$work/canary"
-    refused 65 "byte" $canary
+    run $canary
+    [ "$rc" = 65 ] || fail "no file of canaries: exit $rc"
     # At the end: the line changes while the job runs.
     rm "$work/canary"
     "$polylepis" run-batch -q --model "$demo" --device cpu -i "$work/many.jsonl" -o "$work/bird" --max-seqs 2 --canary "$work/canary" >"$work/out" 2>"$work/err" </dev/null &

@@ -1,7 +1,7 @@
 /* The fixtures and the demo against logits and greedy tokens that another implementation recorded (see models/README.md), at any np:
  * whole, in slices, and token by token. */
 #include "golden.h"
-#include "mpi_test.h"
+#include "place.h"
 
 #include "model/model.h"
 
@@ -127,13 +127,19 @@ static void examine(const examination *e, bool f32)
     free(sliced);
 }
 
-static void examine_model(tp_group *group, const char *dir, const char *const *recordings, int count, const kn_backend *kn, bool f32)
+static void examine_model(tp_group *group, const char *dir, const char *const *recordings, int count, const place *on, bool f32)
 {
     model_source *s = NULL;
     model *m = NULL;
-    const model_options o = {
-        .backend = kn, .threads = 1, .f32 = f32, .max_tokens = 300, .max_seqs = 8, .max_outs = 300, .slots = 8, .comm = TP_COMM_MPI
-    };
+    const model_options o = { .backend = on->backend,
+                              .device = on->device,
+                              .threads = 1,
+                              .f32 = f32,
+                              .max_tokens = 300,
+                              .max_seqs = 8,
+                              .max_outs = 300,
+                              .slots = 8,
+                              .comm = on->comm };
     CHECK(model_source_open(&s, dir, NULL) == PLP_OK);
     if (s && tp_size(group) <= model_source_config(s)->heads && CHECK(model_create(&m, s, group, &o) == PLP_OK)) {
         for (int i = 0; i < o.slots; i++) CHECK(model_slot_poison(m, i) == PLP_OK);
@@ -156,20 +162,17 @@ int main(int argc, char **argv)
                                         PLP_TEST_DATA "/demo/golden-2.safetensors", PLP_TEST_DATA "/demo/golden-3.safetensors",
                                         PLP_TEST_DATA "/demo/golden-long.safetensors" };
     tp_group *g = mpi_test_begin(&argc, &argv);
-    const bool gpu = argc > 1 && strcmp(argv[1], "cuda") == 0;
-    const kn_backend *kn = gpu ? kn_cuda() : kn_cpu();
-    if (gpu && kn_cuda_devices() == 0) {
-        mpi_test_end(g);
-        return 77; /* skipped: no GPU here */
-    }
+    place on;
+    int skipped;
+    if (!place_chosen(argc, argv, g, &on, &skipped)) return skipped;
     for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures; i++) {
         char dir[512], recording[600];
         const char *const list[] = { recording };
         snprintf(dir, sizeof dir, PLP_TEST_DATA "/fixtures/%s", fixtures[i]);
         snprintf(recording, sizeof recording, "%s/golden.safetensors", dir);
-        examine_model(g, dir, list, 1, kn, true);
+        examine_model(g, dir, list, 1, &on, true);
     }
-    examine_model(g, PLP_DEMO, demo, 5, kn, true);
-    examine_model(g, PLP_DEMO, demo, 5, kn, false);
+    examine_model(g, PLP_DEMO, demo, 5, &on, true);
+    examine_model(g, PLP_DEMO, demo, 5, &on, false);
     return mpi_test_end(g);
 }

@@ -228,6 +228,7 @@ static void any_range_can_be_read(void **state)
         const size_t size = plp_dtype_size(sample[k].dtype);
         const int64_t first = rand() % (counts[k] + 1), count = rand() % (counts[k] - first + 1);
         io_model_check(f, i % 4 != 0);
+        io_model_threads(f, 1 + i % 5); /* a number without a part in common with 4 */
         memset(got, 0x5a, (size_t)count * size + 16);
         assert_int_equal(io_model_read(f, io_model_tensor(f, k), first, count, got), PLP_OK);
         assert_memory_equal(got, payload[k] + (size_t)first * size, (size_t)count * size);
@@ -742,6 +743,7 @@ static void every_flipped_bit_of_a_payload_is_found(void **state)
     for (int i = 0; i < 1000; i++) {
         const int k = rand() % TENSORS;
         assert_int_equal(io_model_open(&f, other), PLP_OK);
+        io_model_threads(f, 1 + i / 2 % 3);
         const io_tensor *t = io_model_tensor(f, k);
         const int64_t at = (int64_t)(((uint64_t)rand() << 20 ^ (uint64_t)rand()) % t->bytes),
                       element = at / (int64_t)plp_dtype_size(t->dtype);
@@ -806,8 +808,11 @@ static void a_file_that_shrinks_is_an_error(void **state)
     io_model_file *f = NULL;
     assert_int_equal(io_model_open(&f, other), PLP_OK);
     assert_int_equal(truncate(other, (off_t)(io_model_tensor(f, 0)->offset + 1000)), 0);
-    assert_int_equal(io_model_read(f, io_model_tensor(f, 0), 0, counts[0], got), PLP_ERR_IO);
-    assert_message("shrank");
+    for (int threads = 1; threads < 4; threads++) {
+        io_model_threads(f, threads);
+        assert_int_equal(io_model_read(f, io_model_tensor(f, 0), 0, counts[0], got), PLP_ERR_IO);
+        assert_message("shrank");
+    }
     io_model_close(&f);
     free(got);
     free(data);

@@ -241,11 +241,33 @@ static void ranges_are_parts_of_the_whole(void **state)
         const bool from_file = i % 2;
         if (from_file) convert(checkpoints[i / 2][1], path);
         open_source(&s, from_file ? path : checkpoints[i / 2][1]);
+        model_source_threads(s, 1 + i / 2 % 3);
         for (model_band band = 0; band < MODEL_BANDS; band++) {
             int64_t rows = 0, columns = 0;
             model_band_shape(model_source_config(s), band, &rows, &columns);
             for (int round = 0; rows > 0 && round < 4; round++) check_range(s, band, below(model_source_config(s)->layers), from_file);
         }
+        model_source_close(&s);
+    }
+}
+
+/* What loading is held against reads every byte once, shared out to any number of parts, and leaves the check on. */
+static void a_pass_reads_all(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        model_source *s = NULL;
+        char path[512];
+        uint64_t all = 0, sum = 0, part;
+        if (i) convert(checkpoints[0][1], path);
+        open_source(&s, i ? path : checkpoints[0][1]);
+        model_source_threads(s, 1 + i);
+        const uint64_t before = model_source_bytes_read(s);
+        assert_int_equal(model_source_pass(s, 0, 1, &all), PLP_OK);
+        assert_true(all > 0);
+        assert_int_equal(model_source_bytes_read(s) - before, all);
+        for (int k = 0; k < 3; k++, sum += part) assert_int_equal(model_source_pass(s, k, 3, &part), PLP_OK);
+        assert_int_equal(sum, all);
         model_source_close(&s);
     }
 }
@@ -487,6 +509,7 @@ static void matrices_of_many_pieces(void **state)
     for (int i = 0; i < 2; i++) {
         model_source *s = NULL;
         open_source(&s, i ? file : dir);
+        model_source_threads(s, 2);
         assert_int_equal(model_source_read(s, MODEL_OUT_PROJ, 1, FIRST, COUNT, columns, PLP_F32), PLP_OK);
         for (int r = 0; r < HIDDEN; r++) assert_memory_equal(columns + r * COUNT, out + r * INNER + FIRST, COUNT * sizeof(float));
         assert_int_equal(model_source_read(s, MODEL_IN_X, 1, 0, INNER, rows, PLP_BF16), PLP_OK);
@@ -655,6 +678,41 @@ static void unknown_tensors_are_warned_of(void **state)
     bag_free(&b);
 }
 
+static void digest_of_directory(char digest[PLP_SHA256_HEX])
+{
+    model_source *s = NULL;
+    assert_int_equal(model_source_open(&s, dir, NULL), PLP_OK);
+    snprintf(digest, PLP_SHA256_HEX, "%s", model_source_digest(s));
+    model_source_close(&s);
+}
+
+/* The weights alone are not the model: who goes on with another tokenizer, or other ends, is to be told. */
+static void another_tokenizer_is_another_model(void **state)
+{
+    (void)state;
+    static const char *const tokenizers[] = { "{\"model\": {\"vocab\": {\"a\": 0, \"b\": 1}}}",
+                                              "{\"model\": {\"vocab\": {\"b\": 0, \"a\": 1}}}" };
+    char digest[4][PLP_SHA256_HEX], again[PLP_SHA256_HEX];
+    bag b;
+    bag_original(&b, "");
+    bag_save(&b, "model.safetensors", "");
+    put("config.json", HUGGING_FACE(""));
+    digest_of_directory(digest[0]);
+    for (int i = 0; i < 2; i++) {
+        put("tokenizer.json", tokenizers[i]);
+        digest_of_directory(digest[1 + i]);
+    }
+    digest_of_directory(again);
+    assert_string_equal(digest[2], again);
+    put("generation_config.json", "{\"eos_token_id\": 1}");
+    digest_of_directory(digest[3]);
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < i; k++) assert_string_not_equal(digest[i], digest[k]);
+    put("tokenizer.json", "{\"model\": {\"vocab\": {\"a\": 1000000}}}");
+    open_fails(PLP_ERR_DATA, "fix: use the tokenizer of this model");
+    bag_free(&b);
+}
+
 static void what_is_no_model(void **state)
 {
     (void)state;
@@ -689,6 +747,7 @@ int main(void)
         IN_DIR(model_files_give_the_same),
         IN_DIR(configs_of_the_fixtures),
         IN_DIR(ranges_are_parts_of_the_whole),
+        IN_DIR(a_pass_reads_all),
         IN_DIR(requests_outside_are_refused),
         IN_DIR(original_and_codestral_names),
         IN_DIR(dtypes_of_checkpoints),
@@ -697,6 +756,7 @@ int main(void)
         IN_DIR(broken_tensors_are_named),
         IN_DIR(config_and_tensors_disagree),
         IN_DIR(unknown_tensors_are_warned_of),
+        IN_DIR(another_tokenizer_is_another_model),
         IN_DIR(what_is_no_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

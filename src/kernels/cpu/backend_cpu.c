@@ -15,11 +15,16 @@ static kn_level most_level = KN_AVX512_BF16;
 
 static kn_level level_here(void)
 {
+#if defined(__clang__) /* knows f16c by that name from version 18 on only; no processor has AVX2 without it */
+    const bool f16c = true;
+#elif defined(__x86_64__)
+    const bool f16c = __builtin_cpu_supports("f16c");
+#endif
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq"))
         return __builtin_cpu_supports("avx512bf16") ? KN_AVX512_BF16 : KN_AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return KN_AVX2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c) return KN_AVX2;
 #endif
     return KN_PLAIN;
 }
@@ -139,9 +144,9 @@ static plp_status mark_nothing(kn_context *c, int which)
 }
 
 /* What the kernel calls available: free memory and what it can drop. */
-static plp_status memory(kn_context *c, size_t *available, size_t *total)
+static plp_status memory(int device, size_t *available, size_t *total)
 {
-    (void)c;
+    (void)device;
     const long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES), unused = sysconf(_SC_AVPHYS_PAGES);
     if (page <= 0 || pages <= 0 || unused < 0) return PLP_FAIL(PLP_ERR_INTERNAL, "cannot learn the size of memory from sysconf");
     *total = (size_t)pages * (size_t)page;
@@ -189,6 +194,7 @@ const kn_backend *kn_cpu(void)
         .rms = kn_rms_cpu,
         .gated_norm = kn_gated_norm_cpu,
         .candidates = kn_candidates_cpu,
+        .choose = kn_choose_cpu,
         .feed = kn_feed_cpu,
     };
     return &cpu;

@@ -39,7 +39,6 @@ plp_status kn_candidates_create_cuda(kn_context *c);
 
 plp_status kn_read_time_cuda(kn_context *c, size_t bytes, double *seconds);
 void kn_describe_cuda(kn_context *c, char *line, size_t size);
-plp_status kn_feed_cuda(kn_context *c, int *ids, const kn_candidates *from, int rows);
 plp_status kn_capture_begin_cuda(kn_context *c);
 plp_status kn_capture_end_cuda(kn_context *c, kn_graph **graph);
 plp_status kn_replay_cuda(kn_context *c, kn_graph *graph);
@@ -51,6 +50,9 @@ extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_ar
 
 plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a);
+plp_status kn_sum_norm_cuda(kn_context *c, const kn_add_norm_args *a); /* kn->add_norm of an exchange; no map */
+plp_status kn_exchange_sum_cuda(kn_context *c, const kn_exchange *x, void *data, int64_t count, plp_dtype dtype);
+bool kn_exchanges_cuda(const kn_add_norm_args *a);
 plp_status kn_linear_cuda_run(kn_context *c, const kn_linear_args *a);
 plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b);
 plp_status kn_ssd_cuda_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
@@ -61,6 +63,8 @@ size_t kn_scan_work_cuda(const kn_scan_args *a);
 plp_status kn_rms_cuda(kn_context *c, const kn_rms_args *a);
 plp_status kn_gated_norm_cuda(kn_context *c, const kn_gated_norm_args *a);
 plp_status kn_candidates_cuda(kn_context *c, const kn_candidates_args *a);
+plp_status kn_choose_cuda(kn_context *c, const kn_choose_args *a);
+plp_status kn_feed_cuda(kn_context *c, int *ids, const kn_choice *from, int rows);
 
 /* ------------------------------------------------------------------------------------------------------------------ element types */
 __host__ __device__ __forceinline__ float kn_float(float v) { return v; }

@@ -4,7 +4,11 @@
  *
  * Columns are the outer loop over up to 32 rows of w, so a block reads v once: every warp copies its own 64 columns ahead of time,
  * V_AHEAD stages deep (an L2 hit takes microseconds while the memory queues are full of weights).  A warp's 64 columns of a stage are one
- * head, so the scale of the head's group multiplies the stage's float32 sums: any head -> group map works, and nothing is rounded twice. */
+ * head, so the scale of the head's group multiplies the stage's float32 sums: any head -> group map works, and nothing is rounded twice.
+ *
+ * Where the ranks' devices are neighbours, block i of each owns the same rows of w, so the threads that finish them exchange their sums
+ * right there: no collective, and the next kernel's weights stream meanwhile. */
+#include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/mixer_step.cuh"
 
 namespace {
@@ -23,20 +27,23 @@ struct out_args {
     step_work work;
     float *out; /* (m, ld): the residual, or this rank's partial sum */
     int64_t ld;
-    bool add, scale, fold; /* add to out; apply the norm's scale; write sum(v^2) behind the last column */
+    bool add, scale, fold; /* add to out; apply the norm's scale; it spans the ranks: pass sum(v^2) on with the partial sums */
+    kn_exchange x;         /* EXCHANGE: the sum over its ranks is what is added; else sum(v^2) goes behind the last column of out */
     int rows, m, heads, slots, slot_rows, pitch, spare_bytes, groups, lanes;
     float width, eps;
     short first[STEP_GROUPS + 1]; /* the norm groups' first heads */
 };
+enum { MESSAGE_ROW = 2 * PART_ROWS + 1, MESSAGE = STEP_ROWS * MESSAGE_ROW }; /* words of a block: a row's sums, then its squares */
 struct out_shared {
     float sums[STEP_WARPS][8 * SUM_PITCH];
     float rstd[STEP_GROUPS][8];
+    float squares[STEP_ROWS];
     unsigned char group[STEP_HEADS];
     ring_barriers bars;
 };
 static_assert(STEP_ROWS == STEP_WARPS, "a warp adds up one row's squares");
 
-template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_out_kernel(const __grid_constant__ out_args a)
+template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_out_kernel(const __grid_constant__ out_args a)
 {
 #if STEP_CODE
     extern __shared__ __align__(128) unsigned char smem[];
@@ -77,6 +84,7 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
     for (int st = 0; st < V_AHEAD; st++) fetch_v(st);
+    const exchange_turn turn(a.x, EXCHANGE);
     float *out = a.out + en * a.ld + r0 + er;
     const float old = mine && a.add ? __ldcg(out) : 0.f;
     /* A warp a row, `lanes` lanes a group: few steps on the critical path, and the same order in every run. */
@@ -88,7 +96,12 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
         for (int o = lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
         if (group < a.groups && lane % lanes == 0) {
             sh.rstd[group][warp] = a.scale ? rsqrtf(t / a.width + a.eps) : 1.f;
-            if (a.fold && blockIdx.x == 0) a.out[warp * a.ld + a.rows] = t;
+            if (EXCHANGE && a.fold) {
+                turn.send(blockIdx.x * MESSAGE + warp * MESSAGE_ROW + 2 * PART_ROWS, __float_as_uint(t));
+                sh.squares[warp] = t;
+            } else if (a.fold && blockIdx.x == 0) {
+                a.out[warp * a.ld + a.rows] = t;
+            }
         }
     } else {
         sh.rstd[lane][warp] = 0;
@@ -141,8 +154,15 @@ template <int PARTS> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ou
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < STEP_WARPS; w++) sum += sh.sums[w][en * SUM_PITCH + er];
+        if (EXCHANGE) {
+            const int at = blockIdx.x * MESSAGE + en * MESSAGE_ROW;
+            turn.send(at + er, __float_as_uint(sum));
+            const float scale = a.fold ? rsqrtf(exchange_sum(turn, at + 2 * PART_ROWS, sh.squares[en]) / a.width + a.eps) : 1.f;
+            sum = scale * exchange_sum(turn, at + er, sum);
+        }
         *out = old + (sum + bias);
     }
+    if (EXCHANGE) turn.end();
 #endif
 }
 
@@ -163,7 +183,9 @@ int beside_ring(const kn_mixer_step_args *a, const out_split &s) { return s.spar
 bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms)
 {
     if (a->heads > STEP_HEADS || a->hidden > 2 * PART_ROWS * sms || !step_aligned(a->out_proj)) return false;
-    if (a->fold && (a->delta == NULL || a->gate_weight == NULL || a->gate_groups != 1 || a->out_bias != NULL)) return false; /* the caller scales, then adds the bias */
+    if (a->fold && (a->gate_weight == NULL || a->gate_groups != 1)) return false;
+    if (a->fold && a->exchange == NULL && (a->delta == NULL || a->out_bias != NULL)) return false; /* the caller scales, then adds the bias */
+    if (a->exchange != NULL && (a->delta != NULL || (int64_t)sms * MESSAGE > a->exchange->words)) return false;
     if (a->gate_weight == NULL) return true;
     if (a->gate_groups < 1 || a->gate_groups > STEP_GROUPS) return false;
     for (int g = 0; g <= a->gate_groups; g++)
@@ -183,10 +205,13 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
     out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add, norm && !a->fold, a->fold,
-                   a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, {} };
+                   a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, {} };
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
     const size_t shared = (size_t)slots * s.slot_rows * s.pitch + beside_ring(a, s);
-    return s.parts == 2 ? step_launch<mixer_out_kernel<2>>(c, dim3(c->sms), shared, o) : step_launch<mixer_out_kernel<1>>(c, dim3(c->sms), shared, o);
+    const dim3 grid(c->sms);
+    if (a->exchange != NULL)
+        return s.parts == 2 ? step_launch<mixer_out_kernel<2, true>>(c, grid, shared, o) : step_launch<mixer_out_kernel<1, true>>(c, grid, shared, o);
+    return s.parts == 2 ? step_launch<mixer_out_kernel<2, false>>(c, grid, shared, o) : step_launch<mixer_out_kernel<1, false>>(c, grid, shared, o);
 }
