@@ -217,6 +217,7 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
 static plp_status compare_programs(const cli *c)
 {
     tp_claim claims[TP_CLAIMS];
+    PLP_TRY(PLP_FAULT_AT("handshake"));
     return tp_handshake(c->group, claims, cli_program_claims(claims));
 }
 
@@ -277,6 +278,7 @@ int cli_main(int argc, char **argv)
         if (task == NULL || atoi(task) == 0) plp_log_threshold(PLP_LOG_ERROR), plp_log_failure(st);
         return plp_status_exit(st);
     }
+    (void)PLP_FAULT_AT("init");
     if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &threads) != MPI_SUCCESS) return plp_status_exit(PLP_ERR_USAGE);
     plp_log_threshold(PLP_LOG_INFO);
     return leave(&c, run(&c, argc, argv));

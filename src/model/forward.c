@@ -141,6 +141,7 @@ static plp_status compute(model *m, const model_step *s)
                                                     .table = m->weights.embed,
                                                     .table_dtype = m->weights.dtype,
                                                     .out = m->residual }));
+    PLP_TRY(MODEL_FAULT_ROW(m, "embed", m->residual));
     for (int64_t i = 0; i < m->config.layers; i++) {
         m->probe.layer = i;
         tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
@@ -164,6 +165,7 @@ static int valid_ids(const model *m)
 /* All ranks' candidates of the first rows of logits to m->all; how they are drawn is there. */
 static plp_status gather_candidates(model *m, int rows)
 {
+    PLP_TRY(MODEL_FAULT_ROW(m, "logits", m->logits));
     PLP_TRY(m->kn->candidates(m->context, &(kn_candidates_args){ .rows = rows,
                                                                  .first = (int)m->plan.vocab.first,
                                                                  .valid = valid_ids(m),
@@ -242,6 +244,7 @@ plp_status model_forward(model *m, const model_step *s)
     PLP_TRY(PLP_FAULT_AT("forward"));
     m->input = (m->input + 1) % MODEL_FLIGHTS;
     PLP_TRY(upload(m, s));
+    PLP_TRY(MODEL_FAULT_STATES(m, s));
     PLP_TRY(queue(m, s));
     if (draws) PLP_TRY(draw_begin(m, s));
     const layer_probe *p = &m->probe;
