@@ -37,6 +37,11 @@ typedef enum plp_link { PLP_LINK_AUTO, PLP_LINK_MPI, PLP_LINK_NCCL } plp_link;
  * block, or those at all multiples. */
 typedef enum plp_cache { PLP_CACHE_NONE, PLP_CACHE_ALIGN, PLP_CACHE_ALL } plp_cache;
 
+/* Whether a step is queued before the tokens of the last one were read, where they can be drawn on the device (no penalties, no banned ids,
+ * no top_p or min_p without a top_k up to 64): plp_engine_step then gives the events of the step before.  Results are the same.  auto: on
+ * CUDA. */
+typedef enum plp_ahead { PLP_AHEAD_AUTO, PLP_AHEAD_OFF, PLP_AHEAD_ON } plp_ahead;
+
 typedef struct plp_engine_options {
     const char *model;    /* a polylepis model file or a checkpoint directory                              */
     plp_device device;    /* auto: CUDA where every rank sees a GPU                                        */
@@ -45,13 +50,14 @@ typedef struct plp_engine_options {
     plp_link link;        /* of the sums over ranks; auto: NCCL between GPUs, else MPI                     */
     int threads;          /* CPU threads of a rank; 0: its share of the host's                             */
     int deterministic;    /* results of a request must not depend on others, to the bit                    */
-    int max_seqs;         /* state slots: most requests that run at a time; 0: 16                          */
+    int max_seqs;         /* state slots: most requests that run at a time; 0: 16; -1: as memory allows    */
     int max_batch_tokens; /* most tokens of a step; 0: 512.  At least max_seqs                             */
     int max_slice;        /* most tokens of one prompt in a step; 0: what has room                         */
     plp_cache cache;
     int cache_block;      /* tokens between states that are kept, a multiple of the model's chunk; 0: it   */
     int cache_states;     /* most of them; 0: as cache_bytes says                                          */
     uint64_t cache_bytes; /* for them, on every rank; 0: as many as max_seqs                               */
+    plp_ahead ahead;
 } plp_engine_options;
 
 /* Collective.  Opens the model on every rank of `comm`, which is duplicated. */
@@ -118,11 +124,22 @@ typedef struct plp_request {
     int stop_id_count;
     const char *const *stops; /* text that ends the request; it is not given out */
     int stop_count;
-    int logprobs;     /* -1: none; k: of the token and the k most probable, of the logits as they are */
-    int keep_special; /* special tokens are part of the text */
+    int logprobs;        /* -1: none; k: of the token and the k most probable, of the logits as they are */
+    int prompt_logprobs; /* the same of the prompt's tokens but the first; then its prompt is computed whole, whatever is kept */
+    int keep_special;    /* special tokens are part of the text */
+    const int *bias_ids; /* (bias_count), and what is added to their logits before all else */
+    const double *biases;
+    int bias_count;
+    const int *allowed; /* (allowed_count) ids of which each token must be one; 0: any */
+    int allowed_count;
+    const int *const *bad; /* (bad_count) sequences of ids, (bad_sizes) long: what would complete one is not drawn */
+    const int *bad_sizes;
+    int bad_count;
+    int answers;           /* 0, 1: one; n: as many requests, *id and those behind it, for which the prompt is computed once */
+    const uint64_t *seeds; /* (answers) of theirs; NULL: sampling.seed */
 } plp_request;
 
-/* temperature 1, no filter, no penalty, seed 0, 16 tokens. */
+/* temperature 1, no filter, no penalty, no logprobs, seed 0, 16 tokens. */
 plp_request plp_request_defaults(void);
 
 /* Puts a request into the queue.  PLP_ERR_DATA for an empty prompt, an id outside the vocabulary, or a state file that is damaged or of
@@ -133,12 +150,13 @@ void plp_engine_cancel(plp_engine *engine, uint64_t id);
 
 /* Collective.  Writes the state of a request that runs, or that the last step finished, to a file from which it can go on at any number
  * of ranks; rank 0 writes, and an existing file is replaced once the new one is complete.  With the same seed and at the same number of
- * ranks it goes on as if it had never stopped; penalties count what was there as prompt.  PLP_ERR_USAGE for other requests, and for one of
- * which nothing has been computed. */
+ * ranks it goes on as if it had never stopped; penalties count what was there as prompt.  PLP_ERR_USAGE for other requests, for one of
+ * which nothing has been computed, and for one that has ended while the engine was ahead of it.  May add events. */
 plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *path);
 
 /* --------------------------------------------------------------------------------------------------------------------- events */
-typedef enum plp_event_kind { PLP_EVENT_TOKEN, PLP_EVENT_FINISHED, PLP_EVENT_ERROR } plp_event_kind;
+/* PROMPT: a token of the prompt, where prompt_logprobs asks for them; in their order, from the second on, before the first TOKEN. */
+typedef enum plp_event_kind { PLP_EVENT_TOKEN, PLP_EVENT_FINISHED, PLP_EVENT_ERROR, PLP_EVENT_PROMPT } plp_event_kind;
 typedef enum plp_finish { PLP_FINISH_STOP, PLP_FINISH_LENGTH, PLP_FINISH_CANCELLED } plp_finish;
 
 /* Pointers are valid until the next step. */
@@ -147,9 +165,9 @@ typedef struct plp_event {
     uint64_t request;
     const char *text; /* text that may now be shown: whole characters, and no part of a stop string.  TOKEN, FINISHED */
     size_t text_bytes;
-    /* TOKEN */
+    /* TOKEN, PROMPT */
     int token;
-    double logprob; /* with logprobs >= 0 */
+    double logprob; /* with logprobs >= 0, prompt_logprobs >= 0 */
     int tops;
     const int *top_id; /* (tops), most probable first */
     const double *top_logprob;

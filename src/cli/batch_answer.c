@@ -17,6 +17,10 @@ plp_status batch_answer_create(batch_answer **out, batch_request *request)
     a->request = *request;
     if (request->id == request->number) a->request.id = a->request.number; /* it moved */
     *request = (batch_request){ 0 };
+    if (a->request.request.prompt_logprobs >= 0) {
+        a->prompt = json_object_new_array();
+        json_object_array_add(a->prompt, NULL);
+    }
     *out = a, a = NULL;
 done:
     batch_answer_destroy(&a);
@@ -35,6 +39,7 @@ void batch_answer_destroy(batch_answer **out)
         json_object_put(c->logprobs);
     }
     free(a->choice);
+    json_object_put(a->prompt);
     batch_request_free(&a->request);
     free(a);
     *out = NULL;
@@ -64,6 +69,20 @@ static json_object *logprob_of(const plp_engine *e, int id, double logprob)
     return entry;
 }
 
+/* Of the event's token, with the most probable ones. */
+static json_object *logprobs_of(const plp_engine *e, const plp_event *event)
+{
+    json_object *entry = logprob_of(e, event->token, event->logprob), *top = json_object_new_array();
+    for (int k = 0; k < event->tops; k++) json_object_array_add(top, logprob_of(e, event->top_id[k], event->top_logprob[k]));
+    json_object_object_add(entry, "top", top);
+    return entry;
+}
+
+void batch_answer_prompt(batch_answer *a, const plp_event *event, const plp_engine *e)
+{
+    json_object_array_add(a->prompt, logprobs_of(e, event));
+}
+
 plp_status batch_answer_token(batch_answer *a, int i, const plp_event *event, const plp_engine *e)
 {
     batch_choice *c = &a->choice[i];
@@ -76,11 +95,8 @@ plp_status batch_answer_token(batch_answer *a, int i, const plp_event *event, co
     c->ids[c->tokens++] = event->token;
     PLP_TRY(add_text(c, event->text, event->text_bytes));
     if (a->request.request.logprobs < 0) return PLP_OK;
-    json_object *entry = logprob_of(e, event->token, event->logprob), *top = json_object_new_array();
-    for (int k = 0; k < event->tops; k++) json_object_array_add(top, logprob_of(e, event->top_id[k], event->top_logprob[k]));
-    json_object_object_add(entry, "top", top);
     if (c->logprobs == NULL) c->logprobs = json_object_new_array();
-    json_object_array_add(c->logprobs, entry);
+    json_object_array_add(c->logprobs, logprobs_of(e, event));
     c->logprob += event->logprob;
     return PLP_OK;
 }
@@ -108,11 +124,11 @@ static json_object *usage_of(const batch_answer *a)
     return usage;
 }
 
-static json_object *text_of(const batch_choice *c, const plp_engine *e)
+static json_object *text_of(const batch_answer *a, const batch_choice *c, const plp_engine *e)
 {
     plp_engine_info info;
     plp_engine_describe(e, &info);
-    return info.has_tokenizer ? json_object_new_string_len(c->used > 0 ? c->text : "", (int)c->used) : NULL;
+    return info.has_tokenizer && a->request.detokenize ? json_object_new_string_len(c->used > 0 ? c->text : "", (int)c->used) : NULL;
 }
 
 static void add_ending(json_object *o, const batch_choice *c)
@@ -125,11 +141,11 @@ static void add_ending(json_object *o, const batch_choice *c)
     json_object_object_add(o, "stop_reason", reason);
 }
 
-static void add_plain(json_object *o, const batch_choice *c, const plp_engine *e)
+static void add_plain(json_object *o, const batch_answer *a, const batch_choice *c, const plp_engine *e)
 {
     json_object *ids = json_object_new_array();
     for (int64_t i = 0; i < c->tokens; i++) json_object_array_add(ids, json_object_new_int(c->ids[i]));
-    json_object_object_add(o, "text", text_of(c, e));
+    json_object_object_add(o, "text", text_of(a, c, e));
     json_object_object_add(o, "token_ids", ids);
     add_ending(o, c);
     if (c->logprobs == NULL) return;
@@ -142,17 +158,18 @@ static json_object *plain_json(const batch_answer *a, const plp_engine *e)
     json_object *o = json_object_new_object();
     json_object_object_add(o, "id", json_object_new_string(a->request.id));
     if (a->request.n == 1)
-        add_plain(o, &a->choice[0], e);
+        add_plain(o, a, &a->choice[0], e);
     else {
         json_object *choices = json_object_new_array();
         for (int i = 0; i < a->request.n; i++) {
             json_object *choice = json_object_new_object();
             json_object_object_add(choice, "index", json_object_new_int(i));
-            add_plain(choice, &a->choice[i], e);
+            add_plain(choice, a, &a->choice[i], e);
             json_object_array_add(choices, choice);
         }
         json_object_object_add(o, "choices", choices);
     }
+    if (a->prompt != NULL) json_object_object_add(o, "prompt_logprobs", json_object_get(a->prompt));
     json_object_object_add(o, "usage", usage_of(a));
     return o;
 }
@@ -212,8 +229,9 @@ static json_object *openai_json(const batch_answer *a, const plp_engine *e)
         const batch_choice *c = &a->choice[i];
         json_object *choice = json_object_new_object();
         json_object_object_add(choice, "index", json_object_new_int(i));
-        json_object_object_add(choice, "text", text_of(c, e));
+        json_object_object_add(choice, "text", text_of(a, c, e));
         json_object_object_add(choice, "logprobs", c->logprobs != NULL ? openai_logprobs(c) : NULL);
+        if (a->prompt != NULL) json_object_object_add(choice, "prompt_logprobs", json_object_get(a->prompt));
         add_ending(choice, c);
         json_object_array_add(choices, choice);
     }

@@ -20,6 +20,7 @@ typedef struct {
 typedef struct {
     batch_request request;
     batch_choice *choice; /* (request.n) */
+    json_object *prompt;  /* probabilities of its tokens, null for the first; NULL: not asked for */
     int left;             /* requests of it that the engine still has */
     plp_status failed;    /* not PLP_OK: the line gets an error record */
     char error[512];
@@ -31,6 +32,7 @@ void batch_answer_destroy(batch_answer **a);
 
 /* What an event of the i-th answer adds. */
 plp_status batch_answer_token(batch_answer *a, int i, const plp_event *event, const plp_engine *e);
+void batch_answer_prompt(batch_answer *a, const plp_event *event, const plp_engine *e);
 plp_status batch_answer_finish(batch_answer *a, int i, const plp_event *event);
 /* The whole record; the caller's to put. */
 json_object *batch_answer_json(const batch_answer *a, const plp_engine *e);

@@ -160,16 +160,15 @@ static plp_status add_flight(loop *l, uint64_t id, batch_answer *a, int i)
     return PLP_OK;
 }
 
-/* The n requests of a line; they differ in the seed alone, so the engine refuses the first of them or none. */
+/* The n requests of a line; they differ in the seed alone. */
 static plp_status submit_all(loop *l, batch_answer *a)
 {
-    for (int i = 0; i < a->request.n; i++) {
-        uint64_t id;
-        plp_request request = a->request.request;
-        request.sampling.seed = batch_request_seed(&a->request, i);
-        PLP_TRY(plp_engine_submit(l->job->engine, &request, &id));
-        PLP_TRY(add_flight(l, id, a, i));
-    }
+    uint64_t id, seeds[BATCH_MOST_ANSWERS];
+    plp_request request = a->request.request;
+    for (int i = 0; i < a->request.n; i++) seeds[i] = batch_request_seed(&a->request, i);
+    request.answers = a->request.n, request.seeds = seeds;
+    PLP_TRY(plp_engine_submit(l->job->engine, &request, &id));
+    for (int i = 0; i < a->request.n; i++) PLP_TRY(add_flight(l, id + (uint64_t)i, a, i));
     return PLP_OK;
 }
 
@@ -250,6 +249,10 @@ static plp_status handle(loop *l, const plp_event *event, double now)
     if (event->kind == PLP_EVENT_TOKEN) {
         count_token(l, f, now);
         return batch_answer_token(a, f->i, event, l->job->engine);
+    }
+    if (event->kind == PLP_EVENT_PROMPT) {
+        batch_answer_prompt(a, event, l->job->engine);
+        return PLP_OK;
     }
     if (event->kind == PLP_EVENT_ERROR)
         fail_answer(l, a, event);

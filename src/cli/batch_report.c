@@ -21,7 +21,9 @@ void batch_report_progress(const batch_report *r, bool last)
                      per_second((double)r->prompt_tokens, seconds), per_second((double)r->out_tokens, seconds), left);
 }
 
-void batch_report_log(const batch_report *r)
+static double share(int64_t part, int64_t other) { return part + other > 0 ? (double)part / (double)(part + other) : 0; }
+
+void batch_report_log(const batch_report *r, const plp_engine_stats *stats)
 {
     const double seconds = plp_seconds() - r->began;
     const plp_histogram *f = &r->first_token, *b = &r->between;
@@ -31,6 +33,12 @@ void batch_report_log(const batch_report *r)
     plp_log(PLP_LOG_INFO, "time to first token: mean %.1f, median %.1f, p99 %.1f ms; between tokens: mean %.2f, median %.2f, p99 %.2f ms",
             1e3 * plp_histogram_mean(f), 1e3 * plp_histogram_percentile(f, 0.5), 1e3 * plp_histogram_percentile(f, 0.99),
             1e3 * plp_histogram_mean(b), 1e3 * plp_histogram_percentile(b, 0.5), 1e3 * plp_histogram_percentile(b, 0.99));
+    plp_log(PLP_LOG_INFO,
+            "%lld steps, %.1f us of the host's time each; prompts: %lld tokens computed, %lld taken from others (%.1f %%); %d of %d states "
+            "kept, %lld dropped",
+            (long long)stats->steps, 1e6 * per_second(stats->host_seconds, (double)stats->steps), (long long)stats->prefill_tokens,
+            (long long)stats->cached_tokens, 100 * share(stats->cached_tokens, stats->prefill_tokens), stats->cache_held,
+            stats->cache_states, (long long)stats->cache_evictions);
 }
 
 static void add_int(json_object *o, const char *key, int64_t value) { json_object_object_add(o, key, json_object_new_int64(value)); }
@@ -48,7 +56,19 @@ static json_object *times_of(const plp_histogram *h)
     return o;
 }
 
-json_object *batch_report_json(const batch_report *r, const plp_engine_info *info, bool finished)
+static json_object *cache_json(const plp_engine_stats *stats)
+{
+    json_object *o = json_object_new_object();
+    add_int(o, "computed_tokens", stats->prefill_tokens);
+    add_int(o, "hit_tokens", stats->cached_tokens);
+    add_real(o, "hit_rate", share(stats->cached_tokens, stats->prefill_tokens));
+    add_int(o, "states", stats->cache_states);
+    add_int(o, "held", stats->cache_held);
+    add_int(o, "evicted", stats->cache_evictions);
+    return o;
+}
+
+json_object *batch_report_json(const batch_report *r, const plp_engine_info *info, const plp_engine_stats *stats, bool finished)
 {
     const double seconds = plp_seconds() - r->began;
     json_object *o = json_object_new_object();
@@ -68,5 +88,9 @@ json_object *batch_report_json(const batch_report *r, const plp_engine_info *inf
     add_real(o, "completion_tokens_per_second", per_second((double)r->out_tokens, seconds));
     json_object_object_add(o, "ttft_ms", times_of(&r->first_token));
     json_object_object_add(o, "itl_ms", times_of(&r->between));
+    json_object_object_add(o, "prefix_cache", cache_json(stats));
+    add_int(o, "steps", stats->steps);
+    add_real(o, "schedule_us", 1e6 * per_second(stats->schedule_seconds, (double)stats->steps));
+    add_real(o, "host_us", 1e6 * per_second(stats->host_seconds, (double)stats->steps));
     return o;
 }

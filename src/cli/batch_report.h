@@ -18,8 +18,8 @@ typedef struct {
 } batch_report;
 
 void batch_report_progress(const batch_report *r, bool last);
-void batch_report_log(const batch_report *r);
+void batch_report_log(const batch_report *r, const plp_engine_stats *stats);
 /* The summary as one object; the caller's to put. */
-json_object *batch_report_json(const batch_report *r, const plp_engine_info *info, bool finished);
+json_object *batch_report_json(const batch_report *r, const plp_engine_info *info, const plp_engine_stats *stats, bool finished);
 
 #endif

@@ -8,24 +8,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_ANSWERS = 128, WHERE = 40 };
+enum { WHERE = 40 };
 static const int64_t MOST_SEED = INT64_MAX - 1; /* json-c gives INT64_MAX for all that is larger */
 
 /* Fields that the engine has no use for yet: accepted where they ask for nothing. */
 static const struct {
     const char *name, *nothing;
 } unsupported[] = {
-    { "allowed_token_ids", "null" },
-    { "bad_words", "[]" },
-    { "best_of", "1" },
-    { "detokenize", "true" },
-    { "echo", "false" },
-    { "logit_bias", "{}" },
-    { "stream", "false" },
-    { "suffix", "null" },
-    { "stream_options", "null" },
-    { "prompt_logprobs", "null" },
-    { "use_beam_search", "false" },
+    { "best_of", "1" },   { "echo", "false" },          { "stream", "false" },
+    { "suffix", "null" }, { "stream_options", "null" }, { "use_beam_search", "false" },
 };
 enum { UNSUPPORTED = sizeof unsupported / sizeof *unsupported };
 
@@ -46,7 +37,12 @@ static const char *const sampling_fields[] = { "prompt",
                                                "include_stop_str_in_output",
                                                "ignore_eos",
                                                "skip_special_tokens",
-                                               "logprobs" };
+                                               "logprobs",
+                                               "prompt_logprobs",
+                                               "detokenize",
+                                               "logit_bias",
+                                               "allowed_token_ids",
+                                               "bad_words" };
 static const char *const plain_fields[] = { "id", "custom_id" }, *const body_fields[] = { "model", "user" },
                          *const outer_fields[] = { "custom_id", "method", "url", "body" };
 enum {
@@ -178,6 +174,60 @@ static plp_status read_stop_ids(batch_request *r, json_object *body, const char 
     return st;
 }
 
+/* {"id": what is added to its logit} */
+static plp_status read_biases(batch_request *r, json_object *body, const char *where)
+{
+    json_object *map = NULL;
+    int n = 0;
+    json_object_object_get_ex(body, "logit_bias", &map);
+    if (map == NULL) return PLP_OK;
+    if (!json_object_is_type(map, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias is no object", where);
+    const size_t count = (size_t)json_object_object_length(map) + 1;
+    int *ids = malloc(count * sizeof *ids);
+    double *biases = malloc(count * sizeof *biases);
+    r->request.bias_ids = ids, r->request.biases = biases;
+    PLP_TRY(PLP_ALLOCATED(ids));
+    PLP_TRY(PLP_ALLOCATED(biases));
+    json_object_object_foreach(map, name, value)
+    {
+        char *end;
+        const long id = strtol(name, &end, 10);
+        if (name[0] < '0' || name[0] > '9' || *end != 0 || id > INT32_MAX)
+            return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias: %.40s is no token id", where, name);
+        if (!json_object_is_type(value, json_type_int) && !json_object_is_type(value, json_type_double))
+            return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias of %.40s is no number", where, name);
+        ids[n] = (int)id, biases[n++] = json_object_get_double(value);
+    }
+    r->request.bias_count = n;
+    return PLP_OK;
+}
+
+static plp_status read_allowed(batch_request *r, json_object *body, const char *where)
+{
+    int *ids = NULL;
+    size_t count = 0;
+    const plp_status st = plp_json_ids(body, "allowed_token_ids", where, &ids, &count);
+    r->request.allowed = ids, r->request.allowed_count = (int)count;
+    PLP_TRY(st);
+    return ids != NULL && count == 0 ? PLP_FAIL(PLP_ERR_DATA, "%s: allowed_token_ids allows none; fix: leave it out", where) : PLP_OK;
+}
+
+/* Their texts; see encode_bad_words. */
+static plp_status read_bad_words(batch_request *r, json_object *body, const char *where)
+{
+    json_object *list = NULL;
+    json_object_object_get_ex(body, "bad_words", &list);
+    if (list == NULL) return PLP_OK;
+    if (!json_object_is_type(list, json_type_array)) return PLP_FAIL(PLP_ERR_DATA, "%s: bad_words is no list", where);
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        json_object *v = json_object_array_get_idx(list, i);
+        if (!json_object_is_type(v, json_type_string) || json_object_get_string_len(v) == 0)
+            return PLP_FAIL(PLP_ERR_DATA, "%s: bad_words[%zu] is no text", where, i);
+    }
+    r->bad_words = list;
+    return PLP_OK;
+}
+
 /* 64 bits that depend on all of these. */
 static uint64_t mix(uint64_t seed, const char *text, size_t bytes)
 {
@@ -197,9 +247,9 @@ static plp_status read_sampling(batch_request *r, json_object *o, const char *wh
 {
     plp_request *q = &r->request;
     plp_sampling *s = &q->sampling;
-    int64_t n = defaults->n, logprobs = q->logprobs, seed = -1;
+    int64_t n = defaults->n, logprobs = q->logprobs, prompt_logprobs = -1, seed = -1;
     bool ignore_eos = q->ignore_eos, skip_special = !q->keep_special;
-    PLP_TRY(plp_json_int(o, "n", where, 1, MOST_ANSWERS, &n));
+    PLP_TRY(plp_json_int(o, "n", where, 1, BATCH_MOST_ANSWERS, &n));
     PLP_TRY(plp_json_int(o, "max_tokens", where, 1, INT32_MAX, &q->max_tokens));
     PLP_TRY(plp_json_int(o, "min_tokens", where, 0, INT32_MAX, &q->min_tokens));
     PLP_TRY(plp_json_double(o, "temperature", where, 0, 1000, &s->temperature));
@@ -211,12 +261,17 @@ static plp_status read_sampling(batch_request *r, json_object *o, const char *wh
     PLP_TRY(plp_json_double(o, "repetition_penalty", where, 1e-3, 1e3, &s->repetition));
     PLP_TRY(plp_json_int(o, "seed", where, 0, MOST_SEED, &seed));
     PLP_TRY(plp_json_int(o, "logprobs", where, 0, PLP_MOST_LOGPROBS, &logprobs));
+    PLP_TRY(plp_json_int(o, "prompt_logprobs", where, 0, PLP_MOST_LOGPROBS, &prompt_logprobs));
+    PLP_TRY(plp_json_bool(o, "detokenize", where, &r->detokenize));
     PLP_TRY(plp_json_bool(o, "ignore_eos", where, &ignore_eos));
     PLP_TRY(plp_json_bool(o, "skip_special_tokens", where, &skip_special));
     PLP_TRY(plp_json_bool(o, "include_stop_str_in_output", where, &r->include_stop));
     if (s->top_k < 0) s->top_k = 0; /* -1 is off as well */
     s->seed = seed >= 0 ? (uint64_t)seed : mix((uint64_t)defaults->seed, r->id, strlen(r->id));
-    r->n = (int)n, q->logprobs = (int)logprobs;
+    r->n = (int)n, q->logprobs = (int)logprobs, q->prompt_logprobs = (int)prompt_logprobs;
+    PLP_TRY(read_biases(r, o, where));
+    PLP_TRY(read_allowed(r, o, where));
+    PLP_TRY(read_bad_words(r, o, where));
     q->ignore_eos = ignore_eos, q->keep_special = !skip_special;
     return PLP_OK;
 }
@@ -225,9 +280,10 @@ plp_status batch_request_read(batch_request *r, const char *text, size_t bytes, 
 {
     char where[WHERE];
     json_object *body;
-    *r = (batch_request){ .line = line, .n = 1, .include_stop = defaults->include_stop, .request = defaults->request };
+    *r = (batch_request){ .line = line, .n = 1, .detokenize = true, .include_stop = defaults->include_stop, .request = defaults->request };
     plp_request *q = &r->request;
     q->ids = NULL, q->count = 0, q->stops = NULL, q->stop_ids = NULL; /* the job's; what is here is ours to free */
+    q->bias_ids = q->allowed = NULL, q->biases = NULL, q->bad = NULL, q->bad_sizes = NULL;
     snprintf(where, sizeof where, "line %lld", (long long)line);
     snprintf(r->number, sizeof r->number, "%lld", (long long)line - 1);
     if (bytes == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: empty; fix: leave it out", where);
@@ -244,9 +300,36 @@ plp_status batch_request_read(batch_request *r, const char *text, size_t bytes, 
     return read_sampling(r, body, where, defaults);
 }
 
+/* Each as it is, and as it is behind a space. */
+static plp_status encode_bad_words(batch_request *r, plp_engine *e)
+{
+    const size_t words = r->bad_words != NULL ? json_object_array_length(r->bad_words) : 0;
+    if (words == 0) return PLP_OK;
+    int **bad = calloc(2 * words, sizeof *bad), *sizes = calloc(2 * words, sizeof *sizes);
+    r->request.bad = (const int *const *)bad, r->request.bad_sizes = sizes, r->request.bad_count = 0;
+    PLP_TRY(PLP_ALLOCATED(bad));
+    PLP_TRY(PLP_ALLOCATED(sizes));
+    for (size_t i = 0; i < 2 * words; i++) {
+        json_object *v = json_object_array_get_idx(r->bad_words, i / 2);
+        const size_t bytes = (size_t)json_object_get_string_len(v);
+        size_t count = 0;
+        char *text = malloc(bytes + 2);
+        PLP_TRY(PLP_ALLOCATED(text));
+        text[0] = ' ';
+        memcpy(text + 1, json_object_get_string(v), bytes + 1);
+        const plp_status st = plp_encode(e, text + (i % 2 == 0), bytes + (i % 2), 0, &bad[i], &count);
+        free(text);
+        PLP_TRY(st);
+        sizes[i] = (int)count;
+        r->request.bad_count = (int)i + 1;
+    }
+    return PLP_OK;
+}
+
 plp_status batch_request_encode(batch_request *r, plp_engine *e, const batch_defaults *defaults)
 {
     int *ids = NULL;
+    PLP_TRY(encode_bad_words(r, e));
     if (r->text == NULL) return PLP_OK;
     const plp_status st = cli_encode(e, r->text, strlen(r->text), &defaults->bos, &ids, &r->request.count);
     r->request.ids = ids;
@@ -260,6 +343,12 @@ void batch_request_free(batch_request *r)
     free((void *)(uintptr_t)r->request.ids);
     free((void *)(uintptr_t)r->request.stops);
     free((void *)(uintptr_t)r->request.stop_ids);
+    free((void *)(uintptr_t)r->request.bias_ids);
+    free((void *)(uintptr_t)r->request.biases);
+    free((void *)(uintptr_t)r->request.allowed);
+    for (int i = 0; r->request.bad != NULL && i < r->request.bad_count; i++) free((void *)(uintptr_t)r->request.bad[i]);
+    free((void *)(uintptr_t)r->request.bad);
+    free((void *)(uintptr_t)r->request.bad_sizes);
     *r = (batch_request){ 0 };
 }
 

@@ -9,6 +9,8 @@
 
 #include "base/json.h"
 
+enum { BATCH_MOST_ANSWERS = 128 };
+
 /* What holds where a line is silent. */
 typedef struct {
     plp_request request; /* its prompt and seed unused */
@@ -19,21 +21,23 @@ typedef struct {
 } batch_defaults;
 
 typedef struct {
-    json_object *root;   /* owned; the texts below are its */
-    int64_t line;        /* from 1 */
-    char number[24];     /* the id of a line without one: its number from 0 */
-    const char *id;      /* NULL: the line is not even an object */
-    bool openai;         /* the answer has the form of OpenAI's batch API */
-    const char *model;   /* what an OpenAI body calls the model, or NULL */
-    const char *text;    /* the prompt, until it is encoded; NULL: given as ids */
-    int n;               /* answers wanted                       */
-    bool include_stop;   /* the stop string is part of the text  */
-    plp_request request; /* ids, stops and stop_ids are owned    */
+    json_object *root;      /* owned; the texts below are its */
+    int64_t line;           /* from 1 */
+    char number[24];        /* the id of a line without one: its number from 0 */
+    const char *id;         /* NULL: the line is not even an object */
+    bool openai;            /* the answer has the form of OpenAI's batch API */
+    const char *model;      /* what an OpenAI body calls the model, or NULL */
+    const char *text;       /* the prompt, until it is encoded; NULL: given as ids */
+    json_object *bad_words; /* of root, or NULL */
+    int n;                  /* answers wanted                       */
+    bool detokenize;        /* text is wanted */
+    bool include_stop;      /* the stop string is part of the text  */
+    plp_request request;    /* its arrays are owned */
 } batch_request;
 
 /* Reads all fields.  PLP_ERR_DATA names the field and what it may be; *r is to be freed in any case, and has the id as soon as it is known. */
 plp_status batch_request_read(batch_request *r, const char *text, size_t bytes, int64_t line, const batch_defaults *defaults);
-/* Turns the text of the prompt into ids. */
+/* Turns the text of the prompt, and the bad words, into ids. */
 plp_status batch_request_encode(batch_request *r, plp_engine *e, const batch_defaults *defaults);
 void batch_request_free(batch_request *r);
 

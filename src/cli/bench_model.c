@@ -53,18 +53,12 @@ static plp_status make(bench *b, int tokens, int seqs, int outs, model **m)
     return model_create_random(m, &b->config, 1, b->group, &o);
 }
 
-/* The most probable token of every row, over all ranks' candidates. */
-static void draw(const kn_candidates *drawn, int batch, int *ids, bench_row *r)
+/* Copies of a sequence must give the same token. */
+static void compare_copies(const kn_choice *drawn, int batch, bench_row *r)
 {
     for (int i = 0; i < batch; i++) {
-        const kn_candidates *best = drawn + i;
-        for (int rank = 0; rank < r->np; rank++) {
-            const kn_candidates *other = drawn + rank * batch + i;
-            if (!other->finite) fail_check(r, "not finite");
-            if (other->drawn_p > best->drawn_p) best = other;
-        }
-        ids[i] = best->drawn_id;
-        if (ids[i] != ids[0]) fail_check(r, "copies of a sequence differ");
+        if (drawn[i].outcome != KN_CHOSEN) fail_check(r, "not finite");
+        if (drawn[i].token != drawn->token) fail_check(r, "copies of a sequence differ");
     }
 }
 
@@ -91,40 +85,40 @@ static plp_status decode_batch(bench *b, model *m, int batch)
     int *ints = NULL;                        /* ids, start, slot, rows */
     int64_t *past = NULL;
     double *times = NULL;
-    kn_candidates *drawn = NULL;
     kn_sample_row *greedy = NULL;
     bench_row r = row_of(b, "decode", "B", batch);
     PLP_DO(PLP_ALLOCATED(ints = calloc(4 * (size_t)batch + 1, sizeof *ints)));
     PLP_DO(PLP_ALLOCATED(past = calloc((size_t)batch, sizeof *past)));
     PLP_DO(PLP_ALLOCATED(times = calloc((size_t)steps, sizeof *times)));
     PLP_DO(PLP_ALLOCATED(greedy = calloc((size_t)batch, sizeof *greedy)));
-    PLP_DO(PLP_ALLOCATED(drawn = calloc((size_t)(batch * r.np), sizeof *drawn)));
     int *ids = ints, *start = ints + batch, *slot = start + batch + 1, *rows = slot + batch;
     for (int i = 0; i < batch; i++) ids[i] = 7, start[i] = slot[i] = rows[i] = i;
     start[batch] = batch;
-    /* Where tokens can stay on the device, the host reads those of the step before while the next one runs. */
+    /* Tokens stay on the device, and the host reads those of the step before while the next one runs. */
+    const model_draw how = { .row = greedy };
     const bool ahead = model_draws_on_device(m);
     double before, behind;
     PLP_DO(read_rate_now(b, m, &before));
     double last = plp_seconds();
     for (int s = 0; s < steps + ahead; s++) {
-        if (s < steps) {
+        if (s < steps)
             PLP_DO(model_forward(m, &(model_step){ .tokens = batch,
                                                    .seqs = batch,
                                                    .decodes = batch,
-                                                   .ids = ahead && s > 0 ? NULL : ids,
+                                                   .ids = ids,
                                                    .start = start,
                                                    .src_slot = slot,
                                                    .dst_slot = slot,
                                                    .past = past,
                                                    .outs = batch,
-                                                   .out_row = rows }));
-            PLP_DO(model_candidates_begin(m, batch, greedy, NULL, NULL, 0));
-        }
-        for (int i = 0; i < batch; i++) past[i]++;
+                                                   .out_row = rows,
+                                                   .draw = &how }));
+        for (int i = 0; i < batch; i++) past[i]++, ids[i] = ~i;
         if (ahead && s == 0) continue;
-        PLP_DO(model_candidates_end(m, drawn));
-        draw(drawn, batch, ids, &r);
+        const kn_choice *drawn;
+        const kn_candidates *candidates;
+        PLP_DO(model_draw_end(m, &drawn, &candidates));
+        compare_copies(drawn, batch, &r);
         const double now = plp_seconds();
         times[s - ahead] = now - last, last = now;
     }
@@ -140,7 +134,6 @@ done:
     free(past);
     free(times);
     free(greedy);
-    free(drawn);
     return st;
 }
 

@@ -219,6 +219,7 @@ static plp_status run(cli *c)
     const double began = plp_seconds();
     PLP_TRY(check_options());
     c->model.max_seqs = 1;
+    if (given.save != NULL) c->model.ahead = PLP_AHEAD_OFF; /* the state is wanted where the text ends */
     plp_log(PLP_LOG_INFO, "loading %s", c->model.model);
     PLP_DO(plp_engine_create(&e, MPI_COMM_WORLD, &c->model));
     const double load = plp_seconds() - began;

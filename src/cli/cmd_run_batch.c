@@ -25,7 +25,8 @@ static const plp_option options[] = {
       "one request a line, {\"id\": \"a\", \"prompt\": TEXT or [ids], ...}, or\nOpenAI's batch form; -: standard input" },
     { "--output", "-o", "OUT.jsonl", PLP_OPTION_TEXT, &given.output, 1, 0,
       "one answer a line; -: standard output.  OUT.jsonl.part while the job\nruns: the same command goes on with it" },
-    { "--max-seqs", NULL, "N", PLP_OPTION_INT, &given.max_seqs, 1, 1 << 16, "most requests that run at a time; default 16" },
+    { "--max-seqs", NULL, "N", PLP_OPTION_INT, &given.max_seqs, 1, 1 << 16,
+      "most requests that run at a time; default: as many states as\nmemory holds, at most 256" },
     { "--order", NULL, "input|finished", PLP_OPTION_CHOICE, &given.order, 0, 0, "of the answers" },
     { "--strict", NULL, NULL, PLP_OPTION_FLAG, &given.strict, 0, 0, "end with the first bad line, found before anything is computed" },
     { "--dup", NULL, "refuse|allow", PLP_OPTION_CHOICE, &given.duplicates, 0, 0, "an id that comes again is an error of its line" },
@@ -138,11 +139,13 @@ static plp_status finish(batch_job *job)
 static plp_status write_summary(const batch_job *job, FILE *file, bool finished)
 {
     plp_engine_info info;
+    plp_engine_stats stats;
+    plp_engine_statistics(job->engine, &stats);
     batch_report_progress(&job->report, true);
-    batch_report_log(&job->report);
+    batch_report_log(&job->report, &stats);
     if (file == NULL) return PLP_OK;
     plp_engine_describe(job->engine, &info);
-    json_object *o = batch_report_json(&job->report, &info, finished);
+    json_object *o = batch_report_json(&job->report, &info, &stats, finished);
     const bool put = fprintf(file, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY)) > 0 && fflush(file) == 0;
     json_object_put(o);
     return put ? PLP_OK : PLP_FAIL_ERRNO("write", given.summary);
@@ -189,7 +192,7 @@ static plp_status run(cli *c)
     json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
     PLP_DO(tp_agree(c->group, c->rank == 0 ? open_files(&job, &summary) : PLP_OK));
     batch_watch_signals();
-    c->model.max_seqs = (int)given.max_seqs;
+    c->model.max_seqs = given.max_seqs > 0 ? (int)given.max_seqs : -1;
     plp_log(PLP_LOG_INFO, "loading %s", c->model.model);
     PLP_DO(plp_engine_create(&job.engine, MPI_COMM_WORLD, &c->model));
     st = run_job(c, &job, summary);

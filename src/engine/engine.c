@@ -3,16 +3,19 @@
 #include "engine/request.h"
 #include "engine/reuse.h"
 #include "engine/schedule.h"
+#include "engine/score.h"
+#include "engine/share.h"
 #include "engine/state_file.h"
 
 #include "base/clock.h"
 #include "base/error.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MESSAGE = 256 };
+enum { MESSAGE = 256, SCORED = 64 }; /* bytes; rows of a prompt that are scored together */
 
 /* An event that waits to be read: text is an offset into the engine's text until then. */
 typedef struct {
@@ -22,6 +25,18 @@ typedef struct {
     double top_logprob[PLP_MOST_LOGPROBS];
     char message[MESSAGE];
 } queued;
+
+/* A step that was queued, until its tokens are read. */
+typedef struct {
+    bool queued;
+    bool settles; /* its tokens are sure to be drawn on the device */
+    bool scores;  /* probabilities of prompts are wanted           */
+    int slices, decodes;
+    int outs;
+    int64_t step;
+    request **out;     /* (max_seqs) whose the rows of logits are */
+    sampling_row *row; /* (max_seqs) how they are drawn           */
+} flight;
 
 struct plp_engine {
     engine_session session; /* what plp_engine_create opened, kept for plp_engine_destroy; empty over a borrowed model */
@@ -33,6 +48,7 @@ struct plp_engine {
     int ranks, max_seqs, max_tokens;
     schedule_rules rules;
     reuse *reuse; /* NULL: no prefix cache */
+    bool ahead;   /* see plp_ahead         */
 
     request *first, *last; /* the queue              */
     request **running;     /* (max_seqs) as admitted */
@@ -50,18 +66,24 @@ struct plp_engine {
     /* One step. */
     schedule_seq *seq;
     schedule_slice *slice;
-    int *ids, *start, *source, *slot, *out_row, *out_seq;
+    int *ids, *start, *source, *slot, *out_row;
     int64_t *past;
-    sampling_row *row;
     kn_sample_row *kernel_row;
-    kn_candidates *candidates; /* (ranks, max_seqs) */
+    model_draw draw;
     sampling_work *work;
-    float *logits; /* (vocab), once asked for */
+    sampling_choice *choice; /* (max_seqs) */
+    plp_status *drawn;       /* (max_seqs) PLP_OK, or why there is none */
+    engine_scorer *scorer;   /* once asked for */
+    float *logits;           /* (vocab), once asked for */
     int *penalty_id, *penalty_hits;
     size_t penalty_room;
 
+    flight flights[2]; /* the last step and the one before it */
+    int last_flight;
+
     queued *event; /* of the last step */
     int events, event_room, read;
+    int late; /* events from here on came after the step: they stay for the next one */
     char *text;
     size_t text_used, text_room;
 };
@@ -109,6 +131,18 @@ int plp_engine_next_event(plp_engine *e, plp_event *event)
     event->top_logprob = q->top_logprob;
     event->message = q->message;
     return 1;
+}
+
+/* Before a step. */
+static void forget_events(plp_engine *e)
+{
+    const int from = e->read > e->late ? e->read : e->late;
+    if (from < e->events) { /* their text stays where it is */
+        memmove(e->event, e->event + from, (size_t)(e->events - from) * sizeof *e->event);
+        e->events -= from;
+    } else
+        e->events = 0, e->text_used = 0;
+    e->read = 0, e->late = INT_MAX;
 }
 
 static plp_status add_error(plp_engine *e, const request *r, plp_status status, const char *message)
@@ -159,6 +193,8 @@ plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t, const en
     e->ranks = tp_size(e->group), e->options = *options;
     e->max_seqs = o->slots < o->max_seqs ? o->slots : o->max_seqs;
     e->max_tokens = o->max_tokens;
+    e->ahead = options->ahead == PLP_AHEAD_ON || (options->ahead == PLP_AHEAD_AUTO && model_draws_on_device(m));
+    e->late = INT_MAX;
     const size_t seqs = (size_t)e->max_seqs, tokens = (size_t)e->max_tokens;
     PLP_DO(PLP_ALLOCATED(e->running = calloc(seqs, sizeof *e->running)));
     PLP_DO(PLP_ALLOCATED(e->free_slot = malloc(seqs * sizeof *e->free_slot)));
@@ -169,11 +205,14 @@ plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t, const en
     PLP_DO(PLP_ALLOCATED(e->source = malloc(seqs * sizeof *e->source)));
     PLP_DO(PLP_ALLOCATED(e->slot = malloc(seqs * sizeof *e->slot)));
     PLP_DO(PLP_ALLOCATED(e->out_row = malloc(seqs * sizeof *e->out_row)));
-    PLP_DO(PLP_ALLOCATED(e->out_seq = malloc(seqs * sizeof *e->out_seq)));
     PLP_DO(PLP_ALLOCATED(e->past = malloc(seqs * sizeof *e->past)));
-    PLP_DO(PLP_ALLOCATED(e->row = malloc(seqs * sizeof *e->row)));
+    PLP_DO(PLP_ALLOCATED(e->choice = malloc(seqs * sizeof *e->choice)));
+    PLP_DO(PLP_ALLOCATED(e->drawn = malloc(seqs * sizeof *e->drawn)));
     PLP_DO(PLP_ALLOCATED(e->kernel_row = malloc(seqs * sizeof *e->kernel_row)));
-    PLP_DO(PLP_ALLOCATED(e->candidates = malloc(seqs * (size_t)e->ranks * sizeof *e->candidates)));
+    for (int i = 0; i < 2; i++) {
+        PLP_DO(PLP_ALLOCATED(e->flights[i].out = malloc(seqs * sizeof *e->flights[i].out)));
+        PLP_DO(PLP_ALLOCATED(e->flights[i].row = malloc(seqs * sizeof *e->flights[i].row)));
+    }
     PLP_DO(PLP_ALLOCATED(e->digests = malloc((size_t)e->ranks * sizeof *e->digests)));
     PLP_DO(sampling_work_create(&e->work, (int)e->config->vocab, e->ranks));
     PLP_DO(set_rules(e, o));
@@ -199,14 +238,18 @@ void engine_destroy(plp_engine **out)
     free(e->source);
     free(e->slot);
     free(e->out_row);
-    free(e->out_seq);
     free(e->past);
-    free(e->row);
+    for (int i = 0; i < 2; i++) {
+        free(e->flights[i].out);
+        free(e->flights[i].row);
+    }
     free(e->kernel_row);
-    free(e->candidates);
     free(e->digests);
     reuse_destroy(&e->reuse);
     sampling_work_destroy(&e->work);
+    engine_scorer_destroy(&e->scorer);
+    free(e->choice);
+    free(e->drawn);
     free(e->logits);
     free(e->penalty_id);
     free(e->penalty_hits);
@@ -265,9 +308,9 @@ static void note_digest(plp_engine *e, const void *data, size_t bytes)
 
 static void note_request(plp_engine *e, const request *r)
 {
-    const int64_t numbers[] = {
-        r->past, r->given.max_tokens, r->given.min_tokens, r->given.logprobs, r->stop_id_count, r->given.stop_count
-    };
+    const plp_request *g = &r->given;
+    const int64_t numbers[] = { r->past,          g->max_tokens, g->min_tokens, g->logprobs,      g->prompt_logprobs,
+                                r->stop_id_count, g->stop_count, g->bias_count, g->allowed_count, g->bad_count };
     note_digest(e, r->ids, (size_t)r->length * sizeof *r->ids);
     note_digest(e, &r->given.sampling, sizeof r->given.sampling);
     note_digest(e, numbers, sizeof numbers);
@@ -275,8 +318,9 @@ static void note_request(plp_engine *e, const request *r)
     for (int i = 0; i < r->given.stop_count; i++) note_digest(e, r->stops[i], strlen(r->stops[i]));
 }
 
-static void enqueue(plp_engine *e, request *r)
+static void enqueue(plp_engine *e, request *r, uint64_t leader)
 {
+    r->leader = leader;
     r->id = ++e->next_id;
     note_request(e, r);
     if (e->first == NULL)
@@ -309,25 +353,39 @@ done:
     return st;
 }
 
-plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
+static plp_status create_request(plp_engine *e, const plp_request *given, request **r)
 {
-    request *r;
-    PLP_TRY(given->state ? restore(e, given, &r) : request_create(&r, given, e->config, e->tokenizer));
-    enqueue(e, r);
-    *id = r->id;
-    return PLP_OK;
+    return given->state ? restore(e, given, r) : request_create(r, given, e->config, e->tokenizer);
 }
 
-plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
+/* The answers to a prompt, in a list: all or none. */
+static plp_status create_answers(plp_engine *e, const plp_request *given, request **first)
 {
-    if (e->options.digest[0] == 0) return PLP_FAIL(PLP_ERR_USAGE, "a model with random weights; state; fix: open a model file");
-    for (int i = 0; i < e->runs; i++) {
-        const request *r = e->running[i];
-        if (r->id == id && r->past > 0) return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, path);
+    plp_request one = *given;
+    request **next = first;
+    plp_status st;
+    *first = NULL;
+    for (int i = 0; i < (given->answers > 1 ? given->answers : 1); i++, next = &(*next)->next) {
+        if (given->seeds) one.sampling.seed = given->seeds[i];
+        if (i > 0) one.prompt_logprobs = -1;
+        PLP_DO(create_request(e, &one, next));
     }
-    return PLP_FAIL(PLP_ERR_USAGE,
-                    "request %llu has no state; fix: save that of a request that runs, or right after the step that finished it",
-                    (unsigned long long)id);
+    return PLP_OK;
+done:
+    for (request *r = *first, *after; r != NULL; r = after) after = r->next, request_destroy(&r);
+    return st;
+}
+
+plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
+{
+    request *first;
+    PLP_TRY(create_answers(e, given, &first));
+    *id = e->next_id + 1;
+    for (request *r = first, *after; r != NULL; r = after) {
+        after = r->next, r->next = NULL;
+        enqueue(e, r, r == first || r->restored ? 0 : *id);
+    }
+    return PLP_OK;
 }
 
 void plp_engine_cancel(plp_engine *e, uint64_t id)
@@ -348,13 +406,14 @@ static plp_status add_cancelled(plp_engine *e, const request *r)
     return add_text(e, r->held.text, r->held.used, &q->text_at);
 }
 
-/* Takes the requests that are done out of the running ones, and leaves the others in their order. */
+/* Takes the requests that are done, and of which no step under way has a row, out of the running ones, and leaves the others in their
+ * order. */
 static void release_done(plp_engine *e)
 {
     int kept = 0;
     for (int i = 0; i < e->runs; i++) {
         request *r = e->running[i];
-        if (r->done) {
+        if (r->done && r->unread == 0) {
             e->free_slot[e->free_slots++] = r->slot;
             request_destroy(&r);
         } else
@@ -385,6 +444,13 @@ static plp_status drop_cancelled(plp_engine *e)
     return PLP_OK;
 }
 
+/* A request is to compute its prompt. */
+static plp_status find_reuse(void *engine, request *r)
+{
+    plp_engine *e = engine;
+    return e->reuse && r->given.prompt_logprobs < 0 ? reuse_admit(e->reuse, r) : PLP_OK;
+}
+
 static plp_status admit(plp_engine *e)
 {
     while (e->first != NULL && e->free_slots > 0) {
@@ -395,9 +461,9 @@ static plp_status admit(plp_engine *e)
         r->slot = r->source = e->free_slot[--e->free_slots];
         e->running[e->runs++] = r;
         if (r->restored) PLP_TRY(model_slot_write(e->model, r->slot, r->restored));
-        if (e->reuse) PLP_TRY(reuse_admit(e->reuse, r));
+        if (r->leader == 0) PLP_TRY(find_reuse(e, r));
     }
-    return PLP_OK;
+    return share_lead(e->running, e->runs, e->first, find_reuse, e);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- step */
@@ -417,10 +483,50 @@ static plp_status check_digests(plp_engine *e)
         ranks, (long long)e->step);
 }
 
-/* Lays out the slices' rows.  e->out_seq: whose the rows are that will give a token. */
-static model_step lay_out_step(plp_engine *e, int slices, int decodes)
+/* The input of a slice; of a token that was not read, where the last step drew it. */
+static void take_ids(const request *r, int rows, int *ids)
 {
-    int rows = 0, outs = 0;
+    if (r->past == r->length)
+        *ids = ~r->out;
+    else
+        memcpy(ids, r->ids + r->past, (size_t)rows * sizeof *ids);
+}
+
+static void add_out(plp_engine *e, flight *f, request *r, int row) { e->out_row[f->outs] = row, f->out[f->outs++] = r; }
+
+/* Those that wait for the end of this prompt draw from its last row as well. */
+static void add_followers(plp_engine *e, flight *f, const request *leader, int row)
+{
+    for (int i = 0; i < e->runs; i++) {
+        request *r = e->running[i];
+        if (!share_waits(r) || r->leader != leader->id) continue;
+        const int64_t numbers[] = { (int64_t)r->id, row, r->slot };
+        note_digest(e, numbers, sizeof numbers);
+        add_out(e, f, r, row);
+    }
+}
+
+/* The state of the prompt, for each of them. */
+static plp_status copy_states(plp_engine *e, const flight *f)
+{
+    const request *leader = NULL;
+    for (int i = 0; i < f->outs; i++) {
+        request *r = f->out[i];
+        if (!share_waits(r)) {
+            leader = r;
+            continue;
+        }
+        PLP_TRY(model_slot_copy(e->model, leader->slot, r->slot));
+        r->past = r->prompt, r->leader = 0, r->source = r->slot;
+        e->stats.cached_tokens += r->prompt;
+    }
+    return PLP_OK;
+}
+
+/* Lays out the slices' rows, and in f whose the rows are that will give a token. */
+static model_step lay_out_step(plp_engine *e, flight *f, int slices, int decodes)
+{
+    int rows = 0;
     model_step step = { .seqs = slices,
                         .decodes = decodes,
                         .ids = e->ids,
@@ -428,59 +534,56 @@ static model_step lay_out_step(plp_engine *e, int slices, int decodes)
                         .src_slot = e->source,
                         .dst_slot = e->slot,
                         .past = e->past,
-                        .out_row = e->out_row };
+                        .out_row = e->out_row,
+                        .draw = &e->draw };
     note_digest(e, &e->step, sizeof e->step);
+    f->outs = 0;
     for (int i = 0; i < slices; i++) {
         const schedule_slice *s = &e->slice[i];
-        const request *r = e->running[s->seq];
+        request *r = e->running[s->seq];
         e->start[i] = rows, e->source[i] = r->source, e->slot[i] = r->slot, e->past[i] = r->past;
-        memcpy(e->ids + rows, r->ids + r->past, (size_t)s->rows * sizeof *e->ids);
+        take_ids(r, s->rows, e->ids + rows);
         const int64_t numbers[] = { (int64_t)r->id, r->past, s->rows, r->source, r->slot };
         note_digest(e, numbers, sizeof numbers); /* the tokens were noted when they came */
         rows += s->rows;
-        if (s->out) e->out_row[outs] = rows - 1, e->out_seq[outs++] = s->seq;
+        if (s->out) add_out(e, f, r, rows - 1);
+        if (s->out && i >= decodes) add_followers(e, f, r, rows - 1);
     }
     e->start[slices] = rows;
     if (e->reuse && decodes < slices) {
         step.block = (int)reuse_block(e->reuse);
         reuse_keep(e->reuse, e->running, e->slice, slices, decodes, &step.snap_start, &step.snap_slot);
     }
-    step.tokens = rows, step.outs = outs;
+    step.tokens = rows, step.outs = f->outs;
     return step;
 }
 
 /* What the next step computes. */
-static model_step plan(plp_engine *e)
+static model_step plan(plp_engine *e, flight *f)
 {
     int decodes;
-    for (int i = 0; i < e->runs; i++) e->seq[i] = (schedule_seq){ .prompt = e->running[i]->prompt, .past = e->running[i]->past };
+    for (int i = 0; i < e->runs; i++) {
+        const request *r = e->running[i];
+        e->seq[i] = (schedule_seq){ .prompt = r->prompt, .past = r->past, .waits = r->done || share_waits(r) || request_ends(r) };
+    }
     if (e->reuse) reuse_find(e->reuse, e->running, e->runs, e->seq);
     const int slices = schedule_step(&e->rules, e->seq, e->runs, e->slice, &decodes);
     if (e->reuse) reuse_settle(e->running, e->runs, e->slice + decodes, slices - decodes);
-    return lay_out_step(e, slices, decodes);
+    return lay_out_step(e, f, slices, decodes);
 }
 
-static plp_status forward(plp_engine *e, const model_step *step)
-{
-    PLP_TRY(model_forward(e->model, step));
-    if (e->reuse) reuse_publish(e->reuse);
-    for (int i = 0; i < step->seqs; i++) {
-        request *r = e->running[e->slice[i].seq];
-        e->stats.cached_tokens += r->found;
-        r->past += e->slice[i].rows, r->found = 0, r->source = r->slot;
-        if (i >= step->decodes) e->stats.prefill_tokens += e->slice[i].rows;
-    }
-    return PLP_OK;
-}
-
-/* The candidates of every row, from all ranks. */
-static plp_status gather_candidates(plp_engine *e, int outs)
+/* How the rows' tokens are drawn. */
+static plp_status plan_draw(plp_engine *e, flight *f)
 {
     size_t penalties = 0;
-    for (int i = 0; i < outs; i++) {
-        e->row[i] = request_sampling_row(e->running[e->out_seq[i]]);
-        e->kernel_row[i] = sampling_kernel_row(&e->row[i], (int)penalties);
-        penalties += (size_t)e->row[i].penalties;
+    f->settles = true, e->draw = (model_draw){ .row = e->kernel_row };
+    for (int i = 0; i < f->outs; i++) {
+        const sampling_row *r = &f->row[i];
+        f->row[i] = request_sampling_row(f->out[i]);
+        f->settles &= sampling_settles(r) && !request_looks_back(f->out[i]);
+        e->draw.candidates |= sampling_wants_candidates(r);
+        e->kernel_row[i] = sampling_kernel_row(r, (int)penalties);
+        penalties += (size_t)r->penalties;
     }
     if (penalties > e->penalty_room) {
         free(e->penalty_id);
@@ -491,24 +594,69 @@ static plp_status gather_candidates(plp_engine *e, int outs)
         PLP_TRY(PLP_ALLOCATED(e->penalty_id));
         PLP_TRY(PLP_ALLOCATED(e->penalty_hits));
     }
-    for (int i = 0; i < outs; i++) {
-        const sampling_row *r = &e->row[i];
+    for (int i = 0; i < f->outs; i++) {
+        const sampling_row *r = &f->row[i];
         if (r->penalties == 0) continue;
         memcpy(e->penalty_id + e->kernel_row[i].penalty_first, r->penalty_id, (size_t)r->penalties * sizeof *e->penalty_id);
         memcpy(e->penalty_hits + e->kernel_row[i].penalty_first, r->penalty_hits, (size_t)r->penalties * sizeof *e->penalty_hits);
     }
-    return model_candidates(e->model, outs, e->kernel_row, e->penalty_id, e->penalty_hits, (int)penalties, e->candidates);
+    e->draw.penalty_id = e->penalty_id, e->draw.penalty_hits = e->penalty_hits, e->draw.penalties = (int)penalties;
+    return PLP_OK;
 }
 
-static plp_status choose(plp_engine *e, int i, int outs, sampling_choice *choice, bool *finite)
+static plp_status forward(plp_engine *e, const flight *f, const model_step *step)
 {
-    const kn_candidates *all = e->candidates + i;
-    const sampling_result result = sampling_from_candidates(e->work, &e->row[i], all, outs, e->ranks, choice);
+    PLP_TRY(model_forward(e->model, step));
+    if (e->reuse) reuse_publish(e->reuse);
+    for (int i = 0; i < step->seqs; i++) {
+        request *r = e->running[e->slice[i].seq];
+        e->stats.cached_tokens += r->found;
+        r->past += e->slice[i].rows, r->found = 0, r->source = r->slot;
+        if (i >= step->decodes) e->stats.prefill_tokens += e->slice[i].rows;
+    }
+    PLP_TRY(copy_states(e, f));
+    for (int i = 0; i < f->outs; i++) f->out[i]->out = i, f->out[i]->unread++;
+    return PLP_OK;
+}
+
+/* Whether the step computes prompts whose probabilities are wanted: it is read at once then, while its rows are there. */
+static bool scores(const plp_engine *e, int slices, int decodes)
+{
+    bool any = false;
+    for (int i = decodes; i < slices; i++) any |= e->running[e->slice[i].seq]->given.prompt_logprobs >= 0;
+    return any;
+}
+
+static plp_status queue_step(plp_engine *e, flight *f)
+{
+    const double began = plp_seconds();
+    const model_step step = plan(e, f);
+    f->scores = false;
+    PLP_TRY(plan_draw(e, f));
+    const double planned = plp_seconds();
+    PLP_TRY(check_digests(e));
+    if (step.tokens == 0) return PLP_OK; /* what runs has ended, once its tokens are read */
+    PLP_TRY(forward(e, f, &step));
+    f->queued = true, f->step = e->step;
+    f->slices = step.seqs, f->decodes = step.decodes;
+    if (scores(e, step.seqs, step.decodes)) f->scores = true, f->settles = false;
+    e->stats.schedule_seconds += planned - began;
+    e->stats.host_seconds += planned - began;
+    e->stats.steps = ++e->step;
+    return PLP_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------- its tokens */
+/* *finite: false where a logit is not, and there is no choice. */
+static plp_status choose(plp_engine *e, const flight *f, int i, const kn_choice *chosen, const kn_candidates *candidates,
+                         sampling_choice *choice, bool *finite)
+{
+    const sampling_result result = sampling_from_choice(e->work, &f->row[i], chosen + i, candidates + i, f->outs, e->ranks, choice);
     *finite = result != SAMPLING_NOT_FINITE;
     if (result != SAMPLING_NEEDS_ROW) return PLP_OK;
     if (e->logits == NULL) PLP_TRY(PLP_ALLOCATED(e->logits = malloc((size_t)e->config->vocab * sizeof *e->logits)));
     PLP_TRY(model_gather_logits(e->model, i, e->logits));
-    sampling_from_logits(e->work, &e->row[i], all, outs, e->ranks, e->logits, (int)e->config->vocab_used, choice);
+    sampling_from_logits(e->work, &f->row[i], candidates + i, f->outs, e->ranks, e->logits, (int)e->config->vocab_used, choice);
     return PLP_OK;
 }
 
@@ -533,47 +681,139 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
     return p.stop_text < 0 ? PLP_OK : add_text(e, r->stops[p.stop_text], strlen(r->stops[p.stop_text]), &q->stop_at);
 }
 
-/* A token for a row of logits. */
-static plp_status draw(plp_engine *e, int i, int outs)
+/* Tokens for all rows of logits, where they are finite. */
+static plp_status choose_all(plp_engine *e, const flight *f, const kn_choice *chosen, const kn_candidates *candidates)
 {
-    request *r = e->running[e->out_seq[i]];
-    sampling_choice choice;
-    bool finite;
-    PLP_TRY(choose(e, i, outs, &choice, &finite));
-    if (finite) return deliver(e, r, &choice);
+    for (int i = 0; i < f->outs; i++) {
+        bool finite = true;
+        f->out[i]->unread--;
+        if (!f->out[i]->done) PLP_TRY(choose(e, f, i, chosen, candidates, &e->choice[i], &finite));
+        e->drawn[i] = finite ? PLP_OK : PLP_ERR_DATA;
+    }
+    return PLP_OK;
+}
+
+static plp_status fail_request(plp_engine *e, const flight *f, request *r)
+{
     PLP_FAIL(PLP_ERR_DATA, "logits are not finite; step %lld, token %lld of request %llu; fix: polylepis convert --check-finite",
-             (long long)e->step, (long long)r->length, (unsigned long long)r->id);
+             (long long)f->step, (long long)r->length, (unsigned long long)r->id);
     r->done = true;
     if (e->reuse) reuse_forget(e->reuse, r);
     return add_error(e, r, PLP_ERR_DATA, plp_last_error());
 }
 
+/* Probabilities of the tokens behind the rows first .. first + rows of a slice: of the prompt's from `next` on. */
+static plp_status score_rows(plp_engine *e, const flight *f, request *r, int first, int64_t next, int rows)
+{
+    int row[SCORED];
+    sampling_choice score[SCORED];
+    for (int i = 0; i < rows; i++) row[i] = first + i;
+    PLP_TRY(model_logits_of(e->model, row, rows));
+    const plp_status st = engine_scorer_rows(e->scorer, e->model, r->ids + next, rows, r->given.prompt_logprobs, score);
+    if (st == PLP_ERR_DATA) return fail_request(e, f, r);
+    PLP_TRY(st);
+    for (int i = 0; i < rows; i++) {
+        queued *q;
+        PLP_TRY(add_event(e, PLP_EVENT_PROMPT, r, &q));
+        q->event.token = score[i].token, q->event.logprob = score[i].logprob, q->event.tops = score[i].tops;
+        memcpy(q->top_id, score[i].top_id, sizeof q->top_id);
+        memcpy(q->top_logprob, score[i].top_logprob, sizeof q->top_logprob);
+    }
+    return PLP_OK;
+}
+
+static plp_status score_prompts(plp_engine *e, const flight *f)
+{
+    const int most = e->max_seqs < SCORED ? e->max_seqs : SCORED;
+    if (e->scorer == NULL) PLP_TRY(engine_scorer_create(&e->scorer, e->model));
+    for (int i = f->decodes; i < f->slices; i++) {
+        request *r = e->running[e->slice[i].seq];
+        int rows = e->slice[i].rows;
+        if (r->given.prompt_logprobs < 0 || r->done) continue;
+        if (r->past == r->prompt) rows--; /* what comes behind the last is no prompt */
+        for (int at = 0; at < rows && !r->done; at += most)
+            PLP_TRY(score_rows(e, f, r, e->start[i] + at, e->past[i] + at + 1, rows - at < most ? rows - at : most));
+    }
+    return PLP_OK;
+}
+
+static plp_status read_step(plp_engine *e, flight *f)
+{
+    const kn_choice *chosen;
+    const kn_candidates *candidates;
+    f->queued = false;
+    if (f->outs > 0) PLP_TRY(model_draw_end(e->model, &chosen, &candidates));
+    const double came = plp_seconds();
+    if (f->outs > 0) PLP_TRY(choose_all(e, f, chosen, candidates));
+    if (f->scores) PLP_TRY(score_prompts(e, f));
+    for (int i = 0; i < f->outs; i++) { /* no tokens behind a request's end, which the step before this one may have brought */
+        request *r = f->out[i];
+        if (r->done) continue;
+        PLP_TRY(e->drawn[i] == PLP_OK ? deliver(e, r, &e->choice[i]) : fail_request(e, f, r));
+    }
+    e->stats.host_seconds += plp_seconds() - came;
+    return PLP_OK;
+}
+
+/* The step before the last one is read while the last one runs. */
 static plp_status run_step(plp_engine *e)
 {
-    const double began = plp_seconds();
-    const model_step step = plan(e);
-    const double planned = plp_seconds();
-    PLP_TRY(check_digests(e));
-    PLP_TRY(forward(e, &step));
-    if (step.outs > 0) PLP_TRY(gather_candidates(e, step.outs));
-    const double computed = plp_seconds();
-    for (int i = 0; i < step.outs; i++) PLP_TRY(draw(e, i, step.outs));
-    e->stats.schedule_seconds += planned - began;
-    e->stats.host_seconds += planned - began + plp_seconds() - computed;
-    e->stats.steps = ++e->step;
+    flight *before = &e->flights[e->last_flight], *now = &e->flights[!e->last_flight];
+    if (e->runs > 0) PLP_TRY(queue_step(e, now));
+    if (before->queued) PLP_TRY(read_step(e, before));
+    if (now->queued && !(e->ahead && now->settles)) PLP_TRY(read_step(e, now));
+    e->last_flight = !e->last_flight;
     return PLP_OK;
+}
+
+static int count_left(const plp_engine *e)
+{
+    int left = e->waits;
+    for (int i = 0; i < e->runs; i++) left += !e->running[i]->done;
+    return left;
+}
+
+static plp_status step(plp_engine *e)
+{
+    PLP_TRY(drop_cancelled(e));
+    release_done(e); /* those of the last step kept their slots until now: see plp_engine_save_state */
+    PLP_TRY(admit(e));
+    PLP_TRY(run_step(e));
+    flight *f = &e->flights[e->last_flight];
+    return f->queued && count_left(e) == 0 ? read_step(e, f) : PLP_OK; /* nobody waits for it */
 }
 
 plp_status plp_engine_step(plp_engine *e, int *left)
 {
-    e->events = e->read = 0;
-    e->text_used = 0;
+    forget_events(e);
     if (e->broken != PLP_OK) return PLP_FAIL(e->broken, "an earlier step of this engine failed; fix: end the job");
-    e->broken = drop_cancelled(e);
-    release_done(e); /* those of the last step kept their slots until now: see plp_engine_save_state */
-    if (e->broken == PLP_OK) e->broken = admit(e);
-    if (e->broken == PLP_OK && e->runs > 0) e->broken = run_step(e);
-    *left = e->waits;
-    for (int i = 0; i < e->runs; i++) *left += !e->running[i]->done;
+    e->broken = step(e);
+    *left = count_left(e);
     return e->broken;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------- states */
+/* Reads what is under way, so that of every running request all but the last token are in its state. */
+static plp_status settle(plp_engine *e)
+{
+    flight *f = &e->flights[e->last_flight];
+    if (!f->queued) return PLP_OK;
+    if (e->late == INT_MAX) e->late = e->events;
+    return e->broken = read_step(e, f);
+}
+
+plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
+{
+    const request *r = NULL;
+    if (e->options.digest[0] == 0) return PLP_FAIL(PLP_ERR_USAGE, "a model with random weights; state; fix: open a model file");
+    for (int i = 0; i < e->runs; i++)
+        if (e->running[i]->id == id) r = e->running[i];
+    if (r == NULL || r->past == 0)
+        return PLP_FAIL(PLP_ERR_USAGE,
+                        "request %llu has no state; fix: save that of a request that runs, or right after the step that finished it",
+                        (unsigned long long)id);
+    PLP_TRY(settle(e));
+    if (r->past < r->length) return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, path);
+    return PLP_FAIL(PLP_ERR_USAGE, "request %llu has ended at token %lld, its state is behind it; fix: an engine that does not look ahead",
+                    (unsigned long long)id, (long long)r->length);
 }

@@ -6,9 +6,10 @@
 #include "engine/session.h"
 
 typedef struct {
-    plp_cache cache;             /* of states; they lie in the model's slots beyond max_seqs                           */
-    int64_t block;               /* tokens, a multiple of the model's chunk; 0: the chunk                              */
-    int max_slice;               /* most tokens of a prompt in a step; 0: what has room                                */
+    plp_cache cache; /* of states; they lie in the model's slots beyond max_seqs                           */
+    int64_t block;   /* tokens, a multiple of the model's chunk; 0: the chunk                              */
+    int max_slice;   /* most tokens of a prompt in a step; 0: what has room                                */
+    plp_ahead ahead;
     char digest[PLP_SHA256_HEX]; /* of the model; "": none, and its states cannot be saved                 */
 } engine_options;
 

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_STOPS = 1024 };
+enum { MOST_STOPS = 1024, MOST_ANSWERS = 128 };
+static const double MOST_BIAS = 1e4;
 
 plp_request plp_request_defaults(void)
 {
@@ -13,6 +14,7 @@ plp_request plp_request_defaults(void)
         .sampling = { .repetition = 1, .temperature = 1, .top_p = 1 },
         .max_tokens = 16,
         .logprobs = -1,
+        .prompt_logprobs = -1,
     };
 }
 
@@ -47,6 +49,25 @@ static plp_status check_ids(const char *what, const int *ids, size_t count, int6
     return PLP_OK;
 }
 
+/* What changes the logits. */
+static plp_status check_wishes(const plp_request *g, int64_t vocab)
+{
+    if (g->bias_count > MOST_STOPS || g->bad_count > MOST_STOPS)
+        return PLP_FAIL(PLP_ERR_USAGE, "%d biases and %d bad words; request; fix: at most %d of each", g->bias_count, g->bad_count,
+                        MOST_STOPS);
+    PLP_TRY(check_ids("logit_bias", g->bias_ids, (size_t)g->bias_count, vocab));
+    PLP_TRY(check_ids("allowed_token_ids", g->allowed, (size_t)g->allowed_count, vocab));
+    for (int i = 0; i < g->bias_count; i++)
+        if (!(g->biases[i] >= -MOST_BIAS && g->biases[i] <= MOST_BIAS))
+            return PLP_FAIL(PLP_ERR_USAGE, "logit_bias %g of id %d; request; fix: give a number from -%g to %g", g->biases[i],
+                            g->bias_ids[i], MOST_BIAS, MOST_BIAS);
+    for (int i = 0; i < g->bad_count; i++) {
+        if (g->bad_sizes[i] < 1) return PLP_FAIL(PLP_ERR_USAGE, "bad word %d has no tokens; request; fix: leave it out", i);
+        PLP_TRY(check_ids("bad_words", g->bad[i], (size_t)g->bad_sizes[i], vocab));
+    }
+    return PLP_OK;
+}
+
 static plp_status check(const plp_request *g, const model_config *c, const text_tokenizer *t)
 {
     if (g->count == 0) return PLP_FAIL(PLP_ERR_DATA, "the prompt has no tokens; request; fix: give text, or put the BOS token before it");
@@ -58,6 +79,12 @@ static plp_status check(const plp_request *g, const model_config *c, const text_
                         (long long)g->max_tokens, (long long)g->min_tokens);
     if (g->logprobs < -1 || g->logprobs > PLP_MOST_LOGPROBS)
         return PLP_FAIL(PLP_ERR_USAGE, "logprobs %d; request; fix: give 0 to %d", g->logprobs, PLP_MOST_LOGPROBS);
+    if (g->prompt_logprobs < -1 || g->prompt_logprobs > PLP_MOST_LOGPROBS || (g->prompt_logprobs >= 0 && g->state != NULL))
+        return PLP_FAIL(PLP_ERR_USAGE, "prompt_logprobs %d%s; request; fix: give 0 to %d, and the whole prompt", g->prompt_logprobs,
+                        g->state != NULL ? " behind a state" : "", PLP_MOST_LOGPROBS);
+    if (g->answers < 0 || g->answers > MOST_ANSWERS)
+        return PLP_FAIL(PLP_ERR_USAGE, "%d answers; request; fix: 1 to %d", g->answers, MOST_ANSWERS);
+    PLP_TRY(check_wishes(g, c->vocab_used));
     if (g->stop_count > MOST_STOPS || g->stop_id_count > MOST_STOPS || g->stop_id_count + c->stops >= c->vocab_used)
         return PLP_FAIL(PLP_ERR_USAGE, "%d stop strings and %d stop ids; request; fix: at most %d of each", g->stop_count, g->stop_id_count,
                         MOST_STOPS);
@@ -102,18 +129,36 @@ static plp_status note(request *r, int id, bool output)
     return PLP_OK;
 }
 
-sampling_row request_sampling_row(const request *r)
+bool request_looks_back(const request *r) { return sampling_penalises(&r->given.sampling) || r->given.bad_count > 0; }
+
+/* Whether the next token, after what is known, may complete the sequence: whether all but its last id are the last ones of the output. */
+static bool completes(const request *r, const int *bad, int size)
 {
-    const bool early = request_outputs(r) < r->given.min_tokens;
+    const int before = size - 1;
+    return before <= request_outputs(r) && memcmp(bad, r->ids + r->length - before, (size_t)before * sizeof *bad) == 0;
+}
+
+sampling_row request_sampling_row(request *r)
+{
+    const bool early = request_outputs(r) + r->unread < r->given.min_tokens;
+    int bans = 0;
+    for (int i = 0; early && i < r->stop_id_count; i++) r->banned[bans++] = r->stop_ids[i];
+    for (int i = 0; i < r->given.bad_count; i++)
+        if (completes(r, r->bad[i], r->bad_sizes[i])) r->banned[bans++] = r->bad[i][r->bad_sizes[i] - 1];
     return (sampling_row){
         .params = &r->given.sampling,
         .logprobs = r->given.logprobs,
-        .position = r->length,
+        .position = r->length + r->unread,
         .penalty_id = r->seen,
         .penalty_hits = r->hits,
         .penalties = r->seen_count,
-        .banned = r->stop_ids,
-        .bans = early ? r->stop_id_count : 0,
+        .banned = r->banned,
+        .bans = bans,
+        .allowed = r->allowed,
+        .alloweds = r->given.allowed_count,
+        .bias_id = r->bias_id,
+        .bias = r->bias,
+        .biases = r->given.bias_count,
     };
 }
 
@@ -126,6 +171,38 @@ static plp_status copy_stops(request *r, const plp_request *g, const model_confi
     if (g->stop_count == 0) return PLP_OK;
     PLP_TRY(PLP_ALLOCATED(r->stops = calloc((size_t)g->stop_count, sizeof *r->stops)));
     for (int i = 0; i < g->stop_count; i++) PLP_TRY(PLP_ALLOCATED(r->stops[i] = strdup(g->stops[i])));
+    return PLP_OK;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const int x = *(const int *)a, y = *(const int *)b;
+    return (x > y) - (x < y);
+}
+
+/* *to: the caller's. */
+static plp_status copy_ids(int **to, const int *ids, int count)
+{
+    PLP_TRY(PLP_ALLOCATED(*to = malloc(((size_t)count + 1) * sizeof **to)));
+    if (count > 0) memcpy(*to, ids, (size_t)count * sizeof **to);
+    return PLP_OK;
+}
+
+static plp_status copy_wishes(request *r, const plp_request *g)
+{
+    PLP_TRY(PLP_ALLOCATED(r->banned = malloc((size_t)(r->stop_id_count + g->bad_count + 1) * sizeof *r->banned)));
+    PLP_TRY(copy_ids(&r->allowed, g->allowed, g->allowed_count));
+    qsort(r->allowed, (size_t)g->allowed_count, sizeof *r->allowed, ascending);
+    int kept = 0; /* each once, or it would be drawn twice as often */
+    for (int i = 0; i < g->allowed_count; i++)
+        if (i == 0 || r->allowed[i] != r->allowed[i - 1]) r->allowed[kept++] = r->allowed[i];
+    r->given.allowed_count = kept;
+    PLP_TRY(copy_ids(&r->bias_id, g->bias_ids, g->bias_count));
+    PLP_TRY(PLP_ALLOCATED(r->bias = malloc(((size_t)g->bias_count + 1) * sizeof *r->bias)));
+    for (int i = 0; i < g->bias_count; i++) r->bias[i] = (float)g->biases[i];
+    PLP_TRY(copy_ids(&r->bad_sizes, g->bad_sizes, g->bad_count));
+    PLP_TRY(PLP_ALLOCATED(r->bad = calloc((size_t)g->bad_count + 1, sizeof *r->bad)));
+    for (int i = 0; i < g->bad_count; i++) PLP_TRY(copy_ids(&r->bad[i], g->bad[i], g->bad_sizes[i]));
     return PLP_OK;
 }
 
@@ -142,6 +219,7 @@ plp_status request_create(request **out, const plp_request *g, const model_confi
     PLP_DO(PLP_ALLOCATED(r->ids = malloc((size_t)r->room * sizeof *r->ids)));
     memcpy(r->ids, g->ids, g->count * sizeof *r->ids);
     PLP_DO(copy_stops(r, g, c));
+    PLP_DO(copy_wishes(r, g));
     if (g->sampling.repetition != 1)
         for (size_t i = 0; i < g->count; i++) PLP_DO(note(r, g->ids[i], false));
     if (t != NULL) PLP_DO(text_stream_create(&r->stream, t, !g->keep_special));
@@ -158,6 +236,13 @@ void request_destroy(request **out)
     for (int i = 0; r->stops != NULL && i < r->given.stop_count; i++) free(r->stops[i]);
     free(r->stops);
     free(r->stop_ids);
+    free(r->banned);
+    free(r->allowed);
+    free(r->bias_id);
+    free(r->bias);
+    for (int i = 0; r->bad != NULL && i < r->given.bad_count; i++) free(r->bad[i]);
+    free(r->bad);
+    free(r->bad_sizes);
     free(r->ids);
     free(r->keys);
     free(r->restored);

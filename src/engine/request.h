@@ -18,13 +18,20 @@ typedef struct request {
     int64_t past;    /* tokens in the state        */
     int slot;        /* -1: waits                  */
     int source;      /* slot of the state until the next step, which leaves it in `slot` */
+    int unread;      /* tokens that queued steps draw, and that were not read */
+    int out;         /* row of logits of the last of them */
     bool cancelled, done;
     int64_t found;    /* of past: in `source`, if this step gives the request rows */
     prefix_key *keys; /* of the prompt's blocks; see reuse.h */
     int key_count, waited_block;
     uint64_t waited_for;
-    int *stop_ids; /* given, and the model's own */
+    uint64_t leader; /* has the same prompt, and computes it; see share.h.  0: nobody */
+    int *stop_ids;   /* given, and the model's own */
     int stop_id_count;
+    int *banned; /* (stop_id_count + bad_count) of the next token */
+    int *allowed, *bias_id;
+    float *bias;
+    int **bad, *bad_sizes;
     char **stops;
     int *seen, *hits; /* for the penalties: ids in rising order, and how often in the output */
     int seen_count, seen_room;
@@ -41,7 +48,12 @@ void request_destroy(request **r);
 void request_restore(request *r, float *state, int64_t past, bool continues);
 
 static inline int64_t request_outputs(const request *r) { return r->length - r->begin; }
-sampling_row request_sampling_row(const request *r);
+/* Of the token that comes behind those not yet read.  Valid until the next call. */
+sampling_row request_sampling_row(request *r);
+/* Whether how a token is drawn depends on the one before it. */
+bool request_looks_back(const request *r);
+/* Whether the tokens that were not read make it end. */
+static inline bool request_ends(const request *r) { return request_outputs(r) + r->unread >= r->given.max_tokens; }
 
 typedef struct {
     bool finished;

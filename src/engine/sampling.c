@@ -1,6 +1,7 @@
 #include "engine/sampling.h"
 
 #include "base/error.h"
+#include "kernels/choose.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -8,14 +9,9 @@
 enum { FIRST_SORTED = 256 }; /* of a whole row: how many are put in order before the filters are asked; doubled until they are content */
 static const double COLDEST = 1e-4; /* a temperature below is 0: its reciprocal leaves no digits to the noise */
 
-typedef struct {
-    int id;
-    float p, raw;
-} item;
-
 struct sampling_work {
-    item *heap, *sorted; /* (vocab) or (ranks * KN_CANDIDATES), whichever is more */
-    int *next;           /* (ranks) */
+    kn_item *heap, *sorted; /* (vocab) or (ranks * KN_CANDIDATES), whichever is more */
+    int *next;              /* (ranks) */
 };
 
 plp_status sampling_work_create(sampling_work **out, int vocab, int ranks)
@@ -46,14 +42,11 @@ void sampling_work_destroy(sampling_work **w)
 
 bool sampling_penalises(const plp_sampling *s) { return s->repetition != 1 || s->presence != 0 || s->frequency != 0; }
 
-static bool greedy(const plp_sampling *s) { return s->temperature < COLDEST; }
-static bool filters(const plp_sampling *s) { return !greedy(s) && (s->top_k > 0 || s->top_p < 1 || s->min_p > 0); }
-
 kn_sample_row sampling_kernel_row(const sampling_row *r, int penalty_first)
 {
     const plp_sampling *s = r->params;
     return (kn_sample_row){
-        .inv_temperature = greedy(s) ? 0 : (float)(1 / s->temperature),
+        .inv_temperature = s->temperature < COLDEST ? 0 : (float)(1 / s->temperature),
         .repetition = (float)s->repetition,
         .presence = (float)s->presence,
         .frequency = (float)s->frequency,
@@ -61,44 +54,21 @@ kn_sample_row sampling_kernel_row(const sampling_row *r, int penalty_first)
         .position = r->position,
         .penalty_first = penalty_first,
         .penalty_count = r->penalties,
+        .top_k = s->top_k,
+        .top_p = s->top_p,
+        .min_p = s->min_p,
     };
 }
 
-/* ------------------------------------------------------------------------------------------------------------------- the rule */
-
-/* Of n items in order, best first, how many the filters leave.  `complete`: there are no others; else -1 when n of them do not settle it.
- * mass: sum exp(p - best) over the whole vocabulary. */
-static int survivors(const item *v, int n, bool complete, double mass, const plp_sampling *s)
+bool sampling_settles(const sampling_row *r)
 {
-    const double least = s->min_p > 0 ? v[0].p + log(s->min_p) : -INFINITY;
-    const bool cut = s->top_k > 0 || s->min_p > 0;
-    int left = 0;
-    double sum = 0;
-    while (left < n && (s->top_k == 0 || left < s->top_k) && v[left].p >= least) sum += exp((double)v[left++].p - v[0].p);
-    const bool closed = complete || left < n || left == s->top_k;
-    if (s->top_p >= 1) return closed ? left : -1;
-    if (cut && !closed) return -1; /* top_p is a share of what the others leave */
-    if (cut) mass = sum;
-    sum = 0;
-    for (int i = 0; i < left; i++) {
-        sum += exp((double)v[i].p - v[0].p);
-        if (sum >= s->top_p * mass) return i + 1;
-    }
-    return closed ? left : -1;
+    const kn_sample_row k = sampling_kernel_row(r, 0);
+    return r->bans == 0 && r->alloweds == 0 && r->biases == 0 && kn_settles(&k);
 }
 
-/* The largest p + noise of the first n; greedy: the first. */
-static int draw(const item *v, int n, const sampling_row *r)
-{
-    if (greedy(r->params)) return 0;
-    int best = 0;
-    float most = -INFINITY;
-    for (int i = 0; i < n; i++) {
-        const float score = v[i].p + kn_gumbel(r->params->seed, r->position, v[i].id);
-        if (score > most || (score == most && v[i].id < v[best].id)) most = score, best = i;
-    }
-    return best;
-}
+bool sampling_wants_candidates(const sampling_row *r) { return r->logprobs >= 0 || !sampling_settles(r); }
+
+/* --------------------------------------------------------------------------------------------------------------------- logprobs */
 
 /* Keeps the `most` largest raw logits seen so far; equal ones: the lower id. */
 static void offer(sampling_choice *c, int most, int id, double raw)
@@ -139,94 +109,56 @@ static void normalise(sampling_choice *c, const kn_candidates *all, int stride, 
     for (int i = 0; i < c->tops; i++) c->top_logprob[i] -= mass;
 }
 
-static bool banned(const sampling_row *r, int id)
+bool sampling_score(const kn_candidates *all, int stride, int ranks, int id, int tops, sampling_choice *score)
 {
-    for (int i = 0; i < r->bans; i++)
-        if (r->banned[i] == id) return true;
+    *score = (sampling_choice){ .token = id };
+    if (!sampling_raw_of(all, stride, ranks, id, &score->logprob)) return false;
+    for (int i = 0; i < ranks; i++)
+        for (int k = 0; k < all[i * stride].count; k++) offer(score, tops, all[i * stride].id[k], all[i * stride].raw[k]);
+    normalise(score, all, stride, ranks);
+    return true;
+}
+
+static bool is_among(const int *ids, int count, int id)
+{
+    for (int i = 0; i < count; i++)
+        if (ids[i] == id) return true;
     return false;
 }
+static bool banned(const sampling_row *r, int id) { return is_among(r->banned, r->bans, id); }
 
-static double mass_above(const kn_candidates *all, int stride, int ranks, float best)
+/* ----------------------------------------------------------------------------------------------------------- from the candidates */
+sampling_result sampling_from_choice(sampling_work *w, const sampling_row *r, const kn_choice *c, const kn_candidates *all, int stride,
+                                     int ranks, sampling_choice *choice)
 {
-    double mass = 0;
-    for (int i = 0; i < ranks; i++) mass += all[i * stride].sum * exp((double)all[i * stride].max - best);
-    return mass;
-}
-
-/* --------------------------------------------------------------------------------------------------------- from the candidates */
-
-/* Merges the ranks' lists as far as the order is known: to the end of the first list that is cut off.  *complete: no list is. */
-static int merge(sampling_work *w, const kn_candidates *all, int stride, int ranks, bool *complete)
-{
-    int n = 0;
-    for (int i = 0; i < ranks; i++) w->next[i] = 0;
-    for (;;) {
-        int best = -1;
-        item most = { 0 };
-        for (int i = 0; i < ranks; i++) {
-            const kn_candidates *c = &all[i * stride];
-            const int k = w->next[i];
-            if (k == c->count) continue;
-            const item v = { c->id[k], c->p[k], c->raw[k] };
-            if (best < 0 || v.p > most.p || (v.p == most.p && v.id < most.id)) best = i, most = v;
-        }
-        *complete = best < 0;
-        if (best < 0) return n;
-        w->sorted[n++] = most;
-        if (++w->next[best] == KN_CANDIDATES) return n;
-    }
-}
-
-/* Whether the token drawn from the whole vocabulary is among what the filters leave, although a list of n does not say where they end. */
-static bool drawn_survives(const item *v, int n, double mass, const kn_candidates *drawn, const plp_sampling *s)
-{
-    if (s->min_p > 0 && drawn->drawn_p < v[0].p + log(s->min_p)) return false;
-    if (s->top_k == 0 && s->top_p >= 1) return true;
-    if (s->top_p < 1 && (s->top_k > 0 || s->min_p > 0)) return false; /* the share of an unknown mass */
-    double before = 0;
-    for (int i = 0; i < n; i++) {
-        if (v[i].id == drawn->drawn_id) return s->top_k > 0 ? i < s->top_k : before < s->top_p * mass;
-        before += exp((double)v[i].p - v[0].p);
-    }
-    return false;
+    const kn_sample_row k = sampling_kernel_row(r, 0);
+    bool complete;
+    if (c->outcome == KN_NOT_FINITE) return SAMPLING_NOT_FINITE;
+    if (c->outcome == KN_NEEDS_ROW || r->alloweds > 0 || r->biases > 0 || (r->bans > 0 && (kn_filters(&k) || banned(r, c->token))))
+        return SAMPLING_NEEDS_ROW;
+    if (r->logprobs > 0 && r->penalties > 0) return SAMPLING_NEEDS_ROW; /* the lists are in the order of what the penalties made */
+    *choice = (sampling_choice){ .token = c->token, .logprob = c->raw };
+    if (r->logprobs < 0) return SAMPLING_DONE;
+    const int n = r->logprobs > 0 ? kn_merge(all, stride, ranks, w->sorted, w->next, &complete) : 0;
+    for (int i = 0; i < n; i++) offer(choice, r->logprobs, w->sorted[i].id, w->sorted[i].raw);
+    normalise(choice, all, stride, ranks);
+    return SAMPLING_DONE;
 }
 
 sampling_result sampling_from_candidates(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks,
                                          sampling_choice *choice)
 {
-    const plp_sampling *s = r->params;
-    const kn_candidates *drawn = all; /* the rank that drew the winner; ids rise with the ranks */
-    for (int i = 0; i < ranks; i++) {
-        if (!all[i * stride].finite) return SAMPLING_NOT_FINITE;
-        if (all[i * stride].drawn_score > drawn->drawn_score) drawn = &all[i * stride];
-    }
-    if (r->bans > 0 && (filters(s) || banned(r, drawn->drawn_id))) return SAMPLING_NEEDS_ROW;
-    if (r->logprobs > 0 && r->penalties > 0) return SAMPLING_NEEDS_ROW; /* the lists are in the order of what the penalties made */
-
-    bool complete = false;
-    const int n = filters(s) || r->logprobs > 0 ? merge(w, all, stride, ranks, &complete) : 0;
-    *choice = (sampling_choice){ .token = drawn->drawn_id, .logprob = drawn->drawn_raw };
-    if (filters(s)) {
-        const double mass = mass_above(all, stride, ranks, w->sorted[0].p);
-        const int left = survivors(w->sorted, n, complete, mass, s);
-        if (left < 0 && !drawn_survives(w->sorted, n, mass, drawn, s)) return SAMPLING_NEEDS_ROW;
-        if (left >= 0) {
-            const item *v = &w->sorted[draw(w->sorted, left, r)];
-            choice->token = v->id, choice->logprob = v->raw;
-        }
-    }
-    if (r->logprobs < 0) return SAMPLING_DONE;
-    for (int i = 0; r->logprobs > 0 && i < n; i++) offer(choice, r->logprobs, w->sorted[i].id, w->sorted[i].raw);
-    normalise(choice, all, stride, ranks);
-    return SAMPLING_DONE;
+    const kn_sample_row k = sampling_kernel_row(r, 0);
+    const kn_choice c = kn_choose_row(&k, all, stride, ranks, w->sorted, w->next);
+    return sampling_from_choice(w, r, &c, all, stride, ranks, choice);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ from the whole row */
-static bool before(item a, item b) { return a.p > b.p || (a.p == b.p && a.id < b.id); }
+static bool before(kn_item a, kn_item b) { return a.p > b.p || (a.p == b.p && a.id < b.id); }
 
-static void sift_down(item *heap, int i, int n)
+static void sift_down(kn_item *heap, int i, int n)
 {
-    const item v = heap[i];
+    const kn_item v = heap[i];
     for (int child = 2 * i + 1; child < n; i = child, child = 2 * i + 1) {
         if (child + 1 < n && before(heap[child + 1], heap[child])) child++;
         if (!before(heap[child], v)) break;
@@ -246,35 +178,42 @@ static float penalised(float raw, int hits, const kn_sample_row *k)
 void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks, const float *logits,
                           int valid, sampling_choice *choice)
 {
-    const plp_sampling *s = r->params;
     const kn_sample_row k = sampling_kernel_row(r, 0);
-    const float scale = greedy(s) ? 1 : k.inv_temperature;
-    for (int i = 0; i < valid; i++) w->heap[i] = (item){ i, logits[i] * scale, logits[i] };
+    const float scale = kn_greedy(&k) ? 1 : k.inv_temperature;
+    for (int i = 0; i < valid; i++) w->heap[i] = (kn_item){ i, logits[i], logits[i] };
+    for (int i = 0; i < r->biases; i++) w->heap[r->bias_id[i]].p += r->bias[i];
     for (int i = 0; i < r->penalties; i++) {
         const int id = r->penalty_id[i];
-        if (id < valid) w->heap[id].p = penalised(logits[id], r->penalty_hits[i], &k) * scale;
+        if (id < valid) w->heap[id].p = penalised(w->heap[id].p, r->penalty_hits[i], &k);
     }
+    for (int i = 0; i < valid; i++) w->heap[i].p *= scale;
     int n = 0;
-    for (int i = 0; i < valid; i++)
-        if (!banned(r, i)) w->heap[n++] = w->heap[i];
+    if (r->alloweds > 0) { /* in rising order */
+        for (int i = 0; i < r->alloweds; i++)
+            if (!banned(r, r->allowed[i])) w->heap[n++] = w->heap[r->allowed[i]];
+        if (n == 0) /* all of them are banned: they are drawn all the same */
+            for (int i = 0; i < r->alloweds; i++) w->heap[n++] = w->heap[r->allowed[i]];
+    } else
+        for (int i = 0; i < valid; i++)
+            if (!banned(r, i)) w->heap[n++] = w->heap[i];
     for (int i = n / 2 - 1; i >= 0; i--) sift_down(w->heap, i, n);
 
-    double mass = mass_above(all, stride, ranks, w->heap[0].p);
-    if (r->bans > 0) {
+    double mass = kn_mass_above(all, stride, ranks, w->heap[0].p);
+    if (r->bans > 0 || r->alloweds > 0 || r->biases > 0) {
         mass = 0;
         for (int i = 0; i < n; i++) mass += exp((double)w->heap[i].p - w->heap[0].p);
     }
-    const int wanted = greedy(s) ? 1 : n;
+    const int wanted = kn_greedy(&k) ? 1 : n;
     int sorted = 0, left = -1;
-    for (int more = greedy(s) ? 1 : FIRST_SORTED; left < 0; more *= 2) {
+    for (int more = kn_greedy(&k) ? 1 : FIRST_SORTED; left < 0; more *= 2) {
         for (int heap = n - sorted; sorted < more && heap > 0; heap--) {
             w->sorted[sorted++] = w->heap[0];
             w->heap[0] = w->heap[heap - 1];
             sift_down(w->heap, 0, heap - 1);
         }
-        left = survivors(w->sorted, sorted, sorted >= wanted, mass, s);
+        left = kn_survivors(w->sorted, sorted, sorted >= wanted, mass, &k);
     }
-    const item *v = &w->sorted[draw(w->sorted, left, r)];
+    const kn_item *v = &w->sorted[kn_draw(w->sorted, left, &k)];
     *choice = (sampling_choice){ .token = v->id, .logprob = v->raw };
     if (r->logprobs < 0) return;
     for (int i = 0; r->logprobs > 0 && i < valid; i++) offer(choice, r->logprobs, i, logits[i]);

@@ -1,8 +1,7 @@
-/* src/engine/sampling.h -- from the ranks' candidates of a row of logits to its token.
+/* src/engine/sampling.h -- from what the backend chose for a row of logits to its token.
  *
- * Every rank holds the candidates of all and decides alike.  The token is the one of largest p + Gumbel noise among those that the filters
- * leave, which is a draw from their softmax (Gumbel-max); p is the logit after penalties, divided by the temperature.  Where the best
- * KN_CANDIDATES of each rank do not settle what is left (a wide top-p, ids that are banned), the whole row decides by the same rule. */
+ * Every rank holds the candidates of all and decides alike, by the rule of kernels/choose.h; p is the logit after penalties, divided by the
+ * temperature.  Where the backend's choice does not settle it (a wide top-p, ids that are banned), the whole row decides by the same rule. */
 #ifndef ENGINE_SAMPLING_H
 #define ENGINE_SAMPLING_H
 
@@ -17,6 +16,11 @@ typedef struct {
     int penalties;
     const int *banned; /* ids that must not be drawn */
     int bans;
+    const int *allowed; /* ids of which one must be drawn */
+    int alloweds;       /* 0: any */
+    const int *bias_id; /* what is added to their logits, before the penalties */
+    const float *bias;
+    int biases;
 } sampling_row;
 
 typedef struct {
@@ -39,13 +43,23 @@ bool sampling_penalises(const plp_sampling *params);
 /* The row for kn_candidates_args; the penalty lists begin at penalty_first. */
 kn_sample_row sampling_kernel_row(const sampling_row *r, int penalty_first);
 
-/* Rank i's candidates are all[i * stride], here and below. */
+/* Whether the backend's choice is sure to be the token, whatever the logits: the host need not look before the next step. */
+bool sampling_settles(const sampling_row *r);
+/* Whether anything below that is called for this row looks at the candidates. */
+bool sampling_wants_candidates(const sampling_row *r);
+
+/* Rank i's candidates are all[i * stride], here and below.  c: what the backend chose. */
+sampling_result sampling_from_choice(sampling_work *w, const sampling_row *r, const kn_choice *c, const kn_candidates *all, int stride,
+                                     int ranks, sampling_choice *choice);
+/* Without a backend that chooses. */
 sampling_result sampling_from_candidates(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks,
                                          sampling_choice *choice);
 /* After SAMPLING_NEEDS_ROW: with the whole row, (vocab) of which the first `valid` may be drawn. */
 void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks, const float *logits,
                           int valid, sampling_choice *choice);
 
+/* Of an id that a bonus has put among the candidates, and of the `tops` most probable.  false where a logit is not finite. */
+bool sampling_score(const kn_candidates *all, int stride, int ranks, int id, int tops, sampling_choice *score);
 /* log sum exp of the logits as they are: what a logprob is short of. */
 double sampling_log_mass(const kn_candidates *all, int stride, int ranks);
 /* The logit of an id that is among the candidates.  false when it is not, or a logit is not finite. */

@@ -26,7 +26,7 @@ int schedule_step(const schedule_rules *r, const schedule_seq *seqs, int count, 
 {
     int n = 0, budget = r->budget;
     for (int i = 0; i < count; i++)
-        if (seqs[i].past >= seqs[i].prompt) slices[n++] = (schedule_slice){ i, 1, true };
+        if (seqs[i].past >= seqs[i].prompt && !seqs[i].waits) slices[n++] = (schedule_slice){ i, 1, true };
     *decodes = n;
     budget -= n;
     for (int i = 0; i < count && budget > 0; i++) {

@@ -21,7 +21,7 @@ typedef struct {
 typedef struct {
     int64_t prompt; /* tokens of the prompt                                                     */
     int64_t past;   /* tokens already in the state                                              */
-    bool waits;     /* gets no rows in this step                                                */
+    bool waits;     /* gets no rows in this step, be it a prompt or not                         */
     int64_t cut;    /* a slice that begins before this position ends there at the latest; 0: no */
 } schedule_seq;
 

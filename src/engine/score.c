@@ -1,7 +1,5 @@
 #include "engine/score.h"
 
-#include "engine/sampling.h"
-
 #include "base/error.h"
 
 #include <stdlib.h>
@@ -69,60 +67,72 @@ done:
     return st;
 }
 
-/* Scores one slice by its candidates: one small collective, where whole rows would be one each.  A bonus on the next token, in the form
- * of a negative penalty, puts it first in the list of the rank that holds it. */
-typedef struct {
-    int *out_row, *hits;
+/* Scores rows by their candidates: one small collective, where whole rows would be one each.  A bonus on the next token, in the form of a
+ * negative penalty, puts it first in the list of the rank that holds it. */
+struct engine_scorer {
+    int *hits;
     kn_sample_row *row;
     kn_candidates *all; /* (ranks, rows) */
-} token_work;
+};
 
-static plp_status token_work_create(token_work *w, model *m)
+plp_status engine_scorer_create(engine_scorer **out, model *m)
 {
+    plp_status st = PLP_OK;
+    engine_scorer *s = NULL;
     const size_t most = (size_t)most_rows(m), ranks = (size_t)tp_size(model_group(m));
-    PLP_TRY(all_rows(m, &w->out_row));
-    PLP_TRY(PLP_ALLOCATED(w->hits = malloc(most * sizeof *w->hits)));
-    PLP_TRY(PLP_ALLOCATED(w->row = malloc(most * sizeof *w->row)));
-    PLP_TRY(PLP_ALLOCATED(w->all = malloc(most * ranks * sizeof *w->all)));
+    *out = NULL;
+    PLP_DO(PLP_ALLOCATED(s = calloc(1, sizeof *s)));
+    PLP_DO(PLP_ALLOCATED(s->hits = malloc(most * sizeof *s->hits)));
+    PLP_DO(PLP_ALLOCATED(s->row = malloc(most * sizeof *s->row)));
+    PLP_DO(PLP_ALLOCATED(s->all = malloc(most * ranks * sizeof *s->all)));
     for (size_t i = 0; i < most; i++) {
-        w->hits[i] = 1;
-        w->row[i] = (kn_sample_row){ .repetition = 1, .presence = -1e9f, .penalty_first = (int)i, .penalty_count = 1 };
+        s->hits[i] = 1;
+        s->row[i] = (kn_sample_row){ .repetition = 1, .presence = -1e9f, .penalty_first = (int)i, .penalty_count = 1 };
     }
-    return PLP_OK;
+    *out = s, s = NULL;
+done:
+    engine_scorer_destroy(&s);
+    return st;
 }
 
-static void token_work_free(token_work *w)
+void engine_scorer_destroy(engine_scorer **s)
 {
-    free(w->out_row);
-    free(w->hits);
-    free(w->row);
-    free(w->all);
+    if (*s == NULL) return;
+    free((*s)->hits);
+    free((*s)->row);
+    free((*s)->all);
+    free(*s);
+    *s = NULL;
 }
 
-static plp_status score_slice(model *m, const token_work *w, const int *next, int rows, double *nats)
+plp_status engine_scorer_rows(engine_scorer *s, model *m, const int *next, int rows, int tops, sampling_choice *score)
 {
     const int ranks = tp_size(model_group(m));
-    PLP_TRY(model_candidates(m, rows, w->row, next, w->hits, rows, w->all));
-    for (int i = 0; i < rows; i++) {
-        double raw;
-        if (!sampling_raw_of(w->all + i, rows, ranks, next[i], &raw))
+    PLP_TRY(model_candidates(m, rows, s->row, next, s->hits, rows, s->all));
+    for (int i = 0; i < rows; i++)
+        if (!sampling_score(s->all + i, rows, ranks, next[i], tops, score + i))
             return PLP_FAIL(PLP_ERR_DATA, "logits are not finite; row %d of a step; fix: polylepis convert --check-finite", i);
-        nats[i] = sampling_log_mass(w->all + i, rows, ranks) - raw;
-    }
     return PLP_OK;
 }
 
 plp_status engine_score_tokens(model *m, const int *ids, int64_t count, double *nats)
 {
     plp_status st = PLP_OK;
-    token_work w = { 0 };
-    PLP_DO(token_work_create(&w, m));
+    engine_scorer *s = NULL;
+    sampling_choice *score = NULL;
+    int *out_row = NULL;
+    PLP_DO(PLP_ALLOCATED(score = malloc((size_t)most_rows(m) * sizeof *score)));
+    PLP_DO(all_rows(m, &out_row));
+    PLP_DO(engine_scorer_create(&s, m));
     for (int64_t past = 0, rows; past < count - 1; past += rows) {
         rows = next_rows(m, past, count - 1); /* nothing is asked about what follows the last token */
-        PLP_DO(forward(m, ids, past, (int)rows, w.out_row));
-        PLP_DO(score_slice(m, &w, ids + past + 1, (int)rows, nats + past));
+        PLP_DO(forward(m, ids, past, (int)rows, out_row));
+        PLP_DO(engine_scorer_rows(s, m, ids + past + 1, (int)rows, 0, score));
+        for (int64_t i = 0; i < rows; i++) nats[past + i] = -score[i].logprob;
     }
 done:
-    token_work_free(&w);
+    engine_scorer_destroy(&s);
+    free(score);
+    free(out_row);
     return st;
 }

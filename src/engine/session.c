@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DEFAULT_SEQS = 16, DEFAULT_BATCH_TOKENS = 512 };
+enum { DEFAULT_SEQS = 16, MOST_SEQS = 256, DEFAULT_BATCH_TOKENS = 512 }; /* MOST_SEQS: of those that memory allows */
 
 /* A GPU of its own for every rank of this host, by its number among them; or the only one that the launcher lets it see. */
 static plp_status choose_device(const tp_group *g, plp_device wanted, tp_comm_kind comm, model_options *o)
@@ -27,27 +27,26 @@ static plp_status choose_device(const tp_group *g, plp_device wanted, tp_comm_ki
                     tp_rank(g), local, tp_host(g), seen, ranks, seen);
 }
 
-plp_status engine_model_options(const plp_engine_options *in, const tp_group *g, int max_outs, model_options *o)
+/* What depends on how many sequences run. */
+static plp_status size_for(const plp_engine_options *in, int seqs, int max_outs, model_options *o)
 {
-    static const tp_comm_kind links[] = { TP_COMM_AUTO, TP_COMM_MPI, TP_COMM_NCCL };
-    static const plp_dtype states[] = { PLP_F32, PLP_F32, PLP_BF16, PLP_F16 };
-    const int seqs = in->max_seqs > 0 ? in->max_seqs : DEFAULT_SEQS;
     const int tokens = in->max_batch_tokens > 0 ? in->max_batch_tokens : seqs > DEFAULT_BATCH_TOKENS ? seqs : DEFAULT_BATCH_TOKENS;
     if (tokens < seqs)
         return PLP_FAIL(PLP_ERR_USAGE, "--max-batch-tokens %d is less than --max-seqs %d; fix: a step decodes one token of every sequence",
                         tokens, seqs);
+    o->max_tokens = tokens, o->max_seqs = seqs, o->max_outs = max_outs > 0 ? max_outs : seqs;
+    o->slots = seqs + (in->cache == PLP_CACHE_NONE ? 0 : in->cache_states > 0 ? in->cache_states : seqs);
+    return PLP_OK;
+}
+
+plp_status engine_model_options(const plp_engine_options *in, const tp_group *g, int max_outs, model_options *o)
+{
+    static const tp_comm_kind links[] = { TP_COMM_AUTO, TP_COMM_MPI, TP_COMM_NCCL };
+    static const plp_dtype states[] = { PLP_F32, PLP_F32, PLP_BF16, PLP_F16 };
     *o = (model_options){
-        .threads = in->threads,
-        .comm = links[in->link],
-        .ssm_dtype = states[in->state],
-        .deterministic = in->deterministic,
-        .max_tokens = tokens,
-        .max_seqs = seqs,
-        .max_outs = max_outs > 0 ? max_outs : seqs,
-        .slots = seqs + (in->cache == PLP_CACHE_NONE ? 0
-                         : in->cache_states > 0      ? in->cache_states
-                                                     : seqs),
+        .threads = in->threads, .comm = links[in->link], .ssm_dtype = states[in->state], .deterministic = in->deterministic
     };
+    PLP_TRY(size_for(in, in->max_seqs > 0 ? in->max_seqs : in->max_seqs < 0 ? 1 : DEFAULT_SEQS, max_outs, o));
     PLP_TRY(choose_device(g, in->device, o->comm, o));
     /* The CPU reads 16-bit weights as fast for float32 activations as for rounded ones, and so np = 1 and np = N give the same text. */
     o->f32 = in->compute == PLP_NUMBER_F32 || (in->compute == PLP_NUMBER_AUTO && o->backend == kn_cpu());
@@ -92,6 +91,45 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
     return PLP_OK;
 }
 
+/* Sequences for which this rank has memory: nine tenths of a GPU's, shared by the ranks on it, half of a host's, which has other work. */
+static plp_status count_seqs(const plp_engine_options *in, const tp_group *g, const model_config *c, int max_outs, const model_options *o,
+                             int *seqs)
+{
+    size_t available, total;
+    const bool device = o->backend == kn_cuda();
+    const int ranks = tp_local_size(g), sharing = device ? (ranks + kn_cuda_devices() - 1) / kn_cuda_devices() : ranks;
+    int low = 1, high = in->max_batch_tokens > 0 && in->max_batch_tokens < MOST_SEQS ? in->max_batch_tokens : MOST_SEQS;
+    PLP_TRY(o->backend->memory(o->device, &available, &total));
+    available = (device ? available / 10 * 9 : available / 2) / (size_t)sharing;
+    while (low < high) { /* one is taken to fit, or model_create says by how much it does not */
+        const int middle = (low + high + 1) / 2;
+        model_options of = *o;
+        model_memory need;
+        PLP_TRY(size_for(in, middle, max_outs, &of));
+        PLP_TRY(fit(in, g, c, &of));
+        PLP_TRY(model_measure(&need, c, tp_rank(g), tp_size(g), &of));
+        if (need.weights + need.states + need.work <= available)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    *seqs = low;
+    return PLP_OK;
+}
+
+/* Collective.  As many sequences as the rank with the least room for them has memory for. */
+static plp_status choose_seqs(const engine_session *s, const plp_engine_options *in, int max_outs, model_options *o)
+{
+    const model_config *c = model_source_config(s->source);
+    int seqs = 1;
+    if (in->max_seqs >= 0) return PLP_OK;
+    PLP_TRY(tp_agree(s->group, count_seqs(in, s->group, c, max_outs, o, &seqs)));
+    double least = -seqs;
+    PLP_TRY(tp_max(s->group, &least));
+    PLP_TRY(size_for(in, (int)-least, max_outs, o));
+    return fit(in, s->group, c, o);
+}
+
 /* Ranks may differ in the device's ordinal and in nothing else. */
 static plp_status compare(const engine_session *s, const model_options *o)
 {
@@ -120,6 +158,7 @@ plp_status engine_session_open(engine_session *s, MPI_Comm comm, const plp_engin
     tp_stamp(TP_OPEN, 0);
     PLP_TRY(tp_group_create(&s->group, comm));
     PLP_TRY(tp_agree(s->group, open_local(s, options, max_outs, &o)));
+    PLP_TRY(choose_seqs(s, options, max_outs, &o));
     PLP_TRY(compare(s, &o));
     PLP_TRY(check_devices(s, &o));
     return model_create(&s->model, s->source, s->group, &o);

@@ -276,6 +276,8 @@ typedef struct {
     uint64_t seed;
     int64_t position;
     int penalty_first, penalty_count; /* range of the penalty lists; 0: none */
+    int64_t top_k;                    /* what kn->choose leaves, unless greedy: 0: off */
+    double top_p, min_p;              /* 1 and 0: off                                  */
 } kn_sample_row;
 
 typedef struct {
@@ -287,6 +289,32 @@ typedef struct {
     const int *penalty_hits;
     kn_candidates *out; /* (rows) */
 } kn_candidates_args;
+
+/* From all ranks' candidates of a row to its token, by the rule of choose.h.  All ranks come to the same. */
+typedef enum {
+    KN_CHOSEN,
+    KN_NEEDS_ROW, /* the candidates do not settle it: the whole row of logits must */
+    KN_NOT_FINITE
+} kn_outcome;
+typedef struct {
+    int token; /* -1 unless chosen */
+    int outcome;
+    float raw; /* its logit */
+} kn_choice;
+
+typedef struct {
+    int id;
+    float p, raw;
+} kn_item;
+
+typedef struct {
+    int rows, ranks;
+    const kn_candidates *all; /* (ranks, rows) */
+    const kn_sample_row *row; /* (rows)        */
+    kn_item *sorted;          /* (rows, ranks * KN_CANDIDATES), work space */
+    int *next;                /* (rows, ranks), work space */
+    kn_choice *out;           /* (rows) */
+} kn_choose_args;
 
 /* ------------------------------------------------------------------------------------------------------------------ the table */
 typedef struct {
@@ -323,7 +351,7 @@ typedef struct kn_backend {
     /* mark: a place in the queue, one of KN_MARKS; wait: until everything queued before that place is done. */
     plp_status (*mark)(kn_context *c, int which);
     plp_status (*wait)(kn_context *c, int which);
-    plp_status (*memory)(kn_context *c, size_t *available, size_t *total);
+    plp_status (*memory)(int device, size_t *available, size_t *total); /* without a context as well */
     /* Seconds that reading `bytes` once takes, at best: the floor under everything that streams.  Allocates for the call; waits. */
     plp_status (*read_time)(kn_context *c, size_t bytes, double *seconds);
     /* A line that says what computes: "AMD EPYC, 2 threads, avx512_bf16", "NVIDIA H200, CUDA 13.0". */
@@ -344,8 +372,9 @@ typedef struct kn_backend {
     plp_status (*gated_norm)(kn_context *c, const kn_gated_norm_args *a);
     plp_status (*candidates)(kn_context *c, const kn_candidates_args *a);
 
-    /* ids[i] = from[i].drawn_id: the next step's tokens without a round trip to the host.  Only where no other rank holds candidates. */
-    plp_status (*feed)(kn_context *c, int *ids, const kn_candidates *from, int rows);
+    plp_status (*choose)(kn_context *c, const kn_choose_args *a);
+    /* ids[i] = from[~ids[i]].token where ids[i] < 0: the next step's tokens without a round trip to the host. */
+    plp_status (*feed)(kn_context *c, int *ids, const kn_choice *from, int rows);
 
     /* What is queued between begin and end is not run but kept, to be queued at once by replay.  NULL where there is no such thing. */
     plp_status (*capture_begin)(kn_context *c);

@@ -7,7 +7,7 @@ plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int h
 {
     const layer_pending p = *pending;
     *pending = (layer_pending){ 0 };
-    if (p.summing) PLP_TRY(tp_sum_end(p.summing, p.turn));
+    if (p.summing) PLP_TRY(tp_side_end(p.summing, p.turn));
     return kn->add_norm(c, &(kn_add_norm_args){ .tokens = tokens,
                                                 .hidden = hidden,
                                                 .outs = outs,
@@ -33,11 +33,54 @@ plp_status layer_show(const layer_call *l, const char *tensor, const void *data,
     return p->see ? p->see(p->arg, p->layer, tensor, data, dtype, l->b->tokens, columns, columns) : PLP_OK;
 }
 
+/* This rank's part of a half's rows: equal parts, or the half would not be scattered. */
+static int own_rows(const layer_call *l) { return l->b->tokens / tp_size(l->g); }
+
+/* Adds what is pending to this rank's rows; out: norms them, too. */
+static plp_status add_own(const layer_call *l, bool out)
+{
+    const layer_dims *d = l->d;
+    const int rows = own_rows(l), first = tp_rank(l->g) * rows;
+    layer_pending *p = l->pending;
+    p->delta = layer_at(p->delta, p->dtype, first * p->ld);
+    if (p->sumsq) p->sumsq += first * p->ld_sumsq;
+    return layer_add_norm(l->kn, l->c, rows, d->hidden, l->residual + (int64_t)first * d->hidden, p, NULL, out ? rows : 0,
+                          out ? l->w->norm : NULL, d->eps, out ? layer_at(l->s->normed, d->act, (int64_t)first * d->hidden) : NULL);
+}
+
+plp_status layer_other(const layer_call *l)
+{
+    const layer_call *o = l->other;
+    if (o == NULL || !o->pending->scattered) return PLP_OK;
+    PLP_TRY(add_own(o, true));
+    PLP_TRY(tp_gather_begin(o->g, o->turn, o->s->normed, (int64_t)own_rows(o) * o->d->hidden, o->d->act));
+    o->pending->normed = true;
+    return PLP_OK;
+}
+
+plp_status layer_collect(const layer_call *l)
+{
+    if (!l->pending->scattered) return PLP_OK;
+    PLP_TRY(add_own(l, false));
+    PLP_TRY(tp_gather_begin(l->g, l->turn, l->residual, (int64_t)own_rows(l) * l->d->hidden, PLP_F32));
+    return tp_side_end(l->g, l->turn);
+}
+
+static plp_status norm(const layer_call *l)
+{
+    const int tokens = l->b->tokens;
+    if (!l->pending->normed)
+        return layer_add_norm(l->kn, l->c, tokens, l->d->hidden, l->residual, l->pending, NULL, tokens, l->w->norm, l->d->eps,
+                              l->s->normed);
+    l->pending->normed = false;
+    return tp_side_end(l->g, l->turn);
+}
+
 plp_status layer_project_in(const layer_call *l, int rows)
 {
     const layer_dims *d = l->d;
     const int tokens = l->b->tokens;
-    PLP_TRY(layer_add_norm(l->kn, l->c, tokens, d->hidden, l->residual, l->pending, NULL, tokens, l->w->norm, d->eps, l->s->normed));
+    PLP_TRY(norm(l));
     PLP_TRY(l->kn->linear(l->c, &(kn_linear_args){ .rows = tokens,
                                                    .n = rows,
                                                    .k = d->hidden,
@@ -130,13 +173,16 @@ plp_status layer_finish(const layer_call *l)
     const bool beside = d->norm == LAYER_NORM_FOLDED && !sums_ride(l);
     layer_pending p = { .delta = l->s->delta, .dtype = delta_dtype(l), .ld = delta_columns(l), .bias = l->w->out_bias };
     if (d->norm == LAYER_NORM_FOLDED) p.sumsq = layer_folded_sums(l, &p.ld_sumsq), p.width = d->norm_width, p.eps = d->eps;
-    p.exchange = tp_exchange(l->g, (size_t)count * plp_dtype_size(p.dtype));
+    if (l->turn < 0) p.exchange = tp_exchange(l->g, (size_t)count * plp_dtype_size(p.dtype));
     if (!sums_on_the_way(l, &p)) {
         p.exchange = NULL;
         if (l->turn >= 0) {
-            PLP_TRY(tp_sum_begin(l->g, l->turn, l->s->delta, count, p.dtype));
-            if (beside) PLP_TRY(tp_sum_begin(l->g, l->turn, l->s->sums, tokens, PLP_F32));
-            p.summing = l->g, p.turn = l->turn;
+            const int ranks = tp_size(l->g);
+            const int64_t parts = tokens % ranks == 0 ? ranks : 1;
+            plp_status (*sum)(tp_group *, int, void *, int64_t, plp_dtype) = parts > 1 ? tp_scatter_begin : tp_sum_begin;
+            PLP_TRY(sum(l->g, l->turn, l->s->delta, count / parts, p.dtype));
+            if (beside) PLP_TRY(sum(l->g, l->turn, l->s->sums, tokens / parts, PLP_F32));
+            p.summing = l->g, p.turn = l->turn, p.scattered = parts > 1;
         } else {
             PLP_TRY(tp_all_reduce(l->g, l->s->delta, count, p.dtype));
             if (beside) PLP_TRY(tp_all_reduce(l->g, l->s->sums, tokens, PLP_F32));

@@ -24,6 +24,8 @@ typedef struct {
     const kn_exchange *exchange; /* delta and sumsq are this rank's parts: whoever adds them sums them over the ranks first */
     tp_group *summing;           /* their sum runs beside the stream, as this turn: whoever adds them ends it first           */
     int turn;
+    bool scattered; /* of the sum, this rank gets its part of the rows alone, and its part of the residual is up to date */
+    bool normed;    /* added and normed: the rows of all ranks come together beside the stream                           */
 } layer_pending;
 
 /* How the statistic of the gated norm is computed; the sharding plan decides. */
@@ -85,7 +87,7 @@ typedef struct layer_probe {
 } layer_probe;
 
 /* One layer in one step. */
-typedef struct {
+typedef struct layer_call {
     const kn_backend *kn;
     kn_context *c;
     tp_group *g;
@@ -98,7 +100,10 @@ typedef struct {
     const layer_probe *probe;
     float *residual; /* (tokens, hidden) */
     layer_pending *pending;
-    int turn; /* -1; or which of the two halves of a step this is, of which one computes while the other's sums are under way */
+    /* -1; or which of the two halves of a step this is, of which one computes while the other's sums are under way.  Each rank adds and
+     * norms its part of a half's rows, half way through a layer of the other half. */
+    int turn;
+    const struct layer_call *other; /* NULL: there is none, or it has no further layer; its `w` is the layer that it is to run next */
 } layer_call;
 
 typedef struct {
@@ -130,6 +135,11 @@ plp_status layer_convolve(const layer_call *l, int first, int rows, int channels
 float *layer_folded_sums(const layer_call *l, int64_t *ld);
 /* s->delta = this rank's share of out_proj of s->y. */
 plp_status layer_project_out(const layer_call *l);
+/* Collective.  Half way through a layer: the other half's sums are there by now; adds and norms them, so that the rows come together while
+ * this half goes on. */
+plp_status layer_other(const layer_call *l);
+/* Collective.  Behind the last layer: the residual of all rows, up to date, for a half whose rows are scattered. */
+plp_status layer_collect(const layer_call *l);
 /* Collective.  Leaves s->delta in `pending`, summed over the ranks, or to be summed by whoever adds it. */
 plp_status layer_finish(const layer_call *l);
 plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns);

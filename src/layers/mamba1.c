@@ -92,6 +92,7 @@ static plp_status forward(const layer_call *l)
     PLP_TRY(project_x(l));
     PLP_TRY(project_dt(l, x));
     PLP_TRY(scan(l, x));
+    PLP_TRY(layer_other(l));
     PLP_TRY(layer_project_out(l));
     return layer_finish(l);
 }

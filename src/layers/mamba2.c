@@ -144,6 +144,7 @@ static plp_status forward(const layer_call *l)
         PLP_TRY(layer_project_in(l, in_rows(d)));
         PLP_TRY(layer_convolve(l, layer_inner(d), in_rows(d), conv_channels(d)));
         PLP_TRY(scan(l));
+        PLP_TRY(layer_other(l));
         PLP_TRY(gate(l));
         PLP_TRY(layer_project_out(l));
     }

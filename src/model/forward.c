@@ -14,16 +14,33 @@ static plp_status check_step(const model *m, const model_step *s)
     if (s->tokens > o->max_tokens || s->seqs > o->max_seqs || s->outs > o->max_outs)
         return PLP_FAIL(PLP_ERR_INTERNAL, "step of %d rows, %d sequences, %d outputs; the model was made for %d, %d, %d", s->tokens,
                         s->seqs, s->outs, o->max_tokens, o->max_seqs, o->max_outs);
-    if (s->ids == NULL && !model_draws_on_device(m))
-        return PLP_FAIL(PLP_ERR_INTERNAL, "a step without ids, but the candidates are on several ranks");
-    for (int t = 0; s->ids && t < s->tokens; t++)
-        if (s->ids[t] < 0 || s->ids[t] >= m->config.vocab_used)
+    for (int t = 0; t < s->tokens; t++)
+        if (s->ids[t] >= m->config.vocab_used || (s->ids[t] < 0 && (t >= s->decodes || ~s->ids[t] >= m->drawn)))
             return PLP_FAIL(PLP_ERR_DATA, "token id %d, the vocabulary has 0 to %lld; fix: use the model's own tokenizer", s->ids[t],
                             (long long)m->config.vocab_used - 1);
     for (int i = 0; i < s->seqs; i++)
         if (s->src_slot[i] < 0 || s->src_slot[i] >= o->slots || s->dst_slot[i] < 0 || s->dst_slot[i] >= o->slots)
             return PLP_FAIL(PLP_ERR_INTERNAL, "slot %d or %d of %d", s->src_slot[i], s->dst_slot[i], o->slots);
     return PLP_OK;
+}
+
+enum { INPUT_MARK = MODEL_FLIGHTS }; /* behind those of draws: the last inputs */
+
+/* For a step on a device, whose collectives other ranks may be late for. */
+static plp_status wait_for_device(model *m, int mark)
+{
+    if (m->plan.size == 1 || !tp_capturable(m->group)) return m->kn->wait(m->context, mark);
+    return TP_WAIT(TP_DEVICE, 0, m->kn->wait(m->context, mark));
+}
+
+static plp_status upload_draw(model *m, const model_draw *d, int rows)
+{
+    memcpy(m->host[m->input].sample, d->row, (size_t)rows * sizeof *d->row);
+    PLP_TRY(m->kn->to_device(m->context, m->there.sample, m->host[m->input].sample, (size_t)rows * sizeof *d->row));
+    if (d->penalties == 0) return PLP_OK;
+    if (d->penalties > MODEL_PENALTIES) return PLP_FAIL(PLP_ERR_INTERNAL, "%d penalties, at most %d", d->penalties, MODEL_PENALTIES);
+    PLP_TRY(m->kn->to_device(m->context, m->penalties, d->penalty_id, (size_t)d->penalties * sizeof(int)));
+    return m->kn->to_device(m->context, m->penalties + MODEL_PENALTIES, d->penalty_hits, (size_t)d->penalties * sizeof(int));
 }
 
 /* A step as it is computed: at once, or in two halves, of which one computes while the other's sums go over the ranks.  A half is a batch
@@ -85,11 +102,16 @@ static void fill_inputs(const model_inputs *h, const model_step *s, const step_s
 static plp_status upload(model *m, const model_step *s, const step_split *all)
 {
     const model_inputs *h = &m->host[m->input];
+    bool fed = false;
+    PLP_TRY(wait_for_device(m, INPUT_MARK)); /* what lay there was sent */
     fill_inputs(h, s, all);
     if (s->outs) memcpy(h->out_row, s->out_row, (size_t)s->outs * sizeof(int));
-    if (s->ids) memcpy(h->ids, s->ids, (size_t)s->tokens * sizeof(int));
-    PLP_TRY(m->kn->to_device(m->context, m->there.past, h->past, h->fixed + (s->ids ? (size_t)s->tokens * sizeof(int) : 0)));
-    return s->ids ? PLP_OK : m->kn->feed(m->context, m->there.ids, m->candidates, s->tokens);
+    memcpy(h->ids, s->ids, (size_t)s->tokens * sizeof(int));
+    for (int t = 0; t < s->decodes; t++) fed |= s->ids[t] < 0;
+    PLP_TRY(m->kn->to_device(m->context, m->there.past, h->past, h->fixed + (size_t)s->tokens * sizeof(int)));
+    if (s->draw && s->outs > 0) PLP_TRY(upload_draw(m, s->draw, s->outs));
+    PLP_TRY(m->kn->mark(m->context, INPUT_MARK));
+    return fed ? m->kn->feed(m->context, m->there.ids, m->choices, s->decodes) : PLP_OK;
 }
 
 /* Brings the residual up to date and shows it. */
@@ -176,6 +198,17 @@ static void set_half(model *m, const model_step *s, const step_split *all, int i
                             .turn = all->halves > 1 ? i : -1 };
 }
 
+/* Tells half i of the other one, and that of the layer which it is to run next: the first half is a layer ahead of the second. */
+static void set_other(model *m, const step_split *all, half_step *half, int i, int64_t layer)
+{
+    half_step *other = &half[1 - i];
+    const int64_t next = layer + (i == 1);
+    half[i].call.other = NULL;
+    if (all->halves == 1 || next == m->config.layers) return;
+    other->call.w = m->weights.layers + next;
+    half[i].call.other = &other->call;
+}
+
 /* Queues the step's computation; its inputs are there. */
 static plp_status compute(model *m, const model_step *s, const step_split *all)
 {
@@ -194,14 +227,57 @@ static plp_status compute(model *m, const model_step *s, const step_split *all)
         tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
         for (int i = 0; i < all->halves; i++) {
             half[i].call.w = m->weights.layers + layer;
+            set_other(m, all, half, i, layer);
             PLP_TRY(m->kind->forward(&half[i].call));
         }
         PLP_TRY(show_residual(m, s, &half[0].pending));
     }
-    for (int i = 0; all->halves > 1 && i < all->halves; i++) /* the last norm takes rows of both */
-        PLP_TRY(layer_add_norm(kn, m->context, half[i].batch.tokens, m->dims.hidden, half[i].call.residual, &half[i].pending, NULL, 0, NULL,
-                               0, NULL));
-    return s->outs == 0 ? PLP_OK : head(m, s, &half[0].pending);
+    for (int i = 0; all->halves > 1 && i < all->halves; i++) { /* the last norm takes rows of both */
+        PLP_TRY(layer_collect(&half[i].call));
+        if (half[i].pending.delta)
+            PLP_TRY(layer_add_norm(kn, m->context, half[i].batch.tokens, m->dims.hidden, half[i].call.residual, &half[i].pending, NULL, 0,
+                                   NULL, 0, NULL));
+    }
+    if (s->outs > 0) PLP_TRY(head(m, s, &half[0].pending));
+    m->pending = half[0].pending;
+    return PLP_OK;
+}
+
+/* How many of this rank's rows of the head are real: the rest pads the vocabulary. */
+static int valid_ids(const model *m)
+{
+    const int64_t valid = m->config.vocab_used - m->plan.vocab.first;
+    return (int)(valid < 0 ? 0 : valid < m->plan.vocab.count ? valid : m->plan.vocab.count);
+}
+
+/* All ranks' candidates of the first rows of logits to m->all; how they are drawn is there. */
+static plp_status gather_candidates(model *m, int rows)
+{
+    PLP_TRY(m->kn->candidates(m->context, &(kn_candidates_args){ .rows = rows,
+                                                                 .first = (int)m->plan.vocab.first,
+                                                                 .valid = valid_ids(m),
+                                                                 .logits = m->logits,
+                                                                 .ld = m->plan.vocab.count,
+                                                                 .row = m->there.sample,
+                                                                 .penalty_id = m->penalties,
+                                                                 .penalty_hits = m->penalties + MODEL_PENALTIES,
+                                                                 .out = m->candidates }));
+    return tp_gather_all_device(m->group, m->candidates, (size_t)rows * sizeof *m->candidates, m->all,
+                                m->candidates_host[m->begun % MODEL_FLIGHTS]);
+}
+
+static plp_status compute_and_draw(model *m, const model_step *s, const step_split *all)
+{
+    PLP_TRY(compute(m, s, all));
+    if (s->draw == NULL || s->outs == 0) return PLP_OK;
+    PLP_TRY(gather_candidates(m, s->outs));
+    return m->kn->choose(m->context, &(kn_choose_args){ .rows = s->outs,
+                                                        .ranks = m->plan.size,
+                                                        .all = m->all,
+                                                        .row = m->there.sample,
+                                                        .sorted = m->sorted,
+                                                        .next = m->next,
+                                                        .out = m->choices });
 }
 
 /* A step that is the same work every time: one row of every sequence, its logits wanted, nothing else. */
@@ -213,95 +289,93 @@ static bool repeats(const model *m, const model_step *s)
     return tp_capturable(m->group);
 }
 
+/* As it is, or from a graph. */
+static plp_status queue(model *m, const model_step *s, const step_split *all)
+{
+    if (!repeats(m, s)) return compute_and_draw(m, s, all);
+    const int kind = 2 * s->seqs + (s->draw != NULL);
+    kn_graph **graph = &m->graph[kind];
+    if (*graph == NULL && m->warm[kind]) {
+        PLP_TRY(m->kn->capture_begin(m->context));
+        const plp_status st = compute_and_draw(m, s, all);
+        PLP_TRY(m->kn->capture_end(m->context, graph));
+        PLP_TRY(st);
+    }
+    m->warm[kind] = true;
+    return *graph ? m->kn->replay(m->context, *graph) : compute_and_draw(m, s, all);
+}
+
+/* What was drawn, on its way to the host. */
+static plp_status draw_begin(model *m, const model_step *s)
+{
+    const kn_backend *kn = m->kn;
+    const int flight = m->begun % MODEL_FLIGHTS;
+    m->drawn = s->outs;
+    m->begun++;
+    PLP_TRY(kn->to_host(m->context, m->choices_host[flight], m->choices, (size_t)s->outs * sizeof *m->choices));
+    if (s->draw->candidates)
+        PLP_TRY(kn->to_host(m->context, m->candidates_host[flight], m->all, (size_t)(m->plan.size * s->outs) * sizeof *m->all));
+    return kn->mark(m->context, flight);
+}
+
 plp_status model_forward(model *m, const model_step *s)
 {
+    const bool draws = s->draw && s->outs > 0;
     PLP_TRY(check_step(m, s));
-    m->outs = s->outs;
+    m->tokens = s->tokens, m->outs = s->outs, m->pending = (layer_pending){ 0 };
     if (s->tokens == 0) return PLP_OK;
+    if (draws && m->begun - m->ended >= 2)
+        return PLP_FAIL(PLP_ERR_INTERNAL, "a third step that draws, the first one's tokens were not read");
     m->steps++;
     tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
     PLP_TRY(PLP_FAULT_AT("forward"));
     m->input = (m->input + 1) % MODEL_FLIGHTS;
     const step_split all = split(m, s);
     PLP_TRY(upload(m, s, &all));
-    if (repeats(m, s)) {
-        kn_graph **graph = &m->graph[s->seqs];
-        if (*graph == NULL && m->warm[s->seqs]) {
-            PLP_TRY(m->kn->capture_begin(m->context));
-            const plp_status st = compute(m, s, &all);
-            PLP_TRY(m->kn->capture_end(m->context, graph));
-            PLP_TRY(st);
-        }
-        m->warm[s->seqs] = true;
-        if (*graph) return m->kn->replay(m->context, *graph);
-    }
-    PLP_TRY(compute(m, s, &all));
+    PLP_TRY(queue(m, s, &all));
+    if (draws) PLP_TRY(draw_begin(m, s));
     const layer_probe *p = &m->probe;
     const int64_t vocab = m->plan.vocab.count;
     return p->see && s->outs ? p->see(p->arg, m->config.layers, "logits", m->logits, PLP_F32, s->outs, vocab, vocab) : PLP_OK;
 }
 
-/* How many of this rank's rows of the head are real: the rest pads the vocabulary. */
-static int valid_ids(const model *m)
+plp_status model_logits_of(model *m, const int *row, int rows)
 {
-    const int64_t valid = m->config.vocab_used - m->plan.vocab.first;
-    return (int)(valid < 0 ? 0 : valid < m->plan.vocab.count ? valid : m->plan.vocab.count);
+    const model_step s = { .tokens = m->tokens, .outs = rows };
+    if (rows > m->options.max_outs) return PLP_FAIL(PLP_ERR_INTERNAL, "logits of %d rows, at most %d", rows, m->options.max_outs);
+    for (int i = 0; i < rows; i++)
+        if (row[i] < 0 || row[i] >= m->tokens) return PLP_FAIL(PLP_ERR_INTERNAL, "logits of row %d of %d", row[i], m->tokens);
+    PLP_TRY(wait_for_device(m, INPUT_MARK));
+    memcpy(m->host[m->input].out_row, row, (size_t)rows * sizeof *row);
+    PLP_TRY(m->kn->to_device(m->context, m->there.out_row, m->host[m->input].out_row, (size_t)rows * sizeof *row));
+    PLP_TRY(m->kn->mark(m->context, INPUT_MARK));
+    m->outs = rows;
+    return head(m, &s, &m->pending);
 }
 
-bool model_draws_on_device(const model *m) { return m->plan.size == 1; }
+bool model_draws_on_device(const model *m) { return m->kn == kn_cuda(); }
 
-plp_status model_candidates_begin(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits,
-                                  int penalties)
+plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidates **candidates)
 {
-    const kn_backend *kn = m->kn;
-    const int flight = m->begun % MODEL_FLIGHTS;
-    if (rows > m->outs) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates of %d rows, the step gave %d", rows, m->outs);
-    if (penalties > MODEL_PENALTIES) return PLP_FAIL(PLP_ERR_INTERNAL, "%d penalties, at most %d", penalties, MODEL_PENALTIES);
-    if (m->begun - m->ended >= 2) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates of a third step, the first one's were not read");
-    m->candidate_rows[flight] = rows;
-    m->begun++;
-    if (rows == 0) return PLP_OK;
-    PLP_TRY(kn->to_device(m->context, m->sample_rows, row, (size_t)rows * sizeof *row));
-    if (penalties) {
-        PLP_TRY(kn->to_device(m->context, m->penalties, penalty_id, (size_t)penalties * sizeof(int)));
-        PLP_TRY(kn->to_device(m->context, m->penalties + MODEL_PENALTIES, penalty_hits, (size_t)penalties * sizeof(int)));
-    }
-    PLP_TRY(kn->candidates(m->context, &(kn_candidates_args){ .rows = rows,
-                                                              .first = (int)m->plan.vocab.first,
-                                                              .valid = valid_ids(m),
-                                                              .logits = m->logits,
-                                                              .ld = m->plan.vocab.count,
-                                                              .row = m->sample_rows,
-                                                              .penalty_id = m->penalties,
-                                                              .penalty_hits = m->penalties + MODEL_PENALTIES,
-                                                              .out = m->candidates }));
-    PLP_TRY(kn->to_host(m->context, m->candidates_host[flight], m->candidates, (size_t)rows * sizeof *m->candidates));
-    return kn->mark(m->context, flight);
-}
-
-/* For a step on a device, whose collectives other ranks may be late for. */
-static plp_status wait_for_device(model *m, int flight)
-{
-    if (m->plan.size == 1 || !tp_capturable(m->group)) return m->kn->wait(m->context, flight);
-    return TP_WAIT(TP_DEVICE, 0, m->kn->wait(m->context, flight));
-}
-
-plp_status model_candidates_end(model *m, kn_candidates *all)
-{
-    const int flight = m->ended % MODEL_FLIGHTS, rows = m->candidate_rows[flight];
-    if (m->ended == m->begun) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates read that were never begun");
+    const int flight = m->ended % MODEL_FLIGHTS;
+    if (m->ended == m->begun) return PLP_FAIL(PLP_ERR_INTERNAL, "tokens read that were never drawn");
     m->ended++;
-    if (rows == 0) return PLP_OK;
     PLP_TRY(PLP_FAULT_AT("sample"));
     PLP_TRY(wait_for_device(m, flight));
-    return tp_gather_all(m->group, m->candidates_host[flight], (size_t)rows * sizeof *all, all);
+    *choice = m->choices_host[flight], *candidates = m->candidates_host[flight];
+    return PLP_OK;
 }
 
 plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
                             kn_candidates *all)
 {
-    PLP_TRY(model_candidates_begin(m, rows, row, penalty_id, penalty_hits, penalties));
-    return model_candidates_end(m, all);
+    const model_draw d = { .row = row, .penalty_id = penalty_id, .penalty_hits = penalty_hits, .penalties = penalties };
+    if (rows > m->outs) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates of %d rows, the step gave %d", rows, m->outs);
+    if (rows == 0) return PLP_OK;
+    PLP_TRY(upload_draw(m, &d, rows));
+    PLP_TRY(gather_candidates(m, rows));
+    PLP_TRY(m->kn->to_host(m->context, all, m->all, (size_t)(m->plan.size * rows) * sizeof *all));
+    return m->kn->sync(m->context);
 }
 
 plp_status model_gather_logits(model *m, int row, float *logits)

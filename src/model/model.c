@@ -46,6 +46,7 @@ static void lay_out_inputs(const model *m, model_inputs *in, plp_arena *a)
     in->out_row = plp_arena_take(a, o->max_outs, sizeof(int));
     in->fixed = a->used;
     in->ids = plp_arena_take(a, o->max_tokens, sizeof(int));
+    in->sample = plp_arena_take(a, o->max_outs, sizeof *in->sample);
 }
 
 static void lay_out_work(model *m, plp_arena *a)
@@ -60,7 +61,10 @@ static void lay_out_work(model *m, plp_arena *a)
     m->normed_out = plp_arena_take(a, outs * m->config.hidden, act);
     m->logits = plp_arena_take(a, outs * p->vocab.count, sizeof(float));
     m->candidates = plp_arena_take(a, outs, sizeof *m->candidates);
-    m->sample_rows = plp_arena_take(a, outs, sizeof *m->sample_rows);
+    m->all = p->size == 1 ? m->candidates : plp_arena_take(a, p->size * outs, sizeof *m->all);
+    m->sorted = plp_arena_take(a, p->size * outs * KN_CANDIDATES, sizeof *m->sorted);
+    m->next = plp_arena_take(a, p->size * outs, sizeof *m->next);
+    m->choices = plp_arena_take(a, outs, sizeof *m->choices);
     m->penalties = plp_arena_take(a, 2 * MODEL_PENALTIES, sizeof *m->penalties);
 }
 
@@ -115,13 +119,25 @@ static plp_status measure(model *m)
     return PLP_OK;
 }
 
+plp_status model_measure(model_memory *memory, const model_config *c, int rank, int size, const model_options *o)
+{
+    model m = { .config = *c, .options = *o, .kn = o->backend };
+    PLP_TRY(model_plan_make(&m.plan, c, rank, size));
+    set_dims(&m);
+    PLP_TRY(PLP_ALLOCATED(m.weights.layers = calloc((size_t)c->layers, sizeof *m.weights.layers)));
+    const plp_status st = measure(&m);
+    free(m.weights.layers);
+    *memory = m.memory;
+    return st;
+}
+
 /* Before anything is loaded: what it takes, what there is, and from how many ranks on it would fit. */
 static plp_status check_capacity(model *m)
 {
     size_t available, total;
     const model_memory *need = &m->memory;
     const uint64_t sum = need->weights + need->states + need->work;
-    PLP_TRY(m->kn->memory(m->context, &available, &total));
+    PLP_TRY(m->kn->memory(m->options.device, &available, &total));
     if (m->kn == kn_cpu()) available /= (size_t)tp_local_size(m->group); /* the host's memory is shared by its ranks */
     plp_log(PLP_LOG_INFO, "memory per rank: weights %.1f MB, %d state slots of %.2f MB, work space %.1f MB; %.1f MB available",
             (double)need->weights * 1e-6, m->options.slots, (double)need->slot * 1e-6, (double)need->work * 1e-6, (double)available * 1e-6);
@@ -168,18 +184,23 @@ static plp_status create_context(model *m)
                                                      .max_chunk = m->dims.chunk });
 }
 
+static size_t graphs_of(const model *m) { return 2 * ((size_t)m->options.max_seqs + 1); }
+
 static plp_status allocate(model *m)
 {
     plp_status st = PLP_OK;
+    const size_t outs = (size_t)m->options.max_outs;
     const int heads = m->dims.heads, groups = m->dims.norm_groups;
     plp_arena host = { 0 };
     lay_out_inputs(m, &m->host[0], &host);
     for (int i = 0; i < MODEL_FLIGHTS; i++) {
         PLP_DO(m->kn->alloc_host(m->context, &m->inputs_host[i], host.used));
-        PLP_DO(m->kn->alloc_host(m->context, (void **)&m->candidates_host[i], (size_t)m->options.max_outs * sizeof **m->candidates_host));
+        PLP_DO(m->kn->alloc_host(m->context, (void **)&m->candidates_host[i],
+                                 outs * ((size_t)m->plan.size + 1) * sizeof **m->candidates_host));
+        PLP_DO(m->kn->alloc_host(m->context, (void **)&m->choices_host[i], outs * sizeof **m->choices_host));
     }
-    PLP_DO(PLP_ALLOCATED(m->graph = calloc((size_t)m->options.max_seqs + 1, sizeof *m->graph)));
-    PLP_DO(PLP_ALLOCATED(m->warm = calloc((size_t)m->options.max_seqs + 1, sizeof *m->warm)));
+    PLP_DO(PLP_ALLOCATED(m->graph = calloc(graphs_of(m), sizeof *m->graph)));
+    PLP_DO(PLP_ALLOCATED(m->warm = calloc(graphs_of(m), sizeof *m->warm)));
     PLP_DO(PLP_ALLOCATED(m->logits_host = malloc((size_t)(m->plan.vocab.count + 1) * sizeof(float))));
     PLP_DO(m->kn->alloc(m->context, &m->weights_memory, m->memory.weights));
     PLP_DO(m->kn->alloc(m->context, &m->states_memory, m->memory.states));
@@ -235,7 +256,9 @@ done:
 plp_status model_create(model **m, const model_source *s, tp_group *g, const model_options *o)
 {
     model_source_threads(s, own_threads(o, g));
-    return create(m, model_source_config(s), g, o, model_read_source, (void *)s);
+    const plp_status st = create(m, model_source_config(s), g, o, model_read_source, (void *)s);
+    model_source_threads(s, 1);
+    return st;
 }
 
 plp_status model_create_random(model **m, const model_config *config, uint64_t seed, tp_group *g, const model_options *o)
@@ -254,8 +277,9 @@ void model_destroy(model **out)
         for (int i = 0; i < MODEL_FLIGHTS; i++) {
             m->kn->release_host(m->context, &m->inputs_host[i]);
             m->kn->release_host(m->context, (void **)&m->candidates_host[i]);
+            m->kn->release_host(m->context, (void **)&m->choices_host[i]);
         }
-        for (int i = 0; m->graph && i <= m->options.max_seqs; i++)
+        for (size_t i = 0; m->graph && i < graphs_of(m); i++)
             if (m->graph[i]) m->kn->graph_destroy(m->context, &m->graph[i]);
         m->kn->destroy(&m->context);
     }
@@ -270,6 +294,7 @@ void model_destroy(model **out)
 
 const model_config *model_config_of(const model *m) { return &m->config; }
 model_memory model_memory_of(const model *m) { return m->memory; }
+int model_threads(const model *m) { return own_threads(&m->options, m->group); }
 double model_load_seconds(const model *m) { return m->load_seconds; }
 const model_options *model_options_of(const model *m) { return &m->options; }
 tp_group *model_group(model *m) { return m->group; }

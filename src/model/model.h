@@ -31,6 +31,7 @@ typedef struct {
     uint64_t weights, states, slot, work; /* slot: one state slot; states = slots * slot */
 } model_memory;
 
+plp_status model_measure(model_memory *memory, const model_config *c, int rank, int size, const model_options *o);
 /* Of one state slot on the rank of this plan. */
 uint64_t model_slot_bytes(const model_plan *p, const model_config *c, const model_options *o);
 
@@ -42,37 +43,48 @@ void model_destroy(model **m);
 
 const model_config *model_config_of(const model *m);
 model_memory model_memory_of(const model *m);
+int model_threads(const model *m);         /* of this rank */
 double model_load_seconds(const model *m); /* from the source into the backend's memory, on the slowest rank */
 const model_options *model_options_of(const model *m);
 tp_group *model_group(model *m);
 kn_context *model_context(model *m);
 tp_slice model_vocab_slice(const model *m, int rank); /* rows of the head on a rank */
 
+/* How a step's tokens are drawn: host arrays, borrowed for the call. */
+typedef struct {
+    const kn_sample_row *row; /* (outs) */
+    const int *penalty_id, *penalty_hits;
+    int penalties;
+    bool candidates; /* the host looks at the candidates too */
+} model_draw;
+
 /* One step: host arrays, borrowed for the call.  See kn_batch for the meaning. */
 typedef struct {
     int tokens, seqs, decodes;
-    const int *ids; /* (tokens); NULL: row i takes the token drawn for row i of the last candidates, see model_draws_on_device */
+    const int *ids; /* (tokens); ~i: what the last step drew for its row i of logits, which need not have been read by the host */
     const int *start, *src_slot, *dst_slot; /* (seqs + 1), (seqs), (seqs) */
     const int64_t *past;                    /* (seqs)            */
     int outs;
     const int *out_row; /* (outs) rows whose logits are wanted */
     int block;          /* prefix cache, see kn_ssm_args: states at multiples of block inside slices go to these slots */
     const int *snap_start, *snap_slot;
+    const model_draw *draw; /* NULL: no tokens are wanted */
 } model_step;
 
 /* Collective.  Afterwards the logits of out_row are in the backend's memory, split by vocabulary over the ranks.  PLP_ERR_DATA for an id
  * outside the vocabulary, before anything is queued. */
 plp_status model_forward(model *m, const model_step *s);
+/* Logits of other rows of the last step take the place of those of its out_row: `rows` of them, at most max_outs.  Before the next step. */
+plp_status model_logits_of(model *m, const int *row, int rows);
 /* Collective.  Candidates of the last step's first `rows` logits rows from every rank: host (tp_size, rows).  Penalty lists in host
  * memory. */
 plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
                             kn_candidates *all);
-/* The same in two halves: begin queues, end waits for what the oldest begin queued and brings the ranks' candidates together.  At most two
- * may be under way, so that the next step runs while the host reads the last one's tokens. */
-plp_status model_candidates_begin(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits,
-                                  int penalties);
-plp_status model_candidates_end(model *m, kn_candidates *all);
-/* Whether a step may take its tokens from the last candidates without a round trip to the host: no other rank has any. */
+/* Waits for the oldest step that drew and was not read: what was drawn for its rows of logits, the same on every rank, and if it was asked
+ * for, all candidates (tp_size, outs).  Borrowed until the step after the next.  At most two steps may be unread, so that the next one
+ * runs while the host reads the last one's tokens. */
+plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidates **candidates);
+/* Whether it pays to queue a step before the last one's tokens were read: a device computes it meanwhile. */
 bool model_draws_on_device(const model *m);
 /* Collective.  Logits row `row` of the last step from all ranks: host (vocab) float32 on every rank.  Padding columns are -INFINITY. */
 plp_status model_gather_logits(model *m, int row, float *logits);

@@ -10,6 +10,7 @@ typedef struct {
     int64_t *past;
     int *start, *src_slot, *dst_slot, *out_row, *ids; /* ids last: only those used are sent */
     size_t fixed;                                     /* bytes before ids */
+    kn_sample_row *sample;                            /* sent apart, if there is a draw */
 } model_inputs;
 
 enum { MODEL_FLIGHTS = 3 }; /* buffers of what crosses between host and device: two steps under way, one being filled */
@@ -33,22 +34,27 @@ struct model {
     void *inputs_host[MODEL_FLIGHTS];
     model_inputs host[MODEL_FLIGHTS], there; /* the same, in host memory and in the backend's */
     int input;                               /* whose turn it is */
-    kn_graph **graph;                        /* (max_seqs + 1): a decode step of so many rows, once captured */
+    kn_graph **graph;                        /* (max_seqs + 1, 2): a decode step of so many rows without and with a draw, once captured */
     bool *warm;                              /* such a step has run uncaptured: heuristics have been searched */
 
     /* work space */
     layer_scratch scratch;
     float *residual, *logits;
-    void *normed_out; /* (max_outs, hidden) act */
-    kn_candidates *candidates;
-    kn_sample_row *sample_rows;
-    int *penalties; /* ids, then hits; (2, MODEL_PENALTIES) */
-    int *maps;      /* group map, then first channels of norm groups */
-    int outs;       /* of the last step */
-    int64_t steps;  /* so far */
+    void *normed_out;                /* (max_outs, hidden) act */
+    kn_candidates *candidates, *all; /* (max_outs) of this rank; (size, max_outs), the same where it is alone */
+    kn_item *sorted;                 /* work space of kn->choose, and next */
+    int *next;
+    kn_choice *choices;    /* (max_outs) */
+    int *penalties;        /* ids, then hits; (2, MODEL_PENALTIES) */
+    int *maps;             /* group map, then first channels of norm groups */
+    int tokens, outs;      /* of the last step */
+    layer_pending pending; /* what no norm has added to its residual */
+    int64_t steps;         /* so far */
 
-    kn_candidates *candidates_host[MODEL_FLIGHTS];
-    int candidate_rows[MODEL_FLIGHTS], begun, ended; /* halves of model_candidates, counted */
+    kn_candidates *candidates_host[MODEL_FLIGHTS]; /* (size + 1, max_outs) */
+    kn_choice *choices_host[MODEL_FLIGHTS];
+    int begun, ended; /* draws, counted        */
+    int drawn;        /* rows of the last one  */
     float *logits_host;
     layer_probe probe;
 };

@@ -137,12 +137,24 @@ const kn_exchange *tp_exchange(const tp_group *g, size_t bytes)
 
 bool tp_overlaps(const tp_group *g) { return g->side != NULL && g->kind == TP_COMM_NCCL; }
 
-plp_status tp_sum_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype)
+static plp_status begin(tp_group *g, tp_side_work work, int turn, void *data, int64_t count, plp_dtype dtype)
 {
     PLP_TRY(PLP_FAULT_AT("collective"));
-    return TP_WAIT(TP_ALL_REDUCE, (size_t)count * plp_dtype_size(dtype), tp_nccl_sum_begin(g, turn, data, count, dtype));
+    return TP_WAIT(TP_ALL_REDUCE, (size_t)count * plp_dtype_size(dtype), tp_nccl_side(g, work, turn, data, count, dtype));
 }
-plp_status tp_sum_end(tp_group *g, int turn) { return tp_nccl_sum_end(g, turn); }
+plp_status tp_sum_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype)
+{
+    return begin(g, TP_SIDE_SUM, turn, data, count, dtype);
+}
+plp_status tp_scatter_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype)
+{
+    return begin(g, TP_SIDE_SCATTER, turn, data, count, dtype);
+}
+plp_status tp_gather_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype)
+{
+    return begin(g, TP_SIDE_GATHER, turn, data, count, dtype);
+}
+plp_status tp_side_end(tp_group *g, int turn) { return tp_nccl_side_end(g, turn); }
 
 bool tp_capturable(const tp_group *g) { return g->size == 1 || g->kind == TP_COMM_NCCL; }
 

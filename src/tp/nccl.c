@@ -90,16 +90,32 @@ plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
     return TP_NCCL(ncclAllReduce(data, data, (size_t)count, types[dtype], ncclSum, g->nccl, g->backend->stream(g->context)));
 }
 
-plp_status tp_nccl_sum_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype)
+plp_status tp_nccl_gather(const tp_group *g, const void *mine, size_t bytes, void *all)
+{
+    return TP_NCCL(ncclAllGather(mine, all, bytes, ncclInt8, g->nccl, g->backend->stream(g->context)));
+}
+
+static ncclResult_t queue(tp_group *g, tp_side_work work, void *data, size_t count, plp_dtype dtype)
+{
+    const struct tp_side *s = g->side;
+    void *own = (char *)data + (size_t)g->rank * count * plp_dtype_size(dtype);
+    switch (work) {
+    case TP_SIDE_SCATTER: return ncclReduceScatter(data, own, count, types[dtype], ncclSum, s->comm, s->stream);
+    case TP_SIDE_GATHER: return ncclAllGather(own, data, count, types[dtype], s->comm, s->stream);
+    default: return ncclAllReduce(data, data, count, types[dtype], ncclSum, s->comm, s->stream);
+    }
+}
+
+plp_status tp_nccl_side(tp_group *g, tp_side_work work, int turn, void *data, int64_t count, plp_dtype dtype)
 {
     struct tp_side *s = g->side;
     PLP_TRY(TP_CUDA(cudaEventRecord(s->ready, g->backend->stream(g->context))));
     PLP_TRY(TP_CUDA(cudaStreamWaitEvent(s->stream, s->ready, 0)));
-    PLP_TRY(TP_NCCL(ncclAllReduce(data, data, (size_t)count, types[dtype], ncclSum, s->comm, s->stream)));
+    PLP_TRY(TP_NCCL(queue(g, work, data, (size_t)count, dtype)));
     return TP_CUDA(cudaEventRecord(s->done[turn], s->stream));
 }
 
-plp_status tp_nccl_sum_end(tp_group *g, int turn)
+plp_status tp_nccl_side_end(tp_group *g, int turn)
 {
     return TP_CUDA(cudaStreamWaitEvent(g->backend->stream(g->context), g->side->done[turn], 0));
 }
@@ -116,12 +132,17 @@ plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
     (void)data, (void)count, (void)dtype;
     return tp_nccl_create(g);
 }
-plp_status tp_nccl_sum_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype)
+plp_status tp_nccl_gather(const tp_group *g, const void *mine, size_t bytes, void *all)
 {
-    (void)turn;
+    (void)g, (void)mine, (void)bytes, (void)all;
+    return tp_nccl_create(NULL);
+}
+plp_status tp_nccl_side(tp_group *g, tp_side_work work, int turn, void *data, int64_t count, plp_dtype dtype)
+{
+    (void)work, (void)turn;
     return tp_nccl_sum(g, data, count, dtype);
 }
-plp_status tp_nccl_sum_end(tp_group *g, int turn)
+plp_status tp_nccl_side_end(tp_group *g, int turn)
 {
     (void)turn;
     return tp_nccl_create(g);

@@ -57,16 +57,24 @@ plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context
 /* Collective.  Sum in place of `count` elements in the backend's memory, in rank order: the same bits on every rank.  Queued on the
  * context's stream. */
 plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype);
+/* Collective, the backend's memory.  What tp_gather_all does; stage: host memory for (tp_size + 1) * bytes, of use where the link is MPI
+ * and the memory a device's.  Queued like a sum. */
+plp_status tp_gather_all_device(const tp_group *g, const void *mine, size_t bytes, void *all, void *stage);
 /* How a kernel may sum messages of so many bytes over the ranks by itself (kn_exchange): quicker than tp_all_reduce behind it.  NULL: it
  * cannot. */
 const kn_exchange *tp_exchange(const tp_group *g, size_t bytes);
-/* Collective.  tp_all_reduce beside the context's stream: what is queued between `begin` and `end` may run meanwhile, and what is queued
- * behind `end` sees the sum.  Two may be under way, turn 0 and turn 1; several begun in a turn end together.  Only where tp_overlaps. */
+/* Collective.  Sums beside the context's stream, where tp_overlaps: what is queued between a `begin` and tp_side_end may run meanwhile, and
+ * what is queued behind tp_side_end sees the result.  Two may be under way, turn 0 and turn 1; several begun in a turn end together.
+ *   tp_sum_begin      as tp_all_reduce
+ *   tp_scatter_begin  data (size, count): of the sum, this rank's `count` elements, in their place
+ *   tp_gather_begin   data (size, count): everyone's `count` elements, in theirs */
 enum { TP_TURNS = 2 };
 bool tp_overlaps(const tp_group *g);
 plp_status tp_sum_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);
-plp_status tp_sum_end(tp_group *g, int turn);
-/* Whether tp_all_reduce queues on the stream alone, so that a step with it can be captured and replayed. */
+plp_status tp_scatter_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);
+plp_status tp_gather_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);
+plp_status tp_side_end(tp_group *g, int turn);
+/* Whether sums and gathers queue on the stream alone, so that a step with them can be captured and replayed. */
 bool tp_capturable(const tp_group *g);
 const char *tp_comm_name(const tp_group *g); /* "mpi", "nccl", "peers and nccl", "none" */
 

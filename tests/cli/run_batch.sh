@@ -63,6 +63,28 @@ np=$np_was
 batch 0 --force --seed 1
 texts | cmp -s - "$work/kept" && fail "another seed of the job gives the same"
 
+# What changes the logits, probabilities of the prompt, and answers that share it.
+fresh
+printf '%s\n' '{"id": "b", "prompt": [0,1106,260,1894,1074], "temperature": 0, "logit_bias": {"77": 1000}, "max_tokens": 3}' \
+    '{"id": "a", "prompt": [0,1106,260,1894,1074], "temperature": 9, "allowed_token_ids": [12, 9, 12], "max_tokens": 20, "ignore_eos": true}' \
+    '{"id": "w", "prompt": [0,1106,260,1894,1074], "temperature": 0, "bad_words": ["Israel", "the children"], "max_tokens": 24, "ignore_eos": true}' \
+    '{"id": "d", "prompt": [0,1106,260,1894,1074], "temperature": 0, "detokenize": false, "max_tokens": 2}' \
+    '{"id": "p", "prompt": [0,1106,260,1894,1074], "prompt_logprobs": 2, "logit_bias": null, "max_tokens": 1, "n": 2}' \
+    '{"id": "x", "prompt": "x", "logit_bias": {"a": 1}}' '{"id": "y", "prompt": "x", "allowed_token_ids": []}' \
+    '{"id": "z", "prompt": "x", "allowed_token_ids": [4000]}' >"$in"
+batch 3 --summary "$work/summary"
+has 1 '"token_ids":[77,77,77]'
+[ "$(line 2 | sed 's/.*"token_ids":\[\([0-9,]*\)\].*/\1/' | tr , '\n' | sort -u | tr '\n' ' ')" = "12 9 " ] || fail "allowed ids: $(line 2)"
+line 3 | grep -q "Israel\|the children" && fail "bad words: $(line 3)"
+has 3 'of the '
+has 4 '"text":null,"token_ids":[269,260]'
+has 5 '"prompt_logprobs":[null,{"id":1106,'
+[ "$(line 5 | grep -o '"logprob":-' | wc -l)" = 12 ] || fail "4 tokens of a prompt with 2 alternatives each: 12 logprobs"
+has 6 'logit_bias: a is no token id'
+has 7 'allows none'
+has 8 'id 4000 at index 0'
+grep -q '"hit_tokens":5,' "$work/summary" || fail "two answers to a prompt of 5 tokens: $(cat "$work/summary")"
+
 # Bad lines get a record each, and do not stop the others.
 fresh
 {
@@ -72,7 +94,7 @@ fresh
         '{"id": "i", "prompt": "x", "max_tokens": "10"}' '{"id": "j", "prompt": "x", "max_tokens": 0}' \
         '{"id": "k", "prompt": "x", "max_tokens": 9223372036854775808}' '{"id": "l", "prompt": "x", "temperature": 1e400}' \
         '{"id": "m", "prompt": "x", "temperature": NaN}' '{"id": "n", "prompt": "x", "seed": -1}' '{"id": "o", "prompt": "x", "top_p": 0, "top_p": 1}' \
-        '{"id": "p", "prompt": "x", "stop": [""]}' '{"id": "q", "prompt": "x", "logit_bias": {"1": 2}}' '{"id": 7, "prompt": "x"}' \
+        '{"id": "p", "prompt": "x", "stop": [""]}' '{"id": "q", "prompt": "x", "echo": true}' '{"id": 7, "prompt": "x"}' \
         '{"custom_id": "r", "url": "/v1/chat/completions", "body": {"messages": []}}' '{"id": "s", "prompt": "x", "min_tokens": 17}'
     printf '{"id": "t", "prompt": "\303("}\n{"id": "u", "prompt": "a\000"}\n{"id": "v", "prompt": "x", "max_tokens": 1e0}'
 } >"$in"
@@ -103,7 +125,7 @@ line 16, byte 43: a value was expected
 seed: -1 is outside 0 to
 field \"top_p\" comes twice
 stop string 0 is empty
-logit_bias is not supported
+echo is not supported
 id: 7 is not a string
 needs a chat template
 min_tokens 17

@@ -1,5 +1,7 @@
 #include "kernel_test.h"
 
+#include "kernels/choose.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -168,6 +170,74 @@ static void run(kt *t, const int *size)
             check_row(t, got + i, row + i, logits.v + i * ld, p + i * valid, first, valid, exact);
 }
 
+/* kn->choose against its definition on the host, from the same lists: a token of another place in them must be as good up to rounding.  The
+ * rule itself answers to float64 in tests/unit/test_sampling.c.  Then kn->feed. */
+static void run_choose(kt *t, const int *size)
+{
+    const int rows = size[0], ranks = size[1], vocab = size[2];
+    const size_t lists = (size_t)(rows * ranks), items = (size_t)ranks * KN_CANDIDATES;
+    kn_candidates *all = kt_host(t, lists * sizeof *all);
+    kn_sample_row *row = kt_host(t, (size_t)rows * sizeof *row);
+    kn_item *sorted = kt_host(t, items * sizeof *sorted);
+    kn_choice *got = kt_host(t, (size_t)rows * sizeof *got);
+    int *next = kt_host(t, lists * sizeof *next), *ids = kt_host(t, (size_t)rows * 2 * sizeof *ids);
+    for (int i = 0; i < rows; i++) {
+        row[i] = (kn_sample_row){ .inv_temperature = i % 5 ? (float)kt_uniform(t, 0.3, 2) : 0,
+                                  .seed = (uint64_t)kt_below(t, 1 << 30),
+                                  .position = kt_below(t, 5000),
+                                  .top_k = i % 4 ? 0 : 1 + kt_below(t, 100),
+                                  .top_p = i % 3 ? 1 : kt_uniform(t, 0.2, 1),
+                                  .min_p = i % 7 ? 0 : kt_uniform(t, 0, 0.2) };
+        for (int r = 0; r < ranks; r++) {
+            const int first = r * vocab / ranks, own = (r + 1) * vocab / ranks - first;
+            kt_array logits = kt_random(t, PLP_F32, (size_t)own, 0, 3);
+            if (i % 11 == 10 && r == ranks - 1) {
+                logits.v[own / 2] = NAN;
+                kt_put(t, &logits);
+            }
+            const kn_candidates_args a = { .rows = 1,
+                                           .first = first,
+                                           .valid = own,
+                                           .logits = logits.p,
+                                           .ld = own,
+                                           .row = kt_upload(t, row + i, sizeof *row),
+                                           .out = kt_upload(t, all, sizeof *all) };
+            if (!kt_ok(t, t->kn->candidates(t->c, &a))) return;
+            kt_ok(t, t->kn->to_host(t->c, all + r * rows + i, a.out, sizeof *all));
+            kt_ok(t, t->kn->sync(t->c));
+        }
+    }
+    const kn_choose_args a = { .rows = rows,
+                               .ranks = ranks,
+                               .all = kt_upload(t, all, lists * sizeof *all),
+                               .row = kt_upload(t, row, (size_t)rows * sizeof *row),
+                               .sorted = kt_upload(t, kt_host(t, rows * items * sizeof *sorted), rows * items * sizeof *sorted),
+                               .next = kt_upload(t, next, lists * sizeof *next),
+                               .out = kt_upload(t, got, (size_t)rows * sizeof *got) };
+    for (int i = 0; i < rows; i++) ids[i] = i % 3 ? ~(rows - 1 - i) : i;
+    int *there = kt_upload(t, ids, (size_t)rows * sizeof *ids);
+    if (!kt_ok(t, t->kn->choose(t->c, &a)) || !kt_ok(t, t->kn->feed(t->c, there, a.out, rows))) return;
+    kt_ok(t, t->kn->to_host(t->c, got, a.out, (size_t)rows * sizeof *got));
+    kt_ok(t, t->kn->to_host(t->c, ids + rows, there, (size_t)rows * sizeof *ids));
+    kt_ok(t, t->kn->sync(t->c));
+    int outcomes[3] = { 0 };
+    for (int i = 0; i < rows; i++) {
+        const kn_choice want = kn_choose_row(row + i, all + i, rows, ranks, sorted, next);
+        outcomes[want.outcome]++;
+        if (got[i].outcome != want.outcome) kt_fail(t, "row %d: outcome %d, want %d", i, got[i].outcome, want.outcome);
+        const int fed = i % 3 ? got[rows - 1 - i].token : i;
+        if (ids[rows + i] != fed) kt_fail(t, "id %d is %d, want %d", i, ids[rows + i], fed);
+        if (got[i].token == want.token && (want.outcome != KN_CHOSEN || got[i].raw == want.raw)) continue;
+        const double by = row[i].inv_temperature;
+        const double a_score = got[i].raw * by + kn_gumbel(row[i].seed, row[i].position, got[i].token);
+        const double b_score = want.raw * by + kn_gumbel(row[i].seed, row[i].position, want.token);
+        if (!kt_near(t, PLP_F32, a_score, b_score))
+            kt_fail(t, "row %d: token %d (%.9g), want %d (%.9g)", i, got[i].token, a_score, want.token, b_score);
+    }
+    if (outcomes[KN_CHOSEN] < rows / 2 || outcomes[KN_NOT_FINITE] == 0 || (ranks == 1 && outcomes[KN_NEEDS_ROW] == 0))
+        kt_fail(t, "outcomes %d, %d, %d: the rows are not the ones that were meant", outcomes[0], outcomes[1], outcomes[2]);
+}
+
 /* rtol 1e-5 for sums of up to 50k exponentials in float32, atol 1e-5 for scores around 20. */
 const kt_case kt_candidates_rows[] = {
     /* name                      run  rows first valid flags             rtol  atol */
@@ -180,6 +250,9 @@ const kt_case kt_candidates_rows[] = {
     { "candidates.nothing", run, { 3, 3, 0, 0 }, 1e-5, 1e-5 },
     { "candidates.general", run, { 17, 100, 1003, INEXACT | PENALTIES }, 1e-5, 1e-5 },
     { "candidates.huge", run, { 5, 0, 257, HUGE_LOGITS }, 1e-5, 1e-5 },
+    { "choose.one_rank", run_choose, { 70, 1, 5000 }, 1e-5, 1e-5 },
+    { "choose.ranks", run_choose, { 100, 3, 5000 }, 1e-5, 1e-5 },
+    { "choose.small", run_choose, { 60, 4, 90 }, 1e-5, 1e-5 },
     { "candidates.not_finite", run, { 9, 0, 500, NOT_FINITE }, 1e-5, 1e-5 },
     { 0 }
 };

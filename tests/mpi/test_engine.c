@@ -1,9 +1,11 @@
 /* The engine on the demonstration model: what a request gives does not depend on what runs beside it, on its slot, or on the slices of
- * its prompt: tokens, text, and logprobs, to the bit. */
+ * its prompt, or whether the engine looks ahead: tokens, text, and logprobs, to the bit. */
 #include "mpi_test.h"
 
 #include "engine/engine.h"
+#include "engine/score.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { REQUESTS = 24, MOST_OUT = 20, MOST_PROMPT = 150 };
@@ -22,6 +24,7 @@ typedef struct {
 } answer;
 
 static job jobs[REQUESTS];
+static plp_device device = PLP_DEVICE_CPU;
 
 static void make_jobs(int vocabulary)
 {
@@ -64,9 +67,15 @@ static void note(const plp_event *e, answer *answers)
 }
 
 /* All requests, `joining` of them at every step. */
-static void run_jobs(int seqs, int batch_tokens, int joining, answer *answers)
+static void run_jobs(int seqs, int batch_tokens, int joining, plp_ahead ahead, answer *answers)
 {
-    const plp_engine_options options = { .model = PLP_DEMO, .device = PLP_DEVICE_CPU, .max_seqs = seqs, .max_batch_tokens = batch_tokens };
+    const plp_engine_options options = { .model = PLP_DEMO,
+                                         .device = device,
+                                         .deterministic = 1,
+                                         .link = PLP_LINK_MPI,
+                                         .max_seqs = seqs,
+                                         .max_batch_tokens = batch_tokens,
+                                         .ahead = ahead };
     plp_engine *e = NULL;
     plp_engine_info info;
     plp_event event;
@@ -86,15 +95,68 @@ static void run_jobs(int seqs, int batch_tokens, int joining, answer *answers)
     plp_engine_destroy(&e);
 }
 
+/* Collective.  Probabilities of a prompt's tokens are those of teacher forcing, up to the rounding of a float32 logit: it cuts the prompt
+ * where the bits change. */
+static void score_prompts(void)
+{
+    enum { LONG = 3 };
+    const plp_engine_options options = { .model = PLP_DEMO,
+                                         .device = device,
+                                         .deterministic = 1,
+                                         .link = PLP_LINK_MPI,
+                                         .max_seqs = 5,
+                                         .max_batch_tokens = 100,
+                                         .cache = PLP_CACHE_ALL };
+    static double want[LONG][MOST_PROMPT];
+    plp_engine *e = NULL;
+    plp_event event;
+    int left, next[LONG], ended = 0, wrong = 0;
+    CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &options) == PLP_OK);
+    if (e == NULL) return;
+    for (int i = 0; i < LONG; i++) {
+        job *j = &jobs[i + 4]; /* prompts of 126, 8 and 39 tokens */
+        CHECK(engine_score_tokens(engine_session_of(e)->model, j->prompt, (int64_t)j->given.count, want[i]) == PLP_OK);
+    }
+    for (int i = 0; i < LONG; i++) {
+        plp_request r = jobs[i + 4].given;
+        r.prompt_logprobs = i, r.answers = 2, r.max_tokens = 1 + i, next[i] = 1, r.stop_count = 0;
+        CHECK(plp_engine_submit(e, &r, &jobs[i + 4].id) == PLP_OK);
+    }
+    do {
+        CHECK(plp_engine_step(e, &left) == PLP_OK);
+        while (plp_engine_next_event(e, &event))
+            for (int i = 0; i < LONG; i++) {
+                const job *j = &jobs[i + 4];
+                if (event.request == j->id && event.kind == PLP_EVENT_PROMPT) {
+                    wrong += event.token != j->prompt[next[i]] || !(fabs(event.logprob + want[i][next[i] - 1]) < 1e-4) || event.tops != i;
+                    wrong += i > 0 && !(event.top_logprob[0] >= event.logprob);
+                    next[i]++;
+                }
+                if (event.request == j->id && event.kind == PLP_EVENT_TOKEN) CHECK(next[i] == (int)j->given.count);
+                ended += event.kind == PLP_EVENT_FINISHED && (event.request == j->id || event.request == j->id + 1);
+            }
+    } while (left > 0);
+    CHECK(wrong == 0 && ended == 2 * LONG);
+    plp_engine_destroy(&e);
+}
+
 int main(int argc, char **argv)
 {
     static answer alone[REQUESTS], together[REQUESTS];
     tp_group *g = mpi_test_begin(&argc, &argv);
-    run_jobs(1, 512, REQUESTS, alone);
-    /* The model's chunk is 64; the last setting cuts prompts at multiples of 16, which leave the bits alone as well. */
-    const int settings[][3] = { { 16, 512, REQUESTS }, { 5, 70, 1 }, { 8, 16, 3 } };
+    if (argc > 1 && strcmp(argv[1], "cuda") == 0) device = PLP_DEVICE_CUDA;
+    if (device == PLP_DEVICE_CUDA && kn_cuda_devices() == 0) {
+        tp_group_destroy(&g);
+        MPI_Finalize();
+        return 77;
+    }
+    run_jobs(1, 512, REQUESTS, PLP_AHEAD_OFF, alone);
+    /* The model's chunk is 64; the third setting cuts prompts at multiples of 16, which leave the bits alone as well on the CPU. */
+    const int settings[][4] = {
+        { 16, 512, REQUESTS, PLP_AHEAD_AUTO }, { 5, 70, 1, PLP_AHEAD_ON }, { 8, 16, 3, PLP_AHEAD_OFF }, { 16, 512, 2, PLP_AHEAD_ON }
+    };
     for (size_t s = 0; s < sizeof settings / sizeof *settings; s++) {
-        run_jobs(settings[s][0], settings[s][1], settings[s][2], together);
+        run_jobs(settings[s][0], settings[s][1], settings[s][2], (plp_ahead)settings[s][3], together);
         for (int i = 0; i < REQUESTS; i++) {
             const answer *want = &alone[i], *got = &together[i];
             CHECK(got->ends == 1 && want->ends == 1 && got->finish == want->finish && got->tokens == want->tokens && got->tokens > 0);
@@ -103,5 +165,6 @@ int main(int argc, char **argv)
             CHECK(memcmp(got->logprob, want->logprob, sizeof got->logprob) == 0);
         }
     }
+    score_prompts();
     return mpi_test_end(g);
 }

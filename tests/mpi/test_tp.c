@@ -98,7 +98,7 @@ static void beside(tp_group *g, const kn_backend *kn, kn_context *c)
     }
     for (int round = 0; round < 3; round++)
         for (int t = 0; t < TP_TURNS; t++) {
-            if (round > 0) CHECK(tp_sum_end(g, t) == PLP_OK);
+            if (round > 0) CHECK(tp_side_end(g, t) == PLP_OK);
             if (round < 2) CHECK(tp_sum_begin(g, t, there[t], COUNT, PLP_F32) == PLP_OK);
         }
     for (int t = 0; t < TP_TURNS; t++) {
@@ -119,7 +119,7 @@ static void beside(tp_group *g, const kn_backend *kn, kn_context *c)
 static void norms(tp_group *g, const kn_backend *kn, kn_context *c, int tokens, int hidden, plp_dtype dtype, bool fold)
 {
     const kn_exchange *x = tp_exchange(g, (size_t)tokens * (size_t)hidden * sizeof(float));
-    if (x == NULL) return; /* one rank, or --comm nccl */
+    if (x == NULL) return;                                                                     /* one rank, or --comm nccl */
     const int64_t n = (int64_t)tokens * hidden, parts = (2 * n + tokens + hidden + 3) / 4 * 4; /* delta behind them is aligned */
     const size_t size = plp_dtype_size(dtype), bytes = (size_t)parts * sizeof(float);
     float *host = calloc((size_t)parts, sizeof *host), *want = calloc((size_t)parts, sizeof *want),
@@ -184,6 +184,28 @@ static void norms(tp_group *g, const kn_backend *kn, kn_context *c, int tokens, 
     free(h_delta);
 }
 
+/* Collective.  Every rank has everyone's, in order. */
+static void gathers(tp_group *g, const kn_backend *kn, kn_context *c)
+{
+    enum { MOST = 100 };
+    const size_t size = (size_t)tp_size(g);
+    unsigned char mine[MOST], *all = calloc(size, MOST), *stage = malloc((size + 1) * MOST);
+    void *there = NULL;
+    memset(mine, 17 + tp_rank(g), sizeof mine);
+    CHECK(kn->alloc(c, &there, (size + 1) * MOST) == PLP_OK);
+    for (size_t bytes = 0; all != NULL && stage != NULL && bytes <= MOST; bytes += MOST / 2) {
+        CHECK(kn->to_device(c, there, mine, bytes) == PLP_OK);
+        CHECK(tp_gather_all_device(g, there, bytes, (char *)there + MOST, stage) == PLP_OK);
+        CHECK(kn->to_host(c, all, (char *)there + MOST, size * bytes) == PLP_OK && kn->sync(c) == PLP_OK);
+        int wrong = 0;
+        for (size_t i = 0; i < size * bytes; i++) wrong += all[i] != 17 + i / bytes;
+        CHECK(wrong == 0);
+    }
+    kn->release(c, &there);
+    free(all);
+    free(stage);
+}
+
 int main(int argc, char **argv)
 {
     tp_group *g = mpi_test_begin(&argc, &argv);
@@ -213,6 +235,7 @@ int main(int argc, char **argv)
         norms(g, kn, c, 17, 1022, PLP_F32, true);
         norms(g, kn, c, 100, 2560, PLP_BF16, true);
     }
+    gathers(g, kn, c);
     kn->destroy(&c);
     return mpi_test_end(g);
 }

@@ -77,7 +77,9 @@ static int brute_survivors(const float *logits, int vocab, const sampling_row *r
     int n = 0;
     for (int i = 0; i < vocab; i++) {
         double p = logits[i];
-        bool out = false;
+        bool out = r->alloweds > 0;
+        for (int k = 0; k < r->alloweds; k++) out &= r->allowed[k] != i;
+        for (int k = 0; k < r->biases; k++) p += r->bias_id[k] == i ? r->bias[k] : 0;
         for (int k = 0; k < r->penalties; k++)
             if (r->penalty_id[k] == i) {
                 p = p < 0 ? p * s->repetition : p / s->repetition;
@@ -115,8 +117,8 @@ static int brute_token(const float *logits, int vocab, const sampling_row *r)
 
 /* ---------------------------------------------------------------------------------------------------------------------- tests */
 typedef struct {
-    int vocab, penalties, bans, id[40], hits[40], ban[3];
-    float logits[MOST_VOCAB];
+    int vocab, penalties, bans, id[40], hits[40], ban[3], alloweds, allowed[20], biases, bias_id[20];
+    float logits[MOST_VOCAB], bias[20];
     plp_sampling params;
     sampling_row row;
 } trial;
@@ -140,6 +142,13 @@ static void make_trial(trial *t)
     }
     if (roll(4) == 0)
         while (t->bans < 3) t->ban[t->bans++] = (int)roll((uint32_t)t->vocab);
+    t->alloweds = t->biases = 0;
+    if (roll(8) == 0) /* more than are banned, in rising order */
+        for (int id = (int)roll(4); id < t->vocab && t->alloweds < 20; id += 1 + (int)roll(4)) t->allowed[t->alloweds++] = id;
+    if (t->alloweds < 4) t->alloweds = 0;
+    if (roll(8) == 0)
+        for (int id = (int)roll(9); id < t->vocab && t->biases < 20; id += 1 + (int)roll(30))
+            t->bias_id[t->biases] = id, t->bias[t->biases++] = (float)(4 * normal());
     t->row = (sampling_row){ .params = &t->params,
                              .logprobs = -1,
                              .position = roll(100000),
@@ -147,7 +156,12 @@ static void make_trial(trial *t)
                              .penalty_hits = t->hits,
                              .penalties = t->penalties,
                              .banned = t->ban,
-                             .bans = t->bans };
+                             .bans = t->bans,
+                             .allowed = t->allowed,
+                             .alloweds = t->alloweds,
+                             .bias_id = t->bias_id,
+                             .bias = t->bias,
+                             .biases = t->biases };
 }
 
 static void candidates_and_rows_agree_with_brute_force(void **state)
@@ -191,7 +205,7 @@ static void ties_go_to_the_lower_id(void **state)
         t.params = (plp_sampling){
             .repetition = 1, .temperature = (i & 1) ? 0.5 : 0, .top_k = 1 + (int)roll(90), .top_p = 1, .seed = (uint64_t)i
         };
-        t.row.penalties = t.row.bans = 0;
+        t.row.penalties = t.row.bans = t.row.alloweds = t.row.biases = 0;
         const int want = brute_token(t.logits, t.vocab, &t.row), ranks = 1 + (int)roll(MOST_RANKS);
         sampling_work *w;
         sampling_choice c = { .token = -7 };

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RANKS = 3, STOP = 5, POISON = 13, MOST_SLOTS = 40, MOST_ROWS = 512 };
+enum { RANKS = 3, STOP = 5, POISON = 13, MOST_SLOTS = 40, MOST_ROWS = 512, FLIGHTS = 3 };
 #ifdef PLP_FUZZ
 enum { VOCAB = 24, USED = 20 }; /* fuzz_scheduler.c includes this file, and wants many runs */
 #else
@@ -30,6 +30,10 @@ struct model {
     fake_state slot[MOST_SLOTS];
     float logits[MOST_SLOTS][VOCAB];
     int outs, steps, most_rows;
+    int begun, ended; /* draws */
+    int unknown;      /* rows whose token the host had not read */
+    kn_choice choice[FLIGHTS][MOST_SLOTS];
+    kn_candidates candidates[FLIGHTS][RANKS * MOST_SLOTS];
     kn_context *context;
 };
 
@@ -105,6 +109,51 @@ static void take(bool *taken, int slot)
     taken[slot] = true;
 }
 
+/* All ranks' candidates, and what is chosen from them. */
+static void draw_tokens(model *m, const model_draw *d)
+{
+    static kn_item sorted[MOST_SLOTS * RANKS * KN_CANDIDATES];
+    static int next[MOST_SLOTS * RANKS];
+    kn_candidates *all = m->candidates[m->begun % FLIGHTS];
+    for (int rank = 0; rank < RANKS; rank++) {
+        const int first = rank * USED / RANKS, end = (rank + 1) * USED / RANKS;
+        const kn_candidates_args a = { .rows = m->outs,
+                                       .first = first,
+                                       .valid = end - first,
+                                       .logits = m->logits[0] + first,
+                                       .ld = VOCAB,
+                                       .row = d->row,
+                                       .penalty_id = d->penalty_id,
+                                       .penalty_hits = d->penalty_hits,
+                                       .out = all + rank * m->outs };
+        assert_int_equal(kn_cpu()->candidates(m->context, &a), PLP_OK);
+    }
+    const kn_choose_args a = {
+        .rows = m->outs, .ranks = RANKS, .all = all, .row = d->row, .sorted = sorted, .next = next, .out = m->choice[m->begun % FLIGHTS]
+    };
+    assert_int_equal(kn_cpu()->choose(m->context, &a), PLP_OK);
+    if (!d->candidates) memset(all, 0xff, (size_t)(RANKS * m->outs) * sizeof *all); /* they are not there */
+    m->begun++;
+    assert_true(m->begun - m->ended <= 2);
+}
+
+bool model_draws_on_device(const model *m)
+{
+    (void)m;
+    return false;
+}
+
+plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidates **candidates)
+{
+    assert_true(m->ended < m->begun);
+    *choice = m->choice[m->ended % FLIGHTS], *candidates = m->candidates[m->ended % FLIGHTS];
+    m->ended++;
+    return PLP_OK;
+}
+
+/* What was drawn is not what the host tells: it may not have read it. */
+static int id_of(const model *m, int id) { return id >= 0 ? id : m->choice[(m->begun + FLIGHTS - 1) % FLIGHTS][~id].token; }
+
 plp_status model_forward(model *m, const model_step *s)
 {
     bool taken[MOST_SLOTS] = { false };
@@ -127,9 +176,11 @@ plp_status model_forward(model *m, const model_step *s)
         assert_int_equal(now.past, s->past[i]);
         int snap = s->block > 0 ? s->snap_start[i] : 0;
         for (int row = s->start[i]; row < s->start[i + 1]; row++) {
-            now.hash = mix(now.hash, (uint64_t)s->ids[row]);
+            assert_true(s->ids[row] >= 0 || (i < s->decodes && m->begun > 0));
+            now.hash = mix(now.hash, (uint64_t)id_of(m, s->ids[row]));
+            m->unknown += s->ids[row] < 0;
             now.past++;
-            if (m->outs < s->outs && s->out_row[m->outs] == row) fill_logits(now.hash, m->logits[m->outs++]);
+            while (m->outs < s->outs && s->out_row[m->outs] == row) fill_logits(now.hash, m->logits[m->outs++]);
             if (i < s->decodes || s->block == 0 || now.past % s->block != 0) continue;
             const int to = s->snap_slot[snap++];
             if (to < 0) continue;
@@ -144,32 +195,33 @@ plp_status model_forward(model *m, const model_step *s)
     assert_int_equal(m->outs, s->outs);
     m->steps++;
     if (s->tokens > m->most_rows) m->most_rows = s->tokens;
+    if (s->draw && s->outs > 0) draw_tokens(m, s->draw);
     return PLP_OK;
 }
 
+plp_status model_slot_copy(model *m, int from, int to)
+{
+    assert_true(from != to);
+    m->slot[to] = m->slot[from];
+    return PLP_OK;
+}
+
+/* Probabilities of prompts are another test's: mpi.test_engine. */
+plp_status model_logits_of(model *m, const int *row, int rows)
+{
+    (void)m, (void)row, (void)rows;
+    return PLP_ERR_INTERNAL;
+}
 plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
                             kn_candidates *all)
 {
-    (void)penalties;
-    assert_int_equal(rows, m->outs);
-    for (int rank = 0; rank < RANKS; rank++) {
-        const int first = rank * USED / RANKS, next = (rank + 1) * USED / RANKS;
-        const kn_candidates_args a = { .rows = rows,
-                                       .first = first,
-                                       .valid = next - first,
-                                       .logits = m->logits[0] + first,
-                                       .ld = VOCAB,
-                                       .row = row,
-                                       .penalty_id = penalty_id,
-                                       .penalty_hits = penalty_hits,
-                                       .out = all + rank * rows };
-        assert_int_equal(kn_cpu()->candidates(m->context, &a), PLP_OK);
-    }
-    return PLP_OK;
+    (void)m, (void)rows, (void)row, (void)penalty_id, (void)penalty_hits, (void)penalties, (void)all;
+    return PLP_ERR_INTERNAL;
 }
 
 plp_status model_gather_logits(model *m, int row, float *logits)
 {
+    assert_int_equal(m->begun, m->ended); /* the row is of the step that is read */
     assert_in_range(row, 0, m->outs - 1);
     memcpy(logits, m->logits[row], sizeof m->logits[row]);
     return PLP_OK;
@@ -180,7 +232,7 @@ static void make_model(model *m, int seqs, int slots, int tokens, int chunk)
     memset(m, 0x7f, sizeof *m); /* slots are dirty */
     m->config = (model_config){ .chunk = chunk, .vocab = VOCAB, .vocab_used = USED, .stop = { STOP }, .stops = 1, .bos = 0 };
     m->options = (model_options){ .backend = kn_cpu(), .max_tokens = tokens, .max_seqs = seqs, .max_outs = seqs, .slots = slots };
-    m->steps = m->most_rows = 0;
+    m->steps = m->most_rows = m->begun = m->ended = m->unknown = 0;
     const kn_options o = { .threads = 1, .max_tokens = tokens, .max_k = VOCAB, .max_n = VOCAB };
     assert_int_equal(kn_cpu()->create(&m->context, &o), PLP_OK);
 }
@@ -271,6 +323,7 @@ static void note_event(const plp_event *e)
         assert_true(a->outs < MOST_OUT);
         a->out[a->outs++] = e->token;
         break;
+    case PLP_EVENT_PROMPT: fail_msg("nobody asked for probabilities of prompts"); break;
     case PLP_EVENT_FINISHED: a->finished = true, a->finish = e->finish; break;
     case PLP_EVENT_ERROR:
         a->failed = true;
@@ -310,6 +363,8 @@ static plp_engine_stats run_jobs(int seqs, int tokens, int chunk, const engine_o
     const int steps = m.steps;
     assert_int_equal(plp_engine_step(e, &left), PLP_OK); /* nothing to do, nothing done */
     assert_int_equal(m.steps, steps);
+    assert_int_equal(m.begun, m.ended);
+    assert_true(options->ahead == PLP_AHEAD_ON ? m.unknown > m.steps / 8 : m.unknown == 0);
     plp_engine_statistics(e, &stats);
     engine_destroy(&e);
     kn_cpu()->destroy(&m.context);
@@ -338,6 +393,58 @@ static void requests_do_not_depend_on_each_other(void **state)
     run_jobs(16, 16, 64, &plain, 0);
     run_jobs(16, 512, 64, &plain, 0);
     run_jobs(16, 512, 64, &(engine_options){ .max_slice = 16 }, 0);
+}
+
+/* Tokens that the host reads a step late: the same tokens, the same ends. */
+static void looking_ahead_changes_nothing(void **state)
+{
+    (void)state;
+    static const plp_cache modes[] = { PLP_CACHE_NONE, PLP_CACHE_ALIGN, PLP_CACHE_ALL };
+    make_jobs();
+    for (int i = 0; i < 3; i++) {
+        const engine_options ahead = { .ahead = PLP_AHEAD_ON, .cache = modes[i] };
+        const int states = i > 0 ? 12 : 0;
+        const plp_engine_stats a = run_jobs(1, 512, 64, &ahead, states), b = run_jobs(7, 16, 8, &ahead, states);
+        const plp_engine_stats c = run_jobs(16, 64, 8, &ahead, states);
+        assert_int_equal(a.prefill_tokens + a.cached_tokens, prompt_tokens());
+        assert_int_equal(b.prefill_tokens + b.cached_tokens, prompt_tokens());
+        assert_int_equal(c.prefill_tokens + c.cached_tokens, prompt_tokens());
+    }
+}
+
+/* A request that is cancelled while a step has a row of it: no token comes behind its end, and the others lose none. */
+static void cancelled_ahead(void **state)
+{
+    (void)state;
+    static model m;
+    plp_engine *e;
+    plp_event event;
+    uint64_t id[2], later;
+    int left = 1, cancelled = 0, tokens = 0, ends = 0, ids[] = { 1, 2, 3 };
+    sound = true;
+    make_model(&m, 2, 2, 64, 8);
+    assert_int_equal(engine_create(&e, &m, NULL, &(engine_options){ .ahead = PLP_AHEAD_ON }), PLP_OK);
+    plp_request r = plp_request_defaults();
+    r.ids = ids, r.count = 3, r.max_tokens = 20, r.ignore_eos = 1;
+    for (int i = 0; i < 2; i++) assert_int_equal(plp_engine_submit(e, &r, &id[i]), PLP_OK);
+    for (int step = 0; left > 0; step++) {
+        if (step == 5) plp_engine_cancel(e, id[0]);
+        if (step == 5) assert_int_equal(plp_engine_submit(e, &r, &later), PLP_OK); /* takes the slot */
+        assert_int_equal(plp_engine_step(e, &left), PLP_OK);
+        while (plp_engine_next_event(e, &event)) {
+            assert_true(event.request != id[0] || cancelled == 0);
+            if (event.kind == PLP_EVENT_TOKEN)
+                tokens += event.request != id[0];
+            else if (event.finish == PLP_FINISH_CANCELLED)
+                cancelled++;
+            else
+                ends++;
+        }
+    }
+    assert_true(cancelled == 1 && ends == 2 && tokens == 40 && m.begun == m.ended && m.unknown > 10);
+    engine_destroy(&e);
+    kn_cpu()->destroy(&m.context);
+    sound = false;
 }
 
 static void states_that_are_kept_change_nothing(void **state)
@@ -389,6 +496,71 @@ static void a_common_beginning_is_computed_once(void **state)
         kn_cpu()->destroy(&m.context);
         assert_int_equal(stats.prefill_tokens, COMMON + OWN + (PROMPTS - 1) * (COMMON % 64 + OWN));
         assert_int_equal(stats.prefill_tokens + stats.cached_tokens, PROMPTS * (COMMON + OWN));
+    }
+    sound = false;
+}
+
+/* Several answers to one prompt are what as many requests give, and the prompt is computed once where there are slots for them, else once
+ * for those that find one at a time.  The first of them may be gone before it is. */
+static void answers_share_a_prompt(void **state)
+{
+    (void)state;
+    enum { ANSWERS = 9, LONG = 300 };
+    static int ids[LONG];
+    static const uint64_t seeds[ANSWERS] = { 3, 1, 4, 1, 5, 9, 2, 6, 5 };
+    static model m;
+    sound = true;
+    for (int i = 0; i < LONG; i++) ids[i] = i * 11 % USED;
+    plp_request r = plp_request_defaults();
+    r.ids = ids, r.count = LONG, r.max_tokens = 30, r.ignore_eos = 1, r.answers = ANSWERS, r.seeds = seeds;
+    for (int round = 0; round < 12; round++) {
+        const int seqs = round % 3 == 0 ? 16 : round % 3 == 1 ? 4 : 1;
+        const bool cancels = round >= 6;
+        answer want[ANSWERS], got[ANSWERS];
+        plp_engine_stats stats;
+        plp_engine *e;
+        plp_event event;
+        uint64_t first, other;
+        int left;
+        memset(got, 0, sizeof got);
+        make_model(&m, seqs, seqs, 64, 8);
+        assert_int_equal(engine_create(&e, &m, NULL, &(engine_options){ .ahead = round / 3 % 2 ? PLP_AHEAD_ON : PLP_AHEAD_OFF }), PLP_OK);
+        plp_request before = r;
+        before.count = 3, before.answers = 0, before.seeds = NULL;
+        assert_int_equal(plp_engine_submit(e, &before, &other), PLP_OK);
+        assert_int_equal(plp_engine_submit(e, &r, &first), PLP_OK);
+        for (int i = 0; i < ANSWERS; i++) {
+            plp_request one = r;
+            one.sampling.seed = seeds[i];
+            compute_alone(&one, &want[i]);
+        }
+        int step = 0;
+        do {
+            if (cancels && step++ == 2) plp_engine_cancel(e, first); /* some of the prompt is computed */
+            assert_int_equal(plp_engine_step(e, &left), PLP_OK);
+            while (plp_engine_next_event(e, &event)) {
+                if (event.request == other) continue;
+                assert_in_range(event.request, first, first + ANSWERS - 1);
+                answer *a = &got[event.request - first];
+                if (event.kind == PLP_EVENT_TOKEN)
+                    a->out[a->outs++] = event.token;
+                else
+                    a->finished = true, a->finish = event.finish;
+            }
+        } while (left > 0);
+        plp_engine_statistics(e, &stats);
+        engine_destroy(&e);
+        kn_cpu()->destroy(&m.context);
+        for (int i = 0; i < ANSWERS; i++) {
+            assert_true(got[i].finished);
+            if (cancels && i == 0) continue;
+            assert_int_equal(got[i].outs, want[i].outs);
+            assert_memory_equal(got[i].out, want[i].out, (size_t)want[i].outs * sizeof *want[i].out);
+        }
+        if (cancels) continue;
+        assert_int_equal(stats.prefill_tokens + stats.cached_tokens, 3 + ANSWERS * LONG);
+        if (seqs == 16) assert_int_equal(stats.prefill_tokens, 3 + LONG);
+        if (seqs == 4) assert_true(stats.prefill_tokens <= 3 + 4 * LONG);
     }
     sound = false;
 }
@@ -559,8 +731,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_do_not_depend_on_each_other),
+        cmocka_unit_test(looking_ahead_changes_nothing),
+        cmocka_unit_test(cancelled_ahead),
         cmocka_unit_test(states_that_are_kept_change_nothing),
         cmocka_unit_test(a_common_beginning_is_computed_once),
+        cmocka_unit_test(answers_share_a_prompt),
         cmocka_unit_test(a_cache_that_cannot_be_is_refused),
         cmocka_unit_test(cancelled_requests_leave_at_once),
         cmocka_unit_test(bad_requests_are_refused),

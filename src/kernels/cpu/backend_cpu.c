@@ -144,9 +144,9 @@ static plp_status mark_nothing(kn_context *c, int which)
 }
 
 /* What the kernel calls available: free memory and what it can drop. */
-static plp_status memory(kn_context *c, size_t *available, size_t *total)
+static plp_status memory(int device, size_t *available, size_t *total)
 {
-    (void)c;
+    (void)device;
     const long page = sysconf(_SC_PAGESIZE), pages = sysconf(_SC_PHYS_PAGES), unused = sysconf(_SC_AVPHYS_PAGES);
     if (page <= 0 || pages <= 0 || unused < 0) return PLP_FAIL(PLP_ERR_INTERNAL, "cannot learn the size of memory from sysconf");
     *total = (size_t)pages * (size_t)page;
@@ -194,6 +194,7 @@ const kn_backend *kn_cpu(void)
         .rms = kn_rms_cpu,
         .gated_norm = kn_gated_norm_cpu,
         .candidates = kn_candidates_cpu,
+        .choose = kn_choose_cpu,
         .feed = kn_feed_cpu,
     };
     return &cpu;

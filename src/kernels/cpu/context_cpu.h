@@ -43,7 +43,6 @@ size_t kn_candidates_scratch(int valid);
 plp_status kn_read_time_cpu(kn_context *c, size_t bytes, double *seconds);
 void kn_describe_cpu(kn_context *c, char *line, size_t size);
 void kn_identity_cpu(int device, char *text, size_t size);
-plp_status kn_feed_cpu(kn_context *c, int *ids, const kn_candidates *from, int rows);
 plp_status kn_embed_cpu(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cpu(kn_context *c, const kn_add_norm_args *a);
 plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a);
@@ -55,5 +54,7 @@ plp_status kn_scan_step_cpu(kn_context *c, const kn_scan_args *a, const kn_batch
 plp_status kn_rms_cpu(kn_context *c, const kn_rms_args *a);
 plp_status kn_gated_norm_cpu(kn_context *c, const kn_gated_norm_args *a);
 plp_status kn_candidates_cpu(kn_context *c, const kn_candidates_args *a);
+plp_status kn_choose_cpu(kn_context *c, const kn_choose_args *a);
+plp_status kn_feed_cpu(kn_context *c, int *ids, const kn_choice *from, int rows);
 
 #endif

@@ -59,10 +59,3 @@ void kn_identity_cpu(int device, char *text, size_t size)
     if (gethostname(text, size) != 0) snprintf(text, size, "unknown-host");
     text[size - 1] = 0; /* a name that was cut has no end */
 }
-
-plp_status kn_feed_cpu(kn_context *c, int *ids, const kn_candidates *from, int rows)
-{
-    (void)c;
-    for (int i = 0; i < rows; i++) ids[i] = from[i].drawn_id;
-    return PLP_OK;
-}

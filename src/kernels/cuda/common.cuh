@@ -39,7 +39,6 @@ plp_status kn_candidates_create_cuda(kn_context *c);
 
 plp_status kn_read_time_cuda(kn_context *c, size_t bytes, double *seconds);
 void kn_describe_cuda(kn_context *c, char *line, size_t size);
-plp_status kn_feed_cuda(kn_context *c, int *ids, const kn_candidates *from, int rows);
 plp_status kn_capture_begin_cuda(kn_context *c);
 plp_status kn_capture_end_cuda(kn_context *c, kn_graph **graph);
 plp_status kn_replay_cuda(kn_context *c, kn_graph *graph);
@@ -64,6 +63,8 @@ size_t kn_scan_work_cuda(const kn_scan_args *a);
 plp_status kn_rms_cuda(kn_context *c, const kn_rms_args *a);
 plp_status kn_gated_norm_cuda(kn_context *c, const kn_gated_norm_args *a);
 plp_status kn_candidates_cuda(kn_context *c, const kn_candidates_args *a);
+plp_status kn_choose_cuda(kn_context *c, const kn_choose_args *a);
+plp_status kn_feed_cuda(kn_context *c, int *ids, const kn_choice *from, int rows);
 
 /* ------------------------------------------------------------------------------------------------------------------ element types */
 __host__ __device__ __forceinline__ float kn_float(float v) { return v; }

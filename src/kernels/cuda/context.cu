@@ -135,7 +135,11 @@ static void release_host(kn_context *, void **p)
 }
 static plp_status mark(kn_context *c, int which) { return KN_CUDA(cudaEventRecord(c->mark[which], c->stream)); }
 static plp_status wait(kn_context *c, int which) { return KN_CUDA(cudaEventSynchronize(c->mark[which])); }
-static plp_status memory(kn_context *, size_t *available, size_t *total) { return KN_CUDA(cudaMemGetInfo(available, total)); }
+static plp_status memory(int device, size_t *available, size_t *total)
+{
+    PLP_TRY(KN_CUDA(cudaSetDevice(device)));
+    return KN_CUDA(cudaMemGetInfo(available, total));
+}
 
 static void identity(int device, char *text, size_t size)
 {
@@ -157,7 +161,7 @@ static kn_backend fill_table(void)
     t.embed = kn_embed_cuda, t.add_norm = kn_add_norm_cuda, t.linear = kn_linear_cuda_run, t.conv = kn_conv_cuda;
     t.ssd = kn_ssd_cuda_run, t.ssm_step = kn_ssm_step_cuda, t.gated_norm = kn_gated_norm_cuda;
     t.scan = kn_scan_cuda, t.scan_step = kn_scan_step_cuda, t.scan_work = kn_scan_work_cuda, t.rms = kn_rms_cuda;
-    t.candidates = kn_candidates_cuda, t.feed = kn_feed_cuda;
+    t.candidates = kn_candidates_cuda, t.choose = kn_choose_cuda, t.feed = kn_feed_cuda;
     t.capture_begin = kn_capture_begin_cuda, t.capture_end = kn_capture_end_cuda, t.replay = kn_replay_cuda;
     t.graph_destroy = kn_graph_destroy_cuda;
     t.exchange_sum = kn_exchange_sum_cuda, t.exchanges = kn_exchanges_cuda;

@@ -1,4 +1,4 @@
-/* src/kernels/cuda/measure.cu -- what the device is, and how fast it reads; and the next step's tokens, fed on the device. */
+/* src/kernels/cuda/measure.cu -- what the device is, and how fast it reads. */
 #include "kernels/cuda/common.cuh"
 
 #include <algorithm>
@@ -69,17 +69,4 @@ void kn_describe_cuda(kn_context *c, char *line, size_t size)
     else
         snprintf(line, size, "GPU %d %s, %d multiprocessors, %.0f GB, driver for CUDA %d.%d, CUDA %d.%d", c->options.device, p.name,
                  p.multiProcessorCount, (double)p.totalGlobalMem * 1e-9, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
-}
-
-__global__ void feed_kernel(int *ids, const kn_candidates *from, int rows)
-{
-    const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < rows) ids[i] = from[i].drawn_id;
-}
-
-plp_status kn_feed_cuda(kn_context *c, int *ids, const kn_candidates *from, int rows)
-{
-    if (rows == 0) return PLP_OK;
-    feed_kernel<<<(unsigned)kn_ceil(rows, 128), 128, 0, c->stream>>>(ids, from, rows);
-    return KN_LAUNCHED();
 }

@@ -1,0 +1,109 @@
+/* A step so large that it is computed in two halves, of which one goes on while the other's sums are on their way, gives what one rank gives.
+ * On GPUs of their own; elsewhere no step is cut. */
+#include "place.h"
+
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { VOCAB = 61 };
+
+static place on;
+
+/* Three new sequences, then the same three going on, into other slots: rows of each, from all ranks and from one. */
+static void large_step(tp_group *g, tp_group *self, const model_config *c, const int *lengths, bool f32)
+{
+    enum { SEQS = 3, MOST = 16384, OUTS = 2 * SEQS };
+    const int start[SEQS + 1] = { 0, lengths[0], lengths[0] + lengths[1], lengths[0] + lengths[1] + lengths[2] };
+    const int slot[SEQS] = { 2, 0, 1 }, again[SEQS] = { 4, 5, 3 }, tokens = start[SEQS];
+    int *ids = malloc(MOST * sizeof *ids), row[OUTS];
+    float *logits[2];
+    for (int i = 0; i < tokens; i++) ids[i] = (int)((unsigned)i * 2654435761u >> 8) % VOCAB;
+    for (int i = 0; i < SEQS; i++) row[2 * i] = start[i + 1] - lengths[i] / 3 - 1, row[2 * i + 1] = start[i + 1] - 1;
+    for (int side = 0; side < 2; side++) {
+        model *m = NULL;
+        const model_options o = { .backend = on.backend,
+                                  .device = on.device,
+                                  .threads = 1,
+                                  .f32 = f32,
+                                  .comm = on.comm,
+                                  .max_tokens = MOST,
+                                  .max_seqs = SEQS,
+                                  .max_outs = OUTS,
+                                  .slots = 2 * SEQS };
+        logits[side] = calloc((size_t)2 * OUTS * (size_t)c->vocab, sizeof **logits);
+        CHECK(model_create_random(&m, c, 42, side ? g : self, &o) == PLP_OK);
+        for (int s = 0; m && s < o.slots; s++) CHECK(model_slot_poison(m, s) == PLP_OK);
+        for (int later = 0; later < 2; later++) {
+            const int64_t past[SEQS] = { later ? lengths[0] : 0, later ? lengths[1] : 0, later ? lengths[2] : 0 };
+            CHECK(model_forward(m, &(model_step){ .tokens = tokens,
+                                                  .seqs = SEQS,
+                                                  .ids = ids,
+                                                  .start = start,
+                                                  .src_slot = slot,
+                                                  .dst_slot = later ? again : slot,
+                                                  .past = past,
+                                                  .outs = OUTS,
+                                                  .out_row = row }) == PLP_OK);
+            for (int i = 0; i < OUTS; i++) CHECK(model_gather_logits(m, i, logits[side] + (later * OUTS + i) * c->vocab) == PLP_OK);
+        }
+        model_destroy(&m);
+    }
+    double most = 0, scale = 0;
+    for (int i = 0; i < 2 * OUTS; i++)
+        for (int v = 0; v < VOCAB; v++) {
+            const double x = logits[1][i * c->vocab + v], y = logits[0][i * c->vocab + v];
+            most = isfinite(x) && isfinite(y) ? fmax(most, fabs(x - y)) : INFINITY, scale = fmax(scale, fabs(y));
+        }
+    if (!CHECK(most <= (f32 ? 3e-5 : 3e-2) * scale))
+        printf("large step of %d + %d + %d rows: %g\n", lengths[0], lengths[1], lengths[2], most / scale);
+    free(ids);
+    for (int side = 0; side < 2; side++) free(logits[side]);
+}
+
+/* A folded norm, norms whole on each rank, and Mamba-1. */
+static const model_config shapes[] = {
+#define MAMBA2(G)                                                                                                                          \
+    {                                                                                                                                      \
+        .family = "mamba2", .kind = MODEL_MAMBA2, .hidden = 256, .layers = 3, .heads = 9, .head_dim = 64, .inner = 576, .groups = G,       \
+        .state = 64, .conv = 4, .chunk = 64, .vocab = VOCAB + 3, .vocab_used = VOCAB, .norm_eps = 1e-5, .dt_max = INFINITY,                \
+        .norm_groups = G, .tied = true, .proj_bias = true, .conv_bias = true, .dtype = PLP_BF16                                            \
+    }
+    MAMBA2(1),
+    MAMBA2(9),
+    { .family = "mamba",
+      .kind = MODEL_MAMBA1,
+      .hidden = 256,
+      .layers = 3,
+      .heads = 512,
+      .head_dim = 1,
+      .inner = 512,
+      .groups = 1,
+      .state = 16,
+      .conv = 4,
+      .dt_rank = 16,
+      .chunk = 64,
+      .vocab = VOCAB + 3,
+      .vocab_used = VOCAB,
+      .norm_eps = 1e-5,
+      .dt_max = INFINITY,
+      .tied = true,
+      .conv_bias = true,
+      .dtype = PLP_BF16 },
+};
+
+int main(int argc, char **argv)
+{
+    /* Cut inside a sequence, and at its first row; numbers of rows that the ranks divide, and not. */
+    static const int lengths[][3] = { { 100, 3000, 996 }, { 2048, 1000, 1048 }, { 7, 2600, 2 }, { 1024, 1024, 4096 } };
+    tp_group *g = mpi_test_begin(&argc, &argv), *self = NULL;
+    int skipped;
+    if (!place_chosen(argc, argv, g, &on, &skipped)) return skipped;
+    CHECK(tp_group_self(&self) == PLP_OK);
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) large_step(g, self, &shapes[s], lengths[i], i % 2 == 0);
+    tp_group_destroy(&self);
+    return mpi_test_end(g);
+}
