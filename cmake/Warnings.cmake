@@ -19,3 +19,8 @@ if(PLP_SANITIZE)
                                                $<$<COMPILE_LANGUAGE:C>:-fno-omit-frame-pointer>)
   target_link_options(plp_options INTERFACE -fsanitize=address,undefined)
 endif()
+if(PLP_FUZZ) # libFuzzer's coverage in everything that its targets call; the runtime itself is linked by tests/fuzz
+  target_compile_definitions(plp_options INTERFACE PLP_FUZZ)
+  target_compile_options(plp_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(plp_options INTERFACE -fsanitize=address,undefined)
+endif()

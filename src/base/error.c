@@ -1,7 +1,10 @@
 #include "base/error.h"
 
+#include "base/utf8.h"
+
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -41,11 +44,19 @@ const char *plp_last_error(void) { return message; }
 
 const char *plp_last_error_site(void) { return site; }
 
-/* File names and tensor names end up in messages: a newline or an escape sequence in one must not forge a log line. */
+/* File names and tensor names end up in messages: a newline or an escape sequence in one must not forge a log line, and a name that was
+ * cut in the middle of a character must not make the record that quotes it unreadable. */
 void plp_escape_control(char *text)
 {
-    for (unsigned char *p = (unsigned char *)text; *p; p++)
-        if (*p < 0x20 || *p == 0x7f) *p = '?';
+    const char *const end = text + strlen(text);
+    for (char *p = text; p < end;) {
+        const unsigned char c = (unsigned char)p[0];
+        const size_t n = plp_utf8_length(p, end);
+        const bool second_set = n == 2 && c == 0xc2 && (unsigned char)p[1] < 0xa0; /* U+0080 to U+009F */
+        if (second_set) p[1] = '?';
+        if (second_set || n == 0 || c < 0x20 || c == 0x7f) *p = '?';
+        p += n > 0 ? n : 1;
+    }
 }
 
 plp_status plp_fail(plp_status code, const char *file, int line, const char *format, ...)

@@ -29,7 +29,7 @@ plp_status plp_fail(plp_status code, const char *file, int line, const char *for
 /* Where the last failure of this thread was raised, "file:line"; for debug output only. */
 const char *plp_last_error_site(void);
 
-/* Control characters become '?', in place. */
+/* Control characters, and bytes that are not UTF-8, become '?', in place. */
 void plp_escape_control(char *text);
 
 /* errno as a status: PLP_ERR_INPUT, _PERM, _MEMORY or _IO, for a failed open or read of `what`. */

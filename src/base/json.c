@@ -103,7 +103,7 @@ static json_object *member(json_object *object, const char *key)
 
 static plp_status wrong_type(json_object *value, const char *key, const char *where, const char *wanted)
 {
-    return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %s is not %s", where, key, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN),
+    return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %.60s is not %s", where, key, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN),
                     wanted);
 }
 
@@ -117,7 +117,7 @@ plp_status plp_json_int(json_object *object, const char *key, const char *where,
     const double magnitude = json_object_get_double(v); /* json-c clamps integers it cannot hold; the double keeps their size */
     const int64_t n = json_object_get_int64(v);
     if (!(magnitude >= -0x1p63 && magnitude <= 0x1p63) || n < least || n > most)
-        return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %s is outside %lld to %lld", where, key,
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %.60s is outside %lld to %lld", where, key,
                         json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN), (long long)least, (long long)most);
     *value = n;
     return PLP_OK;

@@ -1,6 +1,7 @@
 #include "base/json.h"
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -86,15 +87,10 @@ static plp_status escape(reader *r)
     return PLP_OK;
 }
 
-/* A character of several bytes, well formed as in Unicode 15, table 3-7: neither overlong nor a surrogate. */
 static plp_status character(reader *r)
 {
-    const unsigned char *p = (const unsigned char *)r->at;
-    const int length = p[0] >= 0xc2 && p[0] < 0xe0 ? 2 : (p[0] & 0xf0) == 0xe0 ? 3 : p[0] >= 0xf0 && p[0] <= 0xf4 ? 4 : 0;
-    const unsigned least = p[0] == 0xe0 ? 0xa0 : p[0] == 0xf0 ? 0x90 : 0x80, most = p[0] == 0xed ? 0x9f : p[0] == 0xf4 ? 0x8f : 0xbf;
-    bool good = length > 0 && r->end - r->at >= length && p[1] >= least && p[1] <= most;
-    for (int i = 2; good && i < length; i++) good = (p[i] & 0xc0) == 0x80;
-    if (!good) return bad(r, "invalid UTF-8");
+    const size_t length = plp_utf8_length(r->at, r->end);
+    if (length == 0) return bad(r, "invalid UTF-8");
     r->at += length;
     return PLP_OK;
 }

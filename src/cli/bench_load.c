@@ -38,8 +38,9 @@ static plp_status run_once(const bench *b, const char *path, int i, timings *t)
     t->load[i] = model_load_seconds(m);
     t->loaded = model_source_bytes_read(s);
     t->dtype = plp_dtype_name(model_config_of(m)->dtype);
+    model_source_threads(s, model_threads(m));
     model_destroy(&m);
-    PLP_DO(time_pass(b, s, &t->file[i], &t->passed)); /* with the threads that have loaded */
+    PLP_DO(time_pass(b, s, &t->file[i], &t->passed)); /* by as many threads as have loaded */
 done:
     model_destroy(&m);
     model_source_close(&s);

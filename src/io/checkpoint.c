@@ -36,7 +36,7 @@ struct io_checkpoint {
     int64_t aliases;
     plp_sha256_stream headers;
     _Atomic uint64_t bytes_read;
-    atomic_int threads; /* that share a read */
+    io_gather *gather;
 };
 
 static int by_name(const void *a, const void *b) { return strcmp(a, b); }
@@ -219,22 +219,24 @@ static plp_status merge(io_checkpoint *c)
     return PLP_OK;
 }
 
+static plp_status take_index(io_checkpoint *c, json_object *root, const char *path)
+{
+    json_object *map = NULL;
+    if (!json_object_is_type(root, json_type_object) || !json_object_object_get_ex(root, "weight_map", &map) ||
+        !json_object_is_type(map, json_type_object) || json_object_object_length(map) == 0)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: weight_map is missing, empty or no object; fix: fetch the file again", path);
+    PLP_TRY(open_shards(c, map, path));
+    PLP_TRY(merge(c));
+    return check_map(c, map, path);
+}
+
 static plp_status open_index(io_checkpoint *c, const char *name)
 {
-    plp_status st = PLP_OK;
     char path[MOST_PATH];
-    json_object *root = NULL, *map = NULL;
+    json_object *root = NULL;
     PLP_TRY(join(c, name, path));
     PLP_TRY(plp_json_read(path, MOST_INDEX, &root));
-    if (!json_object_is_type(root, json_type_object) || !json_object_object_get_ex(root, "weight_map", &map) ||
-        !json_object_is_type(map, json_type_object) || json_object_object_length(map) == 0) {
-        st = PLP_FAIL(PLP_ERR_DATA, "%s: weight_map is missing, empty or no object; fix: fetch the file again", path);
-        goto done;
-    }
-    PLP_DO(open_shards(c, map, path));
-    PLP_DO(merge(c));
-    PLP_DO(check_map(c, map, path));
-done:
+    const plp_status st = take_index(c, root, path);
     json_object_put(root);
     return st;
 }
@@ -262,7 +264,7 @@ plp_status io_checkpoint_open(io_checkpoint **out, const char *dir)
     if (stat(dir, &info) != 0) return PLP_FAIL_ERRNO("open", dir);
     if (!S_ISDIR(info.st_mode)) return PLP_FAIL(PLP_ERR_INPUT, "%s: not a directory; fix: name the directory of the checkpoint", dir);
     PLP_TRY(PLP_ALLOCATED(c = calloc(1, sizeof *c)));
-    c->threads = 1;
+    PLP_DO(io_gather_create(&c->gather));
     plp_sha256_init(&c->headers);
     PLP_DO(PLP_ALLOCATED(c->dir = strdup(dir)));
     for (size_t n = strlen(c->dir); n > 1 && c->dir[n - 1] == '/'; n--) c->dir[n - 1] = 0;
@@ -293,6 +295,7 @@ void io_checkpoint_close(io_checkpoint **checkpoint)
     free(c->tensor);
     free(c->alias);
     free(c->dir);
+    io_gather_destroy(&c->gather);
     free(c);
     *checkpoint = NULL;
 }
@@ -302,7 +305,7 @@ int io_checkpoint_files(const io_checkpoint *c) { return c->files; }
 const char *io_checkpoint_file_name(const io_checkpoint *c, int file) { return c->file[file].name; }
 int64_t io_checkpoint_tensors(const io_checkpoint *c) { return c->tensors; }
 const io_tensor *io_checkpoint_tensor(const io_checkpoint *c, int64_t i) { return &c->tensor[i]; }
-void io_checkpoint_threads(const io_checkpoint *c, int threads) { atomic_store(&((io_checkpoint *)c)->threads, threads); }
+void io_checkpoint_threads(const io_checkpoint *c, int threads) { io_gather_threads(c->gather, threads); }
 uint64_t io_checkpoint_bytes_read(const io_checkpoint *c) { return atomic_load(&c->bytes_read); }
 
 const io_tensor *io_checkpoint_find(const io_checkpoint *c, const char *name)
@@ -319,33 +322,33 @@ void io_checkpoint_digest(const io_checkpoint *c, uint8_t digest[PLP_SHA256_BYTE
     plp_sha256_final(&s, digest);
 }
 
-enum { SHARE = 1 << 20 }; /* bytes that a thread reads at a time */
-
-static plp_status read_share(const io_checkpoint *c, const io_tensor *t, char *dst, size_t bytes, uint64_t offset, int64_t share)
+/* See io_fetch. */
+static plp_status fetch(const void *checkpoint, const io_tensor *t, uint64_t from, uint64_t count, uint8_t *direct, io_scratch *scratch,
+                        const uint8_t **data)
 {
-    const size_t at = (size_t)share * SHARE, left = bytes - at;
-    return read_at(&c->file[t->file], c->dir, dst + at, left < SHARE ? left : SHARE, offset + at);
+    const io_checkpoint *c = checkpoint;
+    uint8_t *place = direct != NULL ? direct : scratch->data;
+    *data = place;
+    return read_at(&c->file[t->file], c->dir, place, (size_t)count, t->offset + from);
 }
 
-static plp_status read_shared(const io_checkpoint *c, const io_tensor *t, char *dst, size_t bytes, uint64_t offset)
+plp_status io_checkpoint_read_ranges(const io_checkpoint *c, const io_range *list, int n)
 {
-    const int64_t shares = (int64_t)((bytes + SHARE - 1) / SHARE);
-    int64_t bad = shares;
-#pragma omp parallel for schedule(dynamic) num_threads(c->threads) reduction(min : bad) if (shares > 1)
-    for (int64_t i = 0; i < shares; i++)
-        if (read_share(c, t, dst, bytes, offset, i) != PLP_OK && i < bad) bad = i;
-    for (; bad < shares; bad++)
-        PLP_TRY(read_share(c, t, dst, bytes, offset, bad)); /* again: a message belongs to the thread that writes it */
+    uint64_t bytes = 0;
+    for (int i = 0; i < n; i++) {
+        const io_range *r = list + i;
+        const int64_t all = io_tensor_count(r->tensor);
+        if (r->first < 0 || r->count < 0 || r->first > all - r->count)
+            return PLP_FAIL(PLP_ERR_SHAPE, "%s: elements %lld + %lld of %lld", r->tensor->name, (long long)r->first, (long long)r->count,
+                            (long long)all);
+        bytes += (uint64_t)r->count * plp_dtype_size(r->tensor->dtype);
+    }
+    PLP_TRY(io_gather_read(c->gather, list, n, fetch, c));
+    atomic_fetch_add(&((io_checkpoint *)c)->bytes_read, bytes); /* a counter, not a change of the checkpoint */
     return PLP_OK;
 }
 
 plp_status io_checkpoint_read(const io_checkpoint *c, const io_tensor *t, int64_t first, int64_t count, void *dst)
 {
-    const int64_t n = io_tensor_count(t);
-    const size_t size = plp_dtype_size(t->dtype);
-    if (first < 0 || count < 0 || first > n - count)
-        return PLP_FAIL(PLP_ERR_SHAPE, "%s: elements %lld + %lld of %lld", t->name, (long long)first, (long long)count, (long long)n);
-    PLP_TRY(read_shared(c, t, dst, (size_t)count * size, t->offset + (uint64_t)first * size));
-    atomic_fetch_add(&((io_checkpoint *)c)->bytes_read, (uint64_t)count * size); /* a counter, not a change of the checkpoint */
-    return PLP_OK;
+    return io_checkpoint_read_ranges(c, &(io_range){ .tensor = t, .first = first, .count = count, .dst = dst }, 1);
 }

@@ -7,7 +7,7 @@
 #define IO_CHECKPOINT_H
 
 #include "base/sha256.h"
-#include "io/tensor.h"
+#include "io/gather.h"
 
 #include <stddef.h>
 
@@ -27,7 +27,8 @@ const io_tensor *io_checkpoint_find(const io_checkpoint *c, const char *name);
 
 /* `count` elements from element `first` on, in the tensor's own dtype.  PLP_ERR_SHAPE unless they exist. */
 plp_status io_checkpoint_read(const io_checkpoint *c, const io_tensor *t, int64_t first, int64_t count, void *dst);
-/* How many threads share a read; 1 at first. */
+plp_status io_checkpoint_read_ranges(const io_checkpoint *c, const io_range *list, int n);
+/* How many threads share a read; 1 at first.  One caller at a time. */
 void io_checkpoint_threads(const io_checkpoint *c, int threads);
 
 /* SHA-256 over the files' names, sizes and headers: tells checkpoints apart without reading their weights. */

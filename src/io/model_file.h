@@ -6,12 +6,12 @@
 #ifndef IO_MODEL_FILE_H
 #define IO_MODEL_FILE_H
 
-#include "io/tensor.h"
+#include "io/gather.h"
 
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { IO_MODEL_FORMAT = 1, IO_BLOCK = 1 << 20 };
+enum { IO_MODEL_FORMAT = 1 };
 
 /* ------------------------------------------------------------------------------------------------------------------- writing */
 typedef struct io_model_writer io_model_writer;
@@ -60,6 +60,7 @@ const io_tensor *io_model_find(const io_model_file *f, const char *name);
  * block.  A block that is needed in part is read whole and kept, so small pieces in order read the file once.  Turn the check off with
  * io_model_check(f, false): then exactly the bytes asked for are read. */
 plp_status io_model_read(const io_model_file *f, const io_tensor *t, int64_t first, int64_t count, void *dst);
+plp_status io_model_read_ranges(const io_model_file *f, const io_range *list, int n);
 void io_model_check(io_model_file *f, bool on);
 /* How many threads share a read; 1 at first.  What is read, and what fails, does not depend on it. */
 void io_model_threads(const io_model_file *f, int threads);

@@ -17,10 +17,8 @@ typedef struct {
 
 /* What changes while a file is read. */
 typedef struct {
-    int threads; /* that read blocks side by side */
     _Atomic uint64_t bytes_read;
-    int64_t block; /* the checked block that `data` holds, counted through the file; -1: none */
-    uint8_t data[IO_BLOCK];
+    io_gather *gather; /* the block in a scratch is counted through the file, and has passed its check */
 } reading;
 
 struct io_model_file {
@@ -63,46 +61,31 @@ static plp_status read_all(const io_model_file *f, const char *name, void *dst, 
     return PLP_OK;
 }
 
-/* What the range at .. at + bytes of an entry's payload has in one block, into its place in dst.  Every byte that is handed out has passed
- * its block's checksum.  A whole block is read in place; a part of one is copied from the block, which is kept, so that small pieces in
- * order read the file once. */
-static plp_status read_block(const io_model_file *f, const io_entry *e, uint8_t *dst, uint64_t bytes, uint64_t at, int64_t block)
-{
-    const uint64_t start = (uint64_t)block * IO_BLOCK, left = e->tensor.bytes - start, length = left < IO_BLOCK ? left : IO_BLOCK;
-    const uint64_t from = at > start ? at : start, to = at + bytes < start + length ? at + bytes : start + length;
-    const int64_t sum = e->first_sum + block;
-    const bool whole = to - from == length;
-    dst += from - at;
-    if (!f->check) return read_all(f, e->tensor.name, dst, to - from, e->tensor.offset + from);
-    if (whole || f->reading->block != sum) {
-        uint8_t *place = whole ? dst : f->reading->data;
-        if (!whole) f->reading->block = -1;
-        PLP_TRY(read_all(f, e->tensor.name, place, length, e->tensor.offset + start));
-        const uint32_t got = plp_crc32c(0, place, length);
-        if (got != f->contents.sums[sum])
-            return PLP_FAIL(PLP_ERR_DATA,
-                            "%s: %s: block %lld of %lld is damaged: checksum %08x, manifest %08x; fix: copy the file again or convert the "
-                            "checkpoint again",
-                            f->path, e->tensor.name, (long long)block, (long long)io_blocks(e->tensor.bytes), got, f->contents.sums[sum]);
-        if (!whole) f->reading->block = sum;
-    }
-    if (!whole) memcpy(dst, f->reading->data + (from - start), to - from);
-    return PLP_OK;
-}
+static const io_entry *find(const io_model_file *f, const char *name);
 
-/* By several threads, a block each: reading and the sum of one go on beside those of the others.  There is one kept block: the first of the
- * range may use it before the rest, among which only the last may be read in part. */
-static plp_status read_range(const io_model_file *f, const io_entry *e, uint8_t *dst, uint64_t bytes, uint64_t at)
+/* See io_fetch.  Every byte that is handed out has passed its block's checksum.  A whole block is read in place; a part of one is found in
+ * the block, which is kept, so that small pieces in order read the file once. */
+static plp_status fetch(const void *file, const io_tensor *t, uint64_t from, uint64_t count, uint8_t *direct, io_scratch *scratch,
+                        const uint8_t **data)
 {
-    if (bytes == 0) return PLP_OK;
-    int64_t block = (int64_t)(at / IO_BLOCK), bad;
-    const int64_t end = io_blocks(at + bytes);
-    if (at % IO_BLOCK != 0) PLP_TRY(read_block(f, e, dst, bytes, at, block++));
-    bad = end;
-#pragma omp parallel for schedule(dynamic) num_threads(f->reading->threads) reduction(min : bad) if (end - block > 1)
-    for (int64_t i = block; i < end; i++)
-        if (read_block(f, e, dst, bytes, at, i) != PLP_OK && i < bad) bad = i;
-    for (; bad < end; bad++) PLP_TRY(read_block(f, e, dst, bytes, at, bad)); /* again: a message belongs to the thread that writes it */
+    const io_model_file *f = file;
+    const io_entry *e = find(f, t->name);
+    const uint64_t block = from / IO_BLOCK, start = block * IO_BLOCK, left = t->bytes - start, length = left < IO_BLOCK ? left : IO_BLOCK;
+    const int64_t sum = e->first_sum + (int64_t)block;
+    const bool in_place = direct != NULL && (count == length || !f->check);
+    uint8_t *place = in_place ? direct : scratch->data;
+    *data = in_place ? direct : f->check ? place + (from - start) : place;
+    if (!in_place && f->check && scratch->block == sum) return PLP_OK;
+    if (!in_place) scratch->block = -1;
+    if (!f->check) return read_all(f, t->name, place, count, t->offset + from);
+    PLP_TRY(read_all(f, t->name, place, length, t->offset + start));
+    const uint32_t got = plp_crc32c(0, place, length);
+    if (got != f->contents.sums[sum])
+        return PLP_FAIL(PLP_ERR_DATA,
+                        "%s: %s: block %" PRIu64
+                        " of %lld is damaged: checksum %08x, manifest %08x; fix: copy the file again or convert the checkpoint again",
+                        f->path, t->name, block, (long long)io_blocks(t->bytes), got, f->contents.sums[sum]);
+    if (!in_place) scratch->block = sum;
     return PLP_OK;
 }
 
@@ -276,7 +259,7 @@ plp_status io_model_open(io_model_file **out, const char *path)
     PLP_DO(PLP_ALLOCATED(f));
     f->fd = -1, f->check = true;
     PLP_DO(PLP_ALLOCATED(f->reading = calloc(1, sizeof *f->reading)));
-    f->reading->block = -1, f->reading->threads = 1;
+    PLP_DO(io_gather_create(&f->reading->gather));
     PLP_DO(PLP_ALLOCATED(f->path = strdup(path)));
     PLP_DO(open_regular(f));
     PLP_DO(io_profile_read(path, f->fd, &f->contents));
@@ -299,6 +282,7 @@ void io_model_close(io_model_file **out)
     free(f->blobs);
     free(f->tensors);
     io_contents_free(&f->contents);
+    if (f->reading != NULL) io_gather_destroy(&f->reading->gather);
     free(f->reading);
     free(f->path);
     free(f);
@@ -371,16 +355,35 @@ const io_tensor *io_model_find(const io_model_file *f, const char *name)
     return e != NULL && e->element <= IO_F16 ? &e->tensor : NULL;
 }
 
+plp_status io_model_read_ranges(const io_model_file *f, const io_range *list, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const io_range *r = list + i;
+        const io_entry *e = find(f, r->tensor->name);
+        if (e == NULL) return PLP_FAIL(PLP_ERR_SHAPE, "%s: no tensor %s", f->path, r->tensor->name);
+        const int64_t all = io_tensor_count(&e->tensor);
+        if (r->first < 0 || r->count < 0 || r->first > all || r->count > all - r->first)
+            return PLP_FAIL(PLP_ERR_SHAPE, "%s: %s: elements %lld + %lld of %lld", f->path, r->tensor->name, (long long)r->first,
+                            (long long)r->count, (long long)all);
+    }
+    return io_gather_read(f->reading->gather, list, n, fetch, f);
+}
+
 plp_status io_model_read(const io_model_file *f, const io_tensor *t, int64_t first, int64_t count, void *dst)
 {
-    const io_entry *e = find(f, t->name);
-    if (e == NULL) return PLP_FAIL(PLP_ERR_SHAPE, "%s: no tensor %s", f->path, t->name);
-    const int64_t all = io_tensor_count(&e->tensor);
-    if (first < 0 || count < 0 || first > all || count > all - first)
-        return PLP_FAIL(PLP_ERR_SHAPE, "%s: %s: elements %lld + %lld of %lld", f->path, t->name, (long long)first, (long long)count,
-                        (long long)all);
-    const uint64_t size = io_element_size(e->element), bytes = (uint64_t)count * size, at = (uint64_t)first * size;
-    return read_range(f, e, dst, bytes, at);
+    return io_model_read_ranges(f, &(io_range){ .tensor = t, .first = first, .count = count, .dst = dst }, 1);
+}
+
+/* All of a dataset of bytes. */
+static plp_status read_bytes(const io_model_file *f, const io_entry *e, uint8_t *dst)
+{
+    io_scratch none = { .block = -1 }; /* whole blocks go in place */
+    for (uint64_t at = 0; at < e->tensor.bytes; at += IO_BLOCK) {
+        const uint64_t left = e->tensor.bytes - at;
+        const uint8_t *data;
+        PLP_TRY(fetch(f, &e->tensor, at, left < IO_BLOCK ? left : IO_BLOCK, dst + at, &none, &data));
+    }
+    return PLP_OK;
 }
 
 plp_status io_model_get_blob(const io_model_file *f, const char *name, const void **data, size_t *bytes)
@@ -393,7 +396,7 @@ plp_status io_model_get_blob(const io_model_file *f, const char *name, const voi
         uint8_t *p = malloc(e->tensor.bytes + 1);
         PLP_TRY(PLP_ALLOCATED(p));
         p[e->tensor.bytes] = 0; /* a text can be used as a string */
-        const plp_status st = read_range(f, e, p, e->tensor.bytes, 0);
+        const plp_status st = read_bytes(f, e, p);
         if (st != PLP_OK) {
             free(p);
             return st;
@@ -406,7 +409,7 @@ plp_status io_model_get_blob(const io_model_file *f, const char *name, const voi
 
 void io_model_check(io_model_file *f, bool on) { f->check = on; }
 
-void io_model_threads(const io_model_file *f, int threads) { f->reading->threads = threads; }
+void io_model_threads(const io_model_file *f, int threads) { io_gather_threads(f->reading->gather, threads); }
 
 uint64_t io_model_bytes_read(const io_model_file *f) { return f->reading->bytes_read; }
 

@@ -1,6 +1,7 @@
 #include "io/safetensors.h"
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -35,23 +36,6 @@ static plp_status expect(scanner *s, char wanted, const char *message)
     if (peek(s) != wanted) return broken(s, message);
     s->p++;
     return PLP_OK;
-}
-
-/* Bytes of the UTF-8 sequence at p, 0 for one that is cut, overlong, a surrogate or beyond U+10FFFF. */
-static size_t utf8_length(const char *p, const char *end)
-{
-    const unsigned char *u = (const unsigned char *)p;
-    const size_t n = u[0] < 0x80                   ? 1
-                     : u[0] >= 0xc2 && u[0] < 0xe0 ? 2
-                     : u[0] >= 0xe0 && u[0] < 0xf0 ? 3
-                     : u[0] >= 0xf0 && u[0] < 0xf5 ? 4
-                                                   : 0;
-    if (n == 0 || (size_t)(end - p) < n) return 0;
-    for (size_t i = 1; i < n; i++)
-        if ((u[i] & 0xc0) != 0x80) return 0;
-    if ((u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xed && u[1] > 0x9f) || (u[0] == 0xf0 && u[1] < 0x90) || (u[0] == 0xf4 && u[1] > 0x8f))
-        return 0;
-    return n;
 }
 
 static char *put_utf8(char *out, unsigned code)
@@ -122,7 +106,7 @@ static plp_status scan_string(scanner *s, const char **text)
             PLP_TRY(scan_escape(s, &out));
             continue;
         }
-        const size_t n = utf8_length(s->p, s->end);
+        const size_t n = plp_utf8_length(s->p, s->end);
         if (n == 0) return broken(s, "not UTF-8");
         memmove(out, s->p, n);
         out += n, s->p += n;

@@ -256,7 +256,9 @@ done:
 plp_status model_create(model **m, const model_source *s, tp_group *g, const model_options *o)
 {
     model_source_threads(s, own_threads(o, g));
-    return create(m, model_source_config(s), g, o, model_read_source, (void *)s);
+    const plp_status st = create(m, model_source_config(s), g, o, model_read_source, (void *)s);
+    model_source_threads(s, 1);
+    return st;
 }
 
 plp_status model_create_random(model **m, const model_config *config, uint64_t seed, tp_group *g, const model_options *o)
@@ -292,6 +294,7 @@ void model_destroy(model **out)
 
 const model_config *model_config_of(const model *m) { return &m->config; }
 model_memory model_memory_of(const model *m) { return m->memory; }
+int model_threads(const model *m) { return own_threads(&m->options, m->group); }
 double model_load_seconds(const model *m) { return m->load_seconds; }
 const model_options *model_options_of(const model *m) { return &m->options; }
 tp_group *model_group(model *m) { return m->group; }

@@ -43,6 +43,7 @@ void model_destroy(model **m);
 
 const model_config *model_config_of(const model *m);
 model_memory model_memory_of(const model *m);
+int model_threads(const model *m);         /* of this rank */
 double model_load_seconds(const model *m); /* from the source into the backend's memory, on the slowest rank */
 const model_options *model_options_of(const model *m);
 tp_group *model_group(model *m);

@@ -41,9 +41,12 @@ static void range_of(const model_config *c, model_band band, float *middle, floa
     }
 }
 
-plp_status model_read_random(void *arg, model_band band, int64_t layer, int64_t first, int64_t count, void *dst, plp_dtype dtype)
+static void fill_range(const model_random *random, const model_range *r)
 {
-    const model_random *random = arg;
+    const model_band band = r->band;
+    const int64_t layer = r->layer, first = r->first, count = r->count;
+    const plp_dtype dtype = r->dtype;
+    void *dst = r->dst;
     int64_t rows, columns;
     model_band_shape(random->config, band, &rows, &columns);
     const bool by_columns = model_band_of(band)->by_columns;
@@ -63,5 +66,10 @@ plp_status model_read_random(void *arg, model_band band, int64_t layer, int64_t 
                 ((uint16_t *)dst)[i * width + j] = dtype == PLP_BF16 ? plp_f32_to_bf16(v) : plp_f32_to_f16(v);
         }
     }
+}
+
+plp_status model_read_random(void *random, const model_range *list, int count)
+{
+    for (int i = 0; i < count; i++) fill_range(random, list + i);
     return PLP_OK;
 }

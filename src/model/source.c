@@ -11,14 +11,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-enum { PIECE = 1 << 20, MOST_THREADS = 16, MOST_PATH = 4096, MOST_CONFIG = 16 << 20, MOST_TOKENIZER = 256 << 20 };
-
-/* What changes while a source is read. */
-typedef struct {
-    int threads;
-    char *piece; /* what is converted or cut on its way */
-    size_t bytes;
-} reading;
+enum { MOST_RANGES = 64, PASS = 64 << 20, MOST_PATH = 4096, MOST_CONFIG = 16 << 20, MOST_TOKENIZER = 256 << 20 };
 
 struct model_source {
     model_config config;
@@ -28,7 +21,6 @@ struct model_source {
     char *config_text, *tokenizer; /* NUL-terminated copies */
     size_t tokenizer_bytes;
     char digest[PLP_SHA256_HEX];
-    reading *reading;
 };
 
 /* ---------------------------------------------------------------------------------------------------- open: model file */
@@ -94,7 +86,7 @@ static plp_status read_tokenizer(model_source *s, const char *dir)
     return there ? plp_read_file(path, MOST_TOKENIZER, &s->tokenizer, &s->tokenizer_bytes) : PLP_OK;
 }
 
-/* All that decides what the model computes, short of the weights' values. */
+/* All that decides what a text is answered with, short of the weights' values. */
 static void digest_directory(model_source *s)
 {
     plp_sha256_stream sum;
@@ -104,6 +96,10 @@ static void digest_directory(model_source *s)
     plp_sha256_update(&sum, digest, sizeof digest);
     plp_sha256_update(&sum, s->config_text, strlen(s->config_text));
     plp_sha256_update(&sum, &(uint8_t){ s->config.norm_groups == 1 }, 1);
+    plp_sha256_update(&sum, s->config.stop, (size_t)s->config.stops * sizeof *s->config.stop); /* other files have a say in these */
+    plp_sha256_update(&sum, &s->config.bos, sizeof s->config.bos);
+    plp_sha256_update(&sum, &s->config.vocab_used, sizeof s->config.vocab_used);
+    if (s->tokenizer != NULL) plp_sha256_update(&sum, s->tokenizer, s->tokenizer_bytes);
     plp_sha256_final(&sum, digest);
     plp_sha256_hex(digest, s->digest);
 }
@@ -142,9 +138,7 @@ plp_status model_source_open(model_source **out, const char *path, const model_s
     if (!directory && !(S_ISREG(info.st_mode) && io_model_is_file(path)))
         return PLP_FAIL(PLP_ERR_DATA, "%s: neither a model file (HDF5) nor a checkpoint directory; fix: name one of them", path);
     PLP_TRY(PLP_ALLOCATED(s = calloc(1, sizeof *s)));
-    plp_status st = PLP_ALLOCATED(s->reading = calloc(1, sizeof *s->reading));
-    if (st == PLP_OK) st = directory ? open_directory(s, path, options) : open_model_file(s, path, options);
-    if (st == PLP_OK) model_source_threads(s, 1);
+    const plp_status st = directory ? open_directory(s, path, options) : open_model_file(s, path, options);
     if (st != PLP_OK) model_source_close(&s);
     *out = s;
     return st;
@@ -158,8 +152,6 @@ void model_source_close(model_source **source)
     io_checkpoint_close(&s->checkpoint);
     free(s->config_text);
     free(s->tokenizer);
-    if (s->reading != NULL) free(s->reading->piece);
-    free(s->reading);
     free(s);
     *source = NULL;
 }
@@ -177,11 +169,10 @@ plp_status model_source_tokenizer(const model_source *s, const char **text, size
 
 void model_source_threads(const model_source *s, int threads)
 {
-    s->reading->threads = threads < MOST_THREADS ? threads : MOST_THREADS; /* more of them wait for memory */
     if (s->file)
-        io_model_threads(s->file, s->reading->threads);
+        io_model_threads(s->file, threads);
     else
-        io_checkpoint_threads(s->checkpoint, s->reading->threads);
+        io_checkpoint_threads(s->checkpoint, threads);
 }
 
 uint64_t model_source_bytes_read(const model_source *s)
@@ -190,81 +181,49 @@ uint64_t model_source_bytes_read(const model_source *s)
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- read */
-/* Columns `skip` .. skip + count of `rows` rows, each `width` elements long, that begin at element `at` of a tensor. */
+/* A tensor seen as (blocks, rows, block), of which columns first .. end, counted through the blocks, go to a dense matrix of rows.  A matrix
+ * is one block.  Pieces come in any order, from several threads, and never meet in dst. */
 typedef struct {
-    const io_tensor *tensor;
-    int64_t at, rows, width, skip, count;
+    char *dst;
+    int64_t start; /* the element of the tensor's view that the range begins with */
+    int64_t rows, block, first, end;
+    plp_dtype from, to;
 } cut;
 
-static plp_status read_tensor(const model_source *s, const io_tensor *t, int64_t first, int64_t count, void *dst)
+static void take_cut(void *dst, int64_t at, const void *data, int64_t count)
 {
-    return s->file ? io_model_read(s->file, t, first, count, dst) : io_checkpoint_read(s->checkpoint, t, first, count, dst);
-}
-
-/* Memory for a piece, kept until the source is closed: fresh memory costs more than what is done in it. */
-static plp_status take_piece(const model_source *s, size_t bytes, char **piece)
-{
-    reading *r = s->reading;
-    if (r->bytes < bytes) {
-        free(r->piece);
-        r->bytes = 0;
-        PLP_TRY(PLP_ALLOCATED(r->piece = malloc(bytes)));
-        r->bytes = bytes;
+    const cut *c = dst;
+    const int64_t from = (int64_t)plp_dtype_size(c->from), to = (int64_t)plp_dtype_size(c->to);
+    const char *p = data;
+    for (at += c->start; count > 0;) { /* by runs that lie in one row of a block */
+        const int64_t line = at / c->block, column = at % c->block, n = c->block - column < count ? c->block - column : count;
+        const int64_t row = line % c->rows, left = line / c->rows * c->block + column;
+        const int64_t begin = left > c->first ? left : c->first, end = left + n < c->end ? left + n : c->end;
+        if (begin < end)
+            plp_convert(c->dst + (row * (c->end - c->first) + begin - c->first) * to, c->to, p + (begin - left) * from, c->from,
+                        (size_t)(end - begin));
+        p += n * from, at += n, count -= n;
     }
-    *piece = r->piece;
-    return PLP_OK;
 }
 
-/* Bytes of a piece.  One thread's stays in its cache; threads that meet behind each piece should not do so often. */
-static int64_t room_of(const model_source *s) { return (int64_t)PIECE * (s->reading->threads > 1 ? 4 * s->reading->threads : 1); }
-
-/* How many things of that size make a piece, of `most`. */
-static int64_t fit(const model_source *s, int64_t bytes, int64_t most)
+/* What a request takes from its tensor, and how.  c is borrowed by the range. */
+static io_range range_of(const model_source *s, const model_range *r, const io_tensor *t, int64_t row, int64_t rows, int64_t columns,
+                         cut *c)
 {
-    const int64_t n = room_of(s) / bytes;
-    return n < 1 ? 1 : n < most ? n : most;
-}
-
-/* Dense rows.  Whole rows are read and cut here: a read per row would be thousands of small ones. */
-static plp_status read_cut(const model_source *s, const cut *c, char *dst, plp_dtype dtype)
-{
-    const plp_dtype stored = c->tensor->dtype;
-    const int64_t from = (int64_t)plp_dtype_size(stored), to = (int64_t)plp_dtype_size(dtype);
-    if (stored == dtype && c->count == c->width) return read_tensor(s, c->tensor, c->at, c->rows * c->width, dst);
-    char *piece;
-    const int64_t step = fit(s, c->width * from, c->rows);
-    PLP_TRY(take_piece(s, (size_t)(step * c->width * from), &piece));
-    for (int64_t row = 0; row < c->rows; row += step) {
-        const int64_t n = c->rows - row < step ? c->rows - row : step;
-        PLP_TRY(read_tensor(s, c->tensor, c->at + row * c->width, n * c->width, piece));
-#pragma omp parallel for schedule(static) num_threads(s->reading->threads) if (n > 1)
-        for (int64_t i = 0; i < n; i++)
-            plp_convert(dst + (row + i) * c->count * to, dtype, piece + (i * c->width + c->skip) * from, stored, (size_t)c->count);
-    }
-    return PLP_OK;
-}
-
-/* Columns first .. first + count of a model file's band: (columns / block, rows, block). */
-static plp_status read_blocks(const model_source *s, const io_tensor *t, int64_t first, int64_t count, char *dst, plp_dtype dtype)
-{
-    const int64_t rows = t->shape[1], block = t->shape[2], size = (int64_t)plp_dtype_size(dtype),
-                  stored = (int64_t)plp_dtype_size(t->dtype);
-    const int64_t end = first + count, last = (end - 1) / block, step = fit(s, rows * block * stored, last - first / block + 1);
-    char *piece;
-    PLP_TRY(take_piece(s, (size_t)(step * rows * block * stored), &piece));
-    for (int64_t b = first / block; b <= last; b += step) {
-        const int64_t n = last - b + 1 < step ? last - b + 1 : step;
-        PLP_TRY(read_tensor(s, t, b * rows * block, n * rows * block, piece));
-#pragma omp parallel for schedule(static) num_threads(s->reading->threads) if (rows > 1)
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t i = 0; i < n; i++) {
-                const int64_t begins = (b + i) * block, from = first > begins ? first : begins,
-                              to = end < begins + block ? end : begins + block;
-                plp_convert(dst + (row * count + from - first) * size, dtype, piece + ((i * rows + row) * block + from - begins) * stored,
-                            t->dtype, (size_t)(to - from));
-            }
-    }
-    return PLP_OK;
+    io_range range = { .tensor = t, .first = (row + r->first) * columns, .count = r->count * columns, .dst = r->dst };
+    *c = (cut){ .dst = r->dst, .rows = 1, .block = range.count, .end = range.count, .from = t->dtype, .to = r->dtype };
+    if (model_band_of(r->band)->by_columns) {
+        c->rows = rows, c->block = columns, c->first = r->first, c->end = r->first + r->count;
+        range.first = row * columns, range.count = rows * columns;
+        if (s->file) { /* (columns / block, rows, block): the blocks that hold the columns */
+            c->block = t->shape[2];
+            const int64_t begin = c->first / c->block, end = (c->end + c->block - 1) / c->block;
+            c->start = range.first = begin * rows * c->block, range.count = (end - begin) * rows * c->block;
+        }
+    } else if (t->dtype == r->dtype)
+        return range;
+    range.dst = c, range.take = take_cut;
+    return range;
 }
 
 static plp_status find_band(const model_source *s, model_band band, int64_t layer, const io_tensor **t, int64_t *first_row)
@@ -289,45 +248,59 @@ static plp_status check_request(const model_source *s, model_band band, int64_t 
     return PLP_OK;
 }
 
+static plp_status add_range(const model_source *s, const model_range *r, io_range *range, cut *c)
+{
+    const io_tensor *t = NULL;
+    int64_t rows = 0, columns = 0, row = 0;
+    model_band_shape(&s->config, r->band, &rows, &columns);
+    PLP_TRY(check_request(s, r->band, r->layer, r->first, r->count, model_band_of(r->band)->by_columns ? columns : rows));
+    PLP_TRY(find_band(s, r->band, r->layer, &t, &row));
+    if (t->dtype != r->dtype && t->dtype != PLP_F32 && r->dtype != PLP_F32)
+        return PLP_FAIL(PLP_ERR_USAGE, "%s: stored as %s, wanted as %s, and neither holds the other's values; fix: ask for %s or F32",
+                        t->name, plp_dtype_name(t->dtype), plp_dtype_name(r->dtype), plp_dtype_name(t->dtype));
+    *range = range_of(s, r, t, row, rows, columns, c);
+    if (r->count == 0) range->count = 0;
+    return PLP_OK;
+}
+
+plp_status model_source_read_ranges(const model_source *s, const model_range *list, int n)
+{
+    io_range ranges[MOST_RANGES];
+    cut cuts[MOST_RANGES];
+    for (int done = 0; done < n; done += MOST_RANGES) {
+        const int some = n - done < MOST_RANGES ? n - done : MOST_RANGES;
+        for (int i = 0; i < some; i++) PLP_TRY(add_range(s, list + done + i, ranges + i, cuts + i));
+        PLP_TRY(s->file ? io_model_read_ranges(s->file, ranges, some) : io_checkpoint_read_ranges(s->checkpoint, ranges, some));
+    }
+    return PLP_OK;
+}
+
 plp_status model_source_read(const model_source *s, model_band band, int64_t layer, int64_t first, int64_t count, void *dst,
                              plp_dtype dtype)
 {
-    const bool by_columns = model_band_of(band)->by_columns;
-    const io_tensor *t = NULL;
-    int64_t rows = 0, columns = 0, row = 0;
-    model_band_shape(&s->config, band, &rows, &columns);
-    PLP_TRY(check_request(s, band, layer, first, count, by_columns ? columns : rows));
-    PLP_TRY(find_band(s, band, layer, &t, &row));
-    if (t->dtype != dtype && t->dtype != PLP_F32 && dtype != PLP_F32)
-        return PLP_FAIL(PLP_ERR_USAGE, "%s: stored as %s, wanted as %s, and neither holds the other's values; fix: ask for %s or F32",
-                        t->name, plp_dtype_name(t->dtype), plp_dtype_name(dtype), plp_dtype_name(t->dtype));
-    if (count == 0) return PLP_OK;
-    if (by_columns && s->file) return read_blocks(s, t, first, count, dst, dtype);
-    const cut c = by_columns ? (cut){ t, row * columns, rows, columns, first, count }
-                             : (cut){ t, (row + first) * columns, count, columns, 0, columns };
-    return read_cut(s, &c, dst, dtype);
+    return model_source_read_ranges(s, &(model_range){ band, layer, first, count, dst, dtype }, 1);
 }
 
 plp_status model_source_pass(model_source *s, int part, int parts, uint64_t *bytes)
 {
     plp_status st = PLP_OK;
-    char *piece;
+    char *piece = NULL;
     const int64_t tensors = s->file ? io_model_tensors(s->file) : io_checkpoint_tensors(s->checkpoint);
-    const int64_t room = room_of(s);
     *bytes = 0;
-    PLP_TRY(take_piece(s, (size_t)room, &piece));
     if (s->file) io_model_check(s->file, false);
+    PLP_DO(PLP_ALLOCATED(piece = malloc(PASS)));
     for (int64_t i = 0; i < tensors; i++) {
         const io_tensor *t = s->file ? io_model_tensor(s->file, i) : io_checkpoint_tensor(s->checkpoint, i);
         const int64_t n = io_tensor_count(t), size = (int64_t)plp_dtype_size(t->dtype), end = n * (part + 1) / parts;
         for (int64_t at = n * part / parts; at < end;) {
-            const int64_t most = room / size, count = end - at < most ? end - at : most;
-            PLP_DO(read_tensor(s, t, at, count, piece));
+            const int64_t most = PASS / size, count = end - at < most ? end - at : most;
+            PLP_DO(s->file ? io_model_read(s->file, t, at, count, piece) : io_checkpoint_read(s->checkpoint, t, at, count, piece));
             at += count, *bytes += (uint64_t)(count * size);
         }
     }
 done:
     if (s->file) io_model_check(s->file, true);
+    free(piece);
     return st;
 }
 

@@ -74,6 +74,14 @@ plp_status model_source_tokenizer(const model_source *s, const char **text, size
 plp_status model_source_read(const model_source *s, model_band band, int64_t layer, int64_t first, int64_t count, void *dst,
                              plp_dtype dtype);
 
+/* Several of these, read side by side. */
+typedef struct {
+    model_band band;
+    int64_t layer, first, count;
+    void *dst;
+    plp_dtype dtype;
+} model_range;
+plp_status model_source_read_ranges(const model_source *s, const model_range *list, int n);
 /* How many threads share a read; 1 at first.  The values do not depend on it. */
 void model_source_threads(const model_source *s, int threads);
 /* Reads a part of every tensor, part 0 of 1 being all, and does nothing with it: no checksum, no conversion.  What loading is held against. */
@@ -82,7 +90,8 @@ plp_status model_source_pass(model_source *s, int part, int parts, uint64_t *byt
 uint64_t model_source_bytes_read(const model_source *s);
 /* Bytes that reading this range takes from the files: what `inspect --plan` reports. */
 uint64_t model_source_cost(const model_source *s, model_band band, int64_t first, int64_t count);
-/* 64 hex digits: a model file's manifest digest; of a directory, a SHA-256 over its headers, sizes and config. */
+/* 64 hex digits: a model file's manifest digest; of a directory, a SHA-256 over its headers, sizes, config,
+ * special ids and tokenizer. */
 const char *model_source_digest(const model_source *s);
 
 /* ------------------------------------------------------------------------------------------------------------------- convert */

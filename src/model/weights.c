@@ -65,8 +65,11 @@ void model_weights_lay_out(model_weights *w, plp_arena *a, const model_plan *p, 
         }
 }
 
-enum { PIECE = 16 << 20, STAGES = 2, ALIGN = 256 }; /* bytes read at a time from bands that are cut by rows; of copies' beginnings */
+/* Bytes of a stage, or of the largest band that is cut by columns: those come whole.  Ranges of a batch.  Of copies' beginnings. */
+enum { PIECE = 64 << 20, STAGES = 2, BATCH = 64, ALIGN = 256 };
 
+/* Bands, or pieces of them, are collected until a stage is full, and then read together: one stage is filled while copies from the other are
+ * under way.  Where the backend's memory is the host's there are no stages, and bands are read into their place. */
 typedef struct {
     const model_plan *p;
     const model_config *c;
@@ -74,9 +77,12 @@ typedef struct {
     kn_context *context;
     model_band_reader read;
     void *arg;
-    char *stage[STAGES]; /* one is filled while copies from the other are under way; none where bands are read into their place */
-    size_t room, used;   /* of each stage; of the one that is filled */
-    int filled;
+    char *stage[STAGES];
+    size_t room, used; /* of each stage; of the one that is filled */
+    int filled, count;
+    model_range range[BATCH];
+    char *to[BATCH];
+    size_t bytes[BATCH];
     uint64_t done, total;
 } loader;
 
@@ -94,27 +100,39 @@ static void close_stages(loader *l)
         if (l->stage[i] != NULL) l->kn->release_host(l->context, (void **)&l->stage[i]);
 }
 
-/* Memory to read a piece into that belongs at `to`. */
-static plp_status take_place(loader *l, char *to, size_t bytes, char **place)
+/* A = -exp(A_log), once, in float32. */
+static void finish_piece(const model_range *r, size_t bytes)
 {
-    *place = to;
-    if (l->stage[0] == NULL) return PLP_OK;
-    if (bytes > l->room - l->used) {
-        PLP_TRY(l->kn->mark(l->context, l->filled));
-        l->filled = (l->filled + 1) % STAGES, l->used = 0;
-        PLP_TRY(l->kn->wait(l->context, l->filled)); /* its copies, all queued before the other stage's */
+    float *data = r->dst;
+    if (r->band == MODEL_A_LOG)
+        for (size_t i = 0; i < bytes / sizeof *data; i++) data[i] = -expf(data[i]);
+}
+
+/* Reads what was collected and queues its copies. */
+static plp_status flush(loader *l)
+{
+    PLP_TRY(l->read(l->arg, l->range, l->count));
+    for (int i = 0; i < l->count; i++) {
+        finish_piece(&l->range[i], l->bytes[i]);
+        if (l->range[i].dst != l->to[i]) PLP_TRY(l->kn->to_device(l->context, l->to[i], l->range[i].dst, l->bytes[i]));
     }
-    *place = l->stage[l->filled] + l->used;
-    l->used += (bytes + ALIGN - 1) / ALIGN * ALIGN;
-    if (l->used > l->room) l->used = l->room;
+    PLP_TRY(l->kn->mark(l->context, l->filled));
+    l->filled = (l->filled + 1) % STAGES;
+    PLP_TRY(l->kn->wait(l->context, l->filled)); /* its copies, all of them queued before these */
+    l->count = 0, l->used = 0;
+    plp_log_progress(false, "loading %.1f of %.1f MB", (double)l->done * 1e-6, (double)l->total * 1e-6);
     return PLP_OK;
 }
 
-/* A = -exp(A_log), once, in float32. */
-static void finish_piece(model_band band, float *data, int64_t n)
+static plp_status collect(loader *l, const model_range *range, char *to, size_t bytes)
 {
-    if (band == MODEL_A_LOG)
-        for (int64_t i = 0; i < n; i++) data[i] = -expf(data[i]);
+    const size_t aligned = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    if (l->count == BATCH || aligned > l->room - l->used) PLP_TRY(flush(l));
+    l->range[l->count] = *range;
+    l->range[l->count].dst = l->stage[0] != NULL ? l->stage[l->filled] + l->used : to;
+    l->to[l->count] = to, l->bytes[l->count] = bytes;
+    l->count++, l->used += aligned;
+    return PLP_OK;
 }
 
 static plp_status load_band(loader *l, model_band band, int64_t layer, plp_dtype dtype, char **to)
@@ -132,14 +150,9 @@ static plp_status load_band(loader *l, model_band band, int64_t layer, plp_dtype
         const size_t bytes = (size_t)(n * across) * plp_dtype_size(dtype);
         tp_stamp(TP_LOAD, (int64_t)l->done);
         PLP_TRY(PLP_FAULT_AT("load"));
-        char *place;
-        PLP_TRY(take_place(l, *to, bytes, &place));
-        PLP_TRY(l->read(l->arg, band, layer, own.first + at, n, place, dtype));
-        if (dtype == PLP_F32) finish_piece(band, (float *)place, n * across);
-        if (place != *to) PLP_TRY(l->kn->to_device(l->context, *to, place, bytes));
+        PLP_TRY(collect(l, &(model_range){ band, layer, own.first + at, n, NULL, dtype }, *to, bytes));
         *to += bytes;
         l->done += bytes;
-        plp_log_progress(false, "loading %.1f of %.1f MB", (double)l->done * 1e-6, (double)l->total * 1e-6);
     }
     return PLP_OK;
 }
@@ -152,16 +165,17 @@ static plp_status load_bands(loader *l, int64_t layer, plp_dtype dtype, const vo
 }
 #define LOAD_ONE(dtype, to, band) PLP_DO(load_bands(&l, 0, dtype, to, &(const model_band){ band }, 1))
 
-/* A piece, a row that is wider than one, or this rank's columns of a band that is cut by columns: those come whole. */
-static size_t stage_bytes(const model_plan *p, const model_config *c, plp_dtype dtype)
+/* A stage holds a piece, a row that is wider than one, or this rank's columns of a band that is cut by columns; and never more than all. */
+static size_t stage_bytes(const model_plan *p, const model_config *c, plp_dtype dtype, uint64_t total)
 {
-    const int64_t row = (c->hidden > c->inner ? c->hidden : c->inner) * 4;
-    int64_t most = PIECE + row;
+    int64_t most = (c->hidden > c->inner ? c->hidden : c->inner) * 4;
+    if (most < PIECE) most = PIECE;
     for (int band = 0; band < MODEL_BANDS; band++) {
         const int64_t bytes = own_elements(p, c, (model_band)band) * (int64_t)plp_dtype_size(dtype);
         if (model_band_of((model_band)band)->by_columns && bytes > most) most = bytes;
     }
-    return (size_t)most;
+    const uint64_t all = total + (uint64_t)(c->layers * MODEL_BANDS + MODEL_BANDS) * ALIGN;
+    return (uint64_t)most < all ? (size_t)(most + ALIGN) : (size_t)all;
 }
 
 plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
@@ -170,7 +184,7 @@ plp_status model_weights_load(const model_weights *w, const model_plan *p, const
     plp_status st = PLP_OK;
     loader l = { .p = p, .c = c, .kn = kn, .context = context, .read = read, .arg = arg, .total = model_plan_weights(p, c, w->dtype) };
     const double begin = plp_seconds();
-    PLP_DO(open_stages(&l, stage_bytes(p, c, w->dtype)));
+    PLP_DO(open_stages(&l, stage_bytes(p, c, w->dtype, l.total)));
     LOAD_ONE(w->dtype, w->embed, MODEL_EMBED);
     for (int64_t layer = 0; layer < c->layers; layer++)
         for (const entry *e = table; e < table + ENTRIES; e++) {
@@ -180,6 +194,7 @@ plp_status model_weights_load(const model_weights *w, const model_plan *p, const
         }
     LOAD_ONE(PLP_F32, w->final_norm, MODEL_FINAL_NORM);
     if (!c->tied) LOAD_ONE(w->dtype, w->head, MODEL_HEAD);
+    PLP_DO(flush(&l));
     PLP_DO(kn->sync(context));
     const double seconds = plp_seconds() - begin;
     plp_log_progress(true, "loaded %.1f MB in %.2f s, %.2f GB/s", (double)l.done * 1e-6, seconds, (double)l.done * 1e-9 / seconds);
@@ -189,7 +204,4 @@ done:
     return st;
 }
 
-plp_status model_read_source(void *source, model_band band, int64_t layer, int64_t first, int64_t count, void *dst, plp_dtype dtype)
-{
-    return model_source_read(source, band, layer, first, count, dst, dtype);
-}
+plp_status model_read_source(void *source, const model_range *list, int count) { return model_source_read_ranges(source, list, count); }

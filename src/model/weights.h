@@ -14,9 +14,8 @@ typedef struct {
     layer_weights *layers; /* host array of (layers), the caller's; its pointers are backend memory */
 } model_weights;
 
-/* Rows first .. first + count of a band, or columns, as `dtype`; as model_source_read. */
-typedef plp_status (*model_band_reader)(void *arg, model_band band, int64_t layer, int64_t first, int64_t count, void *dst,
-                                        plp_dtype dtype);
+/* As model_source_read_ranges. */
+typedef plp_status (*model_band_reader)(void *arg, const model_range *list, int count);
 
 /* Sets every pointer; with an arena that has no base this measures. */
 void model_weights_lay_out(model_weights *w, plp_arena *a, const model_plan *p, const model_config *c);
@@ -26,13 +25,13 @@ plp_status model_weights_load(const model_weights *w, const model_plan *p, const
                               model_band_reader read, void *arg);
 
 /* A reader whose arg is a model_source. */
-plp_status model_read_source(void *source, model_band band, int64_t layer, int64_t first, int64_t count, void *dst, plp_dtype dtype);
+plp_status model_read_source(void *source, const model_range *list, int count);
 
 /* A reader of random weights, the same on every np: a value depends on seed, band, layer and its place in the whole band. */
 typedef struct {
     const model_config *config;
     uint64_t seed;
 } model_random;
-plp_status model_read_random(void *random, model_band band, int64_t layer, int64_t first, int64_t count, void *dst, plp_dtype dtype);
+plp_status model_read_random(void *random, const model_range *list, int count);
 
 #endif

@@ -172,7 +172,7 @@ plp_status text_encode(text_tokenizer *t, const char *text, size_t bytes, bool a
     *ids = NULL;
     *count = 0;
     PLP_DO(text_utf8_repair(text, bytes, true, &repaired, &used));
-    PLP_DO(text_added_cut(t->added, t->normalizer, repaired.data, repaired.used, &pieces));
+    PLP_DO(text_added_cut(t->added, t->normalizer, repaired.used > 0 ? repaired.data : "", repaired.used, &pieces));
     PLP_DO(text_split(t->splitter, &pieces));
     for (size_t i = 0; i < pieces.count; i++) {
         const text_piece piece = pieces.list[i];

@@ -53,7 +53,7 @@ plp_status text_utf8_repair(const char *bytes, size_t n, bool last, text_buffer 
         at += length;
     }
     *used = n;
-    return text_buffer_put(out, bytes + good, at - good);
+    return at > good ? text_buffer_put(out, bytes + good, at - good) : PLP_OK;
 }
 
 bool text_is_space(int32_t c)

@@ -100,15 +100,24 @@ static bool equal(const tp_flight_row *a, const tp_flight_row *b)
     return a->op == b->op && a->done == b->done && (a->bytes == b->bytes || a->op == TP_GATHER_UNEVEN);
 }
 
+/* The lowest collective above `seq` that any has, 0 when none: a file may claim any number, and counting up to it would take for ever. */
+static int64_t next_after(const tp_flight *all, int count, int64_t seq)
+{
+    int64_t next = 0;
+    for (int i = 0; i < count; i++)
+        for (int k = 0; k < all[i].rows; k++)
+            if (all[i].row[k].seq > seq && (next == 0 || all[i].row[k].seq < next)) next = all[i].row[k].seq;
+    return next;
+}
+
 int64_t tp_flight_difference(const tp_flight *all, int count)
 {
-    int64_t first = 1, last = 0;
+    int64_t first = 1;
     for (int i = 0; i < count; i++) {
         const int rows = all[i].rows;
         if (rows > 0 && all[i].row[0].seq > first) first = all[i].row[0].seq;
-        if (rows > 0 && all[i].row[rows - 1].seq > last) last = all[i].row[rows - 1].seq;
     }
-    for (int64_t seq = first; seq <= last; seq++)
+    for (int64_t seq = first - 1; (seq = next_after(all, count, seq)) > 0;)
         for (int i = 1; i < count; i++)
             if (!equal(tp_flight_find(&all[0], seq), tp_flight_find(&all[i], seq))) return seq;
     return 0;

@@ -23,7 +23,12 @@ static plp_status gather(const tp_group *g, const tp_claim *claims, int count, s
     memcpy(mine.host, g->host, sizeof mine.host);
     for (int i = 0; i < count; i++) snprintf(mine.text[i], TP_CLAIM, "%s", claims[i].text);
     PLP_TRY(tp_agree(g, PLP_ALLOCATED(*all = calloc((size_t)g->size, sizeof **all))));
-    return tp_gather_all(g, &mine, sizeof mine, *all);
+    PLP_TRY(tp_gather_all(g, &mine, sizeof mine, *all));
+    for (int r = 0; r < g->size; r++) { /* what another program says may have no end */
+        (*all)[r].host[TP_HOST - 1] = 0;
+        for (int i = 0; i < TP_CLAIMS; i++) (*all)[r].text[i][TP_CLAIM - 1] = 0;
+    }
+    return PLP_OK;
 }
 
 plp_status tp_handshake(const tp_group *g, const tp_claim *claims, int count)

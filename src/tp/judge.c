@@ -46,7 +46,7 @@ static tp_verdict find_knot(const tp_seen *ranks, int count, double limit)
     for (int i = 0; i < count; i++) {
         const tp_seen *s = &ranks[i];
         if (s->watched && s->phase == TP_LEAVE && !s->waits) continue;
-        if (!s->watched || !waits(s) || s->still <= patience(s, limit)) return (tp_verdict){ .why = TP_FINE };
+        if (!s->watched || !waits(s) || !(s->still > patience(s, limit))) return (tp_verdict){ .why = TP_FINE };
         if (v.why == TP_FINE || s->seq < ranks[v.index].seq) v = (tp_verdict){ TP_KNOT, i, s->still };
     }
     return v;

@@ -36,4 +36,18 @@ check_refused() {
     [ ! -s "$work/out" ] || fail "$3: something on stdout"
 }
 
+# Batch jobs.
+in=$work/in.jsonl out=$work/out.jsonl
+batch() { # batch CODE ARGS: of the demonstration model, in.jsonl to out.jsonl
+    code=$1
+    shift
+    run run-batch -q --model "$demo" -i "$in" -o "$out" "$@"
+    [ "$rc" = "$code" ] || fail "run-batch $*: exit $rc, want $code"
+}
+line() { sed -n "${1}p" "$out"; }
+has() { # has LINE TEXT
+    line "$1" | grep -qF -e "$2" || fail "line $1 has no $2: $(line "$1")"
+}
+fresh() { rm -f "$out"*; }
+
 finish() { [ "$failures" = 0 ]; exit; }

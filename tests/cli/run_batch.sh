@@ -3,19 +3,6 @@
 # shellcheck source=tests/cli/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-in=$work/in.jsonl out=$work/out.jsonl
-batch() { # batch CODE ARGS: of the demonstration model, in.jsonl to out.jsonl
-    code=$1
-    shift
-    run run-batch -q --model "$demo" -i "$in" -o "$out" "$@"
-    [ "$rc" = "$code" ] || fail "run-batch $*: exit $rc, want $code"
-}
-line() { sed -n "${1}p" "$out"; }
-has() { # has LINE TEXT
-    line "$1" | grep -qF -e "$2" || fail "line $1 has no $2: $(line "$1")"
-}
-fresh() { rm -f "$out"*; }
-
 # Greedy, the plain form: the tokens that `generate` gives, which are tested against an implementation that is not ours.
 printf '%s\n' '{"id": "a", "prompt": "In the beginning", "temperature": 0, "max_tokens": 9, "logprobs": 2}' \
     '{"custom_id": "b/../é", "prompt": [0,1106,260,1894,1074], "temperature": 0, "ignore_eos": true, "max_tokens": 24}' \

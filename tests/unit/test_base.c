@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <math.h>
 
 static void every_f16_round_trips(void **state)
@@ -38,6 +39,8 @@ static void messages_are_one_line(void **state)
     (void)state;
     assert_int_equal(PLP_FAIL(PLP_ERR_DATA, "tensor %s", "a\nb\033[31m"), PLP_ERR_DATA);
     assert_string_equal(plp_last_error(), "tensor a?b?[31m");
+    assert_int_equal(PLP_FAIL(PLP_ERR_DATA, "field %.4s; \xc2\x9b%s", "abc\xc3\xa9", "31m \xff\xe2\x82\xac"), PLP_ERR_DATA);
+    assert_string_equal(plp_last_error(), "field abc?; ??31m ?\xe2\x82\xac"); /* cut off, a control character, no UTF-8, a euro sign */
     assert_int_equal(plp_status_exit(PLP_ERR_DATA), 65);
     assert_int_equal(plp_status_exit((plp_status)999), 70);
 }
@@ -49,6 +52,13 @@ static void json_numbers_have_ranges(void **state)
     const char text[] = "{\"a\": 3, \"b\": 1e2, \"c\": 1.5, \"e\": [0.0, Infinity], \"f\": \"x\"} \n";
     assert_int_equal(plp_json_parse(text, sizeof text - 1, "text", &o), PLP_OK);
     int64_t n = 7;
+    json_object *with_text = NULL;
+    char long_text[1024];
+    snprintf(long_text, sizeof long_text, "{\"a\": \"%0900d\"}", 0);
+    assert_int_equal(plp_json_parse(long_text, strlen(long_text), "text", &with_text), PLP_OK);
+    assert_int_equal(plp_json_int(with_text, "a", "text", 0, 10, &n), PLP_ERR_DATA);
+    assert_true(strlen(plp_last_error()) < 120 && strstr(plp_last_error(), "is not an integer") != NULL);
+    json_object_put(with_text);
     assert_int_equal(plp_json_int(o, "missing", "text", 0, 10, &n), PLP_OK);
     assert_int_equal(n, 7);
     assert_int_equal(plp_json_int(o, "a", "text", 0, 10, &n), PLP_OK);

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static int file_of(const char *text, size_t bytes)
@@ -96,6 +97,55 @@ static void the_limit_is_a_limit(void **state)
     }
 }
 
+static int64_t peak_kilobytes(void)
+{
+    struct rusage usage;
+    assert_int_equal(getrusage(RUSAGE_SELF, &usage), 0);
+    return usage.ru_maxrss;
+}
+
+/* A line of 64 MiB, of which a megabyte is looked at, and ten million lines: neither is ever in memory. */
+static void memory_is_that_of_the_limit(void **state)
+{
+    (void)state;
+    enum { LIMIT = 1 << 20, LINES = 10000000 };
+    char name[] = "/tmp/plp_jsonl_XXXXXX";
+    const int fd = mkstemp(name);
+    assert_true(fd >= 0);
+    unlink(name);
+    assert_int_equal(ftruncate(fd, (off_t)1 << 26), 0); /* zeros that take no room on the disk */
+    io_lines *l;
+    io_line line;
+    bool more;
+    const int64_t before = peak_kilobytes();
+    assert_int_equal(io_lines_create(&l, fd, LIMIT, "a file"), PLP_OK);
+    assert_int_equal(io_lines_next(l, &line, &more), PLP_OK);
+    assert_true(more && line.text == NULL && line.bytes == (size_t)1 << 26);
+    assert_int_equal(io_lines_next(l, &line, &more), PLP_OK);
+    assert_false(more);
+    io_lines_destroy(&l);
+    assert_int_equal(ftruncate(fd, 0), 0);
+    char block[4096];
+    for (size_t i = 0; i < sizeof block; i++) block[i] = "[]\n\n"[i % 4]; /* two lines every four bytes */
+    for (int i = 0; i < LINES / 2048 + 1; i++)
+        assert_int_equal(pwrite(fd, block, sizeof block, (off_t)i * (off_t)sizeof block), sizeof block);
+    assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+    assert_int_equal(io_lines_create(&l, fd, LIMIT, "a file"), PLP_OK);
+    int64_t lines = -1;
+    do {
+        lines++;
+        assert_int_equal(io_lines_next(l, &line, &more), PLP_OK);
+    } while (more);
+    assert_int_equal(lines, (LINES / 2048 + 1) * 2048);
+    io_lines_destroy(&l);
+    close(fd);
+#ifndef __SANITIZE_ADDRESS__ /* which keeps what was freed */
+    assert_true(peak_kilobytes() - before < 2 * LIMIT / 1024 + 2048);
+#else
+    (void)before;
+#endif
+}
+
 /* What RFC 8259 says, where parsers are found to differ. */
 static void json_is_strict(void **state)
 {
@@ -164,6 +214,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lines_end_as_they_may),
         cmocka_unit_test(the_limit_is_a_limit),
+        cmocka_unit_test(memory_is_that_of_the_limit),
         cmocka_unit_test(json_is_strict),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

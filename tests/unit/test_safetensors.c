@@ -406,6 +406,15 @@ static void shards(void **state)
     assert_int_equal(io_checkpoint_open(&c, dir), PLP_OK);
     io_checkpoint_close(&c);
 
+    char target[128], link[128]; /* as the hub's cache is made of: a link is no matter of the index */
+    snprintf(target, sizeof target, "%s/elsewhere", dir), snprintf(link, sizeof link, "%s/link.safetensors", dir);
+    assert_int_equal(mkdir(target, 0700), 0);
+    put_tensors("elsewhere/blob", "{" T("b", 0, 2) "}", 2);
+    assert_int_equal(symlink("elsewhere/blob", link), 0);
+    put_index("\"b\":\"link.safetensors\"");
+    assert_int_equal(io_checkpoint_open(&c, dir), PLP_OK);
+    io_checkpoint_close(&c);
+
     put_index("\"b\":\"missing.safetensors\"");
     open_fails(PLP_ERR_INPUT, "missing.safetensors");
     static const char *const names[] = { "../x", "/etc/passwd", "a/b", "..", ".", "", "one.safetensors\\u0000" };

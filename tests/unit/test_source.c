@@ -678,6 +678,41 @@ static void unknown_tensors_are_warned_of(void **state)
     bag_free(&b);
 }
 
+static void digest_of_directory(char digest[PLP_SHA256_HEX])
+{
+    model_source *s = NULL;
+    assert_int_equal(model_source_open(&s, dir, NULL), PLP_OK);
+    snprintf(digest, PLP_SHA256_HEX, "%s", model_source_digest(s));
+    model_source_close(&s);
+}
+
+/* The weights alone are not the model: who goes on with another tokenizer, or other ends, is to be told. */
+static void another_tokenizer_is_another_model(void **state)
+{
+    (void)state;
+    static const char *const tokenizers[] = { "{\"model\": {\"vocab\": {\"a\": 0, \"b\": 1}}}",
+                                              "{\"model\": {\"vocab\": {\"b\": 0, \"a\": 1}}}" };
+    char digest[4][PLP_SHA256_HEX], again[PLP_SHA256_HEX];
+    bag b;
+    bag_original(&b, "");
+    bag_save(&b, "model.safetensors", "");
+    put("config.json", HUGGING_FACE(""));
+    digest_of_directory(digest[0]);
+    for (int i = 0; i < 2; i++) {
+        put("tokenizer.json", tokenizers[i]);
+        digest_of_directory(digest[1 + i]);
+    }
+    digest_of_directory(again);
+    assert_string_equal(digest[2], again);
+    put("generation_config.json", "{\"eos_token_id\": 1}");
+    digest_of_directory(digest[3]);
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < i; k++) assert_string_not_equal(digest[i], digest[k]);
+    put("tokenizer.json", "{\"model\": {\"vocab\": {\"a\": 1000000}}}");
+    open_fails(PLP_ERR_DATA, "fix: use the tokenizer of this model");
+    bag_free(&b);
+}
+
 static void what_is_no_model(void **state)
 {
     (void)state;
@@ -721,6 +756,7 @@ int main(void)
         IN_DIR(broken_tensors_are_named),
         IN_DIR(config_and_tensors_disagree),
         IN_DIR(unknown_tensors_are_warned_of),
+        IN_DIR(another_tokenizer_is_another_model),
         IN_DIR(what_is_no_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -289,7 +289,7 @@ static void byte_level_text_round_trips(void **state)
     uint64_t seed = 3ull << 32;
     (void)state;
     open_record(&r, "demo");
-    for (int i = 0; i < 20000; i++) { /* any bytes at all; what is not UTF-8 comes back as U+FFFD, as from_utf8_lossy has it */
+    for (int i = 0; i < 100000; i++) { /* any bytes at all; what is not UTF-8 comes back as U+FFFD, as from_utf8_lossy has it */
         char bytes[40], *text = NULL;
         int *ids = NULL;
         size_t count = 0, length = 0, used = 0;

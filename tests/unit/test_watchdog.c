@@ -2,6 +2,7 @@
 #include "tp/flight.h"
 #include "tp/judge.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -73,7 +74,8 @@ static void all_wait(void **state)
     EXPECT(TP_FINE, 0, true, 30, waiting(0, TP_DECODE, 12, 31), waiting(1, TP_DECODE, 11, 29));
     EXPECT(TP_KNOT, 0, true, 30, waiting(0, TP_DECODE, 12, 31), works(1, TP_LEAVE, 31)); /* for one that has gone home */
     EXPECT(TP_FINE, 0, true, 30, works(0, TP_LEAVE, 300), works(1, TP_LEAVE, 300));
-    EXPECT(TP_FINE, 0, true, 30, works(0, TP_START, 300), works(1, TP_LEAVE, 300)); /* rank 0 converts a file */
+    EXPECT(TP_FINE, 0, true, 30, works(0, TP_START, 300), works(1, TP_LEAVE, 300));              /* rank 0 converts a file */
+    EXPECT(TP_FINE, 0, true, 30, waiting(0, TP_DECODE, 12, 31), waiting(1, TP_DECODE, 12, NAN)); /* which is longer than nothing */
 }
 
 static void a_device_is_waited_for_in_silence(void **state)
@@ -172,6 +174,18 @@ static void the_first_difference(void **state)
     free(f);
 }
 
+/* A damaged file may claim any number: it is not counted up to. */
+static void numbers_far_apart(void **state)
+{
+    (void)state;
+    tp_flight *f = calloc(2, sizeof *f);
+    for (int i = 0; i < 2; i++) f[i].row[0].seq = 1, f[i].row[1].seq = 999999999999999999, f[i].rows = 2;
+    assert_int_equal(tp_flight_difference(f, 2), 0);
+    f[1].row[1].bytes = 4;
+    assert_int_equal(tp_flight_difference(f, 2), 999999999999999999);
+    free(f);
+}
+
 static void other_files_are_refused(void **state)
 {
     (void)state;
@@ -208,6 +222,7 @@ int main(void)
         cmocka_unit_test(a_device_is_waited_for_in_silence),
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(the_first_difference),
+        cmocka_unit_test(numbers_far_apart),
         cmocka_unit_test(other_files_are_refused),
     };
     if (mkdtemp(directory) == NULL) return 1;

@@ -15,11 +15,16 @@ static kn_level most_level = KN_AVX512_BF16;
 
 static kn_level level_here(void)
 {
+#if defined(__clang__) /* knows f16c by that name from version 18 on only; no processor has AVX2 without it */
+    const bool f16c = true;
+#elif defined(__x86_64__)
+    const bool f16c = __builtin_cpu_supports("f16c");
+#endif
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq"))
         return __builtin_cpu_supports("avx512bf16") ? KN_AVX512_BF16 : KN_AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return KN_AVX2;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c) return KN_AVX2;
 #endif
     return KN_PLAIN;
 }
