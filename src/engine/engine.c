@@ -228,6 +228,7 @@ void engine_destroy(plp_engine **out)
 {
     plp_engine *e = *out;
     if (e == NULL) return;
+    if (e->model != NULL) model_draw_forget(e->model); /* it may be borrowed, and another engine's next */
     for (int i = 0; e->running != NULL && i < e->runs; i++) request_destroy(&e->running[i]);
     for (request *r = e->first, *next; r != NULL; r = next) next = r->next, request_destroy(&r);
     free(e->running);

@@ -279,6 +279,8 @@ plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidate
     return PLP_OK;
 }
 
+void model_draw_forget(model *m) { m->ended = m->begun; } /* later ones come behind them in the queue */
+
 plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
                             kn_candidates *all)
 {

@@ -165,6 +165,8 @@ plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidate
     return PLP_OK;
 }
 
+void model_draw_forget(model *m) { m->ended = m->begun; }
+
 /* What was drawn is not what the host tells: it may not have read it. */
 static int id_of(const model *m, int id) { return id >= 0 ? id : m->choice[(m->begun + FLIGHTS - 1) % FLIGHTS][~id].token; }
 
