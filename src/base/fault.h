@@ -28,7 +28,7 @@ int plp_fault_hosts(void);
 enum { PLP_FAULTS_ON = 1 };
 #else
 #    define PLP_FAULT_AT(point) PLP_OK
-#    define PLP_FAULT_HOSTS()   0
+static inline int PLP_FAULT_HOSTS(void) { return 0; }
 enum { PLP_FAULTS_ON = 0 };
 #endif
 
