@@ -139,7 +139,25 @@ static bool answer_without_mpi(int argc, char **argv)
 
 /* ----------------------------------------------------------------------------------------------------------------------- run */
 
-/* srun without a PMI that MPI understands starts N programs that each believe to be alone, and would do the work N times. */
+/* Before MPI_Init: srun that says nothing of the step to MPI.  Open MPI 4 then aborts, in 25 lines that do not name the flag, and 5 starts
+ * every task as if it were alone. */
+static plp_status check_launcher(void)
+{
+#if defined OMPI_MAJOR_VERSION && OMPI_MAJOR_VERSION < 5
+    const int alone = 0; /* tasks that can do without */
+#else
+    const int alone = 1;
+#endif
+    static const char *const told[] = { "PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_SIZE" }; /* by srun, or by mpirun inside of the step */
+    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+    if (getenv("SLURM_STEP_ID") == NULL || tasks == NULL || atoi(tasks) <= alone) return PLP_OK;
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++)
+        if (getenv(told[i]) != NULL) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_USAGE, "Slurm started %s task%s and told MPI nothing of it; launch; fix: srun --mpi=pmix, or mpirun", tasks,
+                    atoi(tasks) == 1 ? "" : "s");
+}
+
+/* srun with a PMI that MPI does not understand starts N programs that each believe to be alone, and would do the work N times. */
 static plp_status check_launch(const cli *c)
 {
     const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
@@ -199,6 +217,7 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
 static plp_status compare_programs(const cli *c)
 {
     tp_claim claims[TP_CLAIMS];
+    PLP_TRY(PLP_FAULT_AT("handshake"));
     return tp_handshake(c->group, claims, cli_program_claims(claims));
 }
 
@@ -253,6 +272,13 @@ int cli_main(int argc, char **argv)
     cli c = { .size = 1 };
     int threads;
     if (answer_without_mpi(argc, argv)) return fflush(stdout) == 0 ? 0 : plp_status_exit(PLP_ERR_IO);
+    const plp_status st = check_launcher();
+    if (st != PLP_OK) {
+        const char *task = getenv("SLURM_PROCID");
+        if (task == NULL || atoi(task) == 0) plp_log_threshold(PLP_LOG_ERROR), plp_log_failure(st);
+        return plp_status_exit(st);
+    }
+    (void)PLP_FAULT_AT("init");
     if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &threads) != MPI_SUCCESS) return plp_status_exit(PLP_ERR_USAGE);
     plp_log_threshold(PLP_LOG_INFO);
     return leave(&c, run(&c, argc, argv));

@@ -112,8 +112,8 @@ static int spawn(const char *program, const char *path, int in, int out, pid_t *
 
 /* ------------------------------------------------------------------------------------------------------------------ hearing it */
 
-/* All that comes until the other end is closed, or the deadline.  false: it is late, or says too much. */
-static bool hear(int from, double deadline, uint8_t **table, size_t *bytes)
+/* All that comes until the other end is closed, or the deadline.  false: it is late, says too much, or (*st) hearing it failed here. */
+static bool hear(const char *path, int from, double deadline, uint8_t **table, size_t *bytes, plp_status *st)
 {
     size_t room = 0;
     for (;;) {
@@ -123,12 +123,16 @@ static bool hear(int from, double deadline, uint8_t **table, size_t *bytes)
         if (poll(&wait, 1, 1 + (int)(1000 * left)) < 1) continue;
         if (*bytes == room) {
             uint8_t *larger = realloc(*table, room = room == 0 ? 65536 : 2 * room);
+            *st = PLP_ALLOCATED(larger);
             if (larger == NULL) return false;
             *table = larger;
         }
         const ssize_t got = read(from, *table + *bytes, room - *bytes);
         if (got == 0) return true;
-        if (got < 0 && errno != EINTR && errno != EAGAIN) return false;
+        if (got < 0 && errno != EINTR && errno != EAGAIN) {
+            *st = PLP_FAIL_ERRNO("hear the parser of", path);
+            return false;
+        }
         if (got > 0) *bytes += (size_t)got;
     }
 }
@@ -179,9 +183,10 @@ plp_status io_parser_run(const char *program, const char *path, int fd, double s
     if (in >= 0) close(in);
     if (ends[1] >= 0) close(ends[1]);
     if (e == 0) {
-        const bool heard = hear(ends[0], deadline, table, bytes);
+        const bool heard = hear(path, ends[0], deadline, table, bytes, &st);
         if (!heard) kill(pid, SIGKILL);
-        st = judge(path, await_end(pid, deadline), heard, seconds);
+        const int ended = await_end(pid, deadline);
+        if (st == PLP_OK) st = judge(path, ended, heard, seconds);
     } else
         st = PLP_FAIL(PLP_ERR_IO, "%s: cannot start %s: %s; fix: check its permissions, or --trust-model", path, program, strerror(e));
     if (ends[0] >= 0) close(ends[0]);

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -49,8 +50,14 @@ static plp_status check_superblock(const char *path, int fd, uint64_t file_bytes
 {
     static const uint8_t signature[8] = { 0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n' };
     uint8_t b[IO_SUPERBLOCK];
-    const ssize_t got = pread(fd, b, sizeof b, 0);
-    if (got < 0) return PLP_FAIL_ERRNO("read", path);
+    ssize_t got = 0;
+    while (got < IO_SUPERBLOCK) {
+        const ssize_t more = pread(fd, b + got, IO_SUPERBLOCK - (size_t)got, (off_t)got);
+        if (more < 0 && errno == EINTR) continue;
+        if (more < 0) return PLP_FAIL_ERRNO("read", path);
+        if (more == 0) break;
+        got += more;
+    }
     if (got < IO_SUPERBLOCK || memcmp(b, signature, sizeof signature) != 0)
         return PLP_FAIL(PLP_ERR_DATA, "%s: not an HDF5 file; fix: give a file that `polylepis convert` wrote", path);
     if (b[8] < 2 || b[8] > 3)

@@ -39,12 +39,19 @@ bool io_model_is_file(const char *path)
 {
     static const uint8_t signature[8] = { 0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n' };
     uint8_t b[sizeof signature];
+    size_t used = 0;
     struct stat info;
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return false;
-    const bool is = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && pread(fd, b, sizeof b, 0) == sizeof b && memcmp(b, signature, 8) == 0;
+    bool is = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
+    while (is && used < sizeof b) {
+        const ssize_t got = pread(fd, b + used, sizeof b - used, (off_t)used);
+        if (got < 0 && errno == EINTR) continue;
+        is = got > 0;
+        used += is ? (size_t)got : 0;
+    }
     close(fd);
-    return is;
+    return is && memcmp(b, signature, sizeof b) == 0;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ payloads */

@@ -321,6 +321,19 @@ done:
     return st;
 }
 
+/* What HDF5 has written of where the file ends. */
+static bool read_end(const io_model_writer *w, uint64_t *length)
+{
+    size_t used = 0;
+    while (used < sizeof *length) {
+        const ssize_t got = pread(w->out.fd, (char *)length + used, sizeof *length - used, (off_t)(IO_SUPERBLOCK_END + used));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return false;
+        used += (size_t)got;
+    }
+    return true;
+}
+
 static plp_status finish(io_model_writer *w)
 {
     uint64_t length = 0;
@@ -330,7 +343,7 @@ static plp_status finish(io_model_writer *w)
     w->file = -1;
     PLP_TRY(IO_H5(PLP_ERR_IO, closed, "cannot complete %s", w->out.part));
     /* HDF5 leaves what was reserved behind the end that it has stated. */
-    if (pread(w->out.fd, &length, sizeof length, IO_SUPERBLOCK_END) != sizeof length || ftruncate(w->out.fd, (off_t)length) != 0)
+    if (!read_end(w, &length) || ftruncate(w->out.fd, (off_t)length) != 0)
         return PLP_FAIL(PLP_ERR_IO, "cannot complete %s: %s; fix: check the disk and its free space", w->out.part, strerror(errno));
     return io_part_finish(&w->out);
 }

@@ -47,11 +47,11 @@ static plp_status open_part(io_part *p)
         if (p->fd < 0)
             return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; fix: check the directory's permissions and space", p->part,
                             strerror(errno));
+        p->mine = fresh;
         if (fstat(p->fd, &info) != 0 || !S_ISREG(info.st_mode))
             return PLP_FAIL(PLP_ERR_CREATE, "%s is not a regular file; fix: remove it", p->part);
         if (flock(p->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
             return PLP_FAIL(PLP_ERR_CREATE, "%s is being written by another process; fix: wait for it", p->part);
-        p->mine = fresh;
         if (fresh) return PLP_OK;
         unlinkat(p->directory, p->part_name, 0);
         close(p->fd);
@@ -64,8 +64,7 @@ static plp_status open_part(io_part *p)
 static plp_status publish(io_part *p)
 {
     if (!p->replace && linkat(p->directory, p->part_name, p->directory, p->name, 0) == 0) {
-        unlinkat(p->directory, p->part_name, 0);
-        p->mine = false;
+        p->mine = unlinkat(p->directory, p->part_name, 0) != 0; /* it is tried again */
         return PLP_OK;
     }
     PLP_TRY(check_target(p)); /* it may exist by now, or this file system has no hard links */

@@ -2,6 +2,7 @@
 #include "model/source.h"
 
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "io/model_file.h"
 #include "model/config_attributes.h"
@@ -19,6 +20,7 @@ typedef struct {
     const model_config *config;
     io_model_writer *writer;
     bool check_finite;
+    bool (*stop)(void);
     char *piece, *blocks; /* as the source gives it; with its columns in blocks */
     size_t room;          /* bytes of each */
     int64_t piece_bytes;
@@ -68,6 +70,9 @@ static plp_status convert_band(conversion *c, const task *t)
     PLP_TRY(io_model_begin(c->writer, t->name, t->dtype, rank, shape, NULL, NULL));
     for (int64_t first = 0; first < t->units; first += t->most) {
         const int64_t count = t->units - first < t->most ? t->units - first : t->most;
+        PLP_TRY(PLP_FAULT_AT("convert"));
+        if (c->stop != NULL && c->stop())
+            return PLP_FAIL(PLP_ERR_STOPPED, "stopped by a signal; %s was not written; fix: start again, it begins anew", c->path);
         PLP_TRY(model_source_read(c->source, t->band, t->layer, first * t->block, count * t->block, c->piece, t->dtype));
         if (c->check_finite)
             PLP_TRY(model_check_values(c->config, t->band, t->layer, first * t->block, count * t->block, c->piece, t->dtype, 1));
@@ -125,7 +130,8 @@ plp_status model_convert(const char *dir, const char *path, const model_convert_
     const model_convert_options *o = options != NULL ? options : &none;
     plp_status st = PLP_OK;
     model_source *source = NULL;
-    conversion c = { .path = path, .check_finite = o->check_finite, .piece_bytes = o->piece_bytes > 0 ? o->piece_bytes : PIECE };
+    conversion c = { .path = path, .check_finite = o->check_finite, .stop = o->stop };
+    c.piece_bytes = o->piece_bytes > 0 ? o->piece_bytes : PIECE;
     PLP_DO(model_source_open(&source, dir, &o->source));
     c.source = source, c.config = model_source_config(source);
     PLP_DO(each_band(&c, make_room));
