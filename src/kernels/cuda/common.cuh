@@ -67,6 +67,29 @@ plp_status kn_candidates_cuda(kn_context *c, const kn_candidates_args *a);
 plp_status kn_choose_cuda(kn_context *c, const kn_choose_args *a);
 plp_status kn_feed_cuda(kn_context *c, int *ids, const kn_choice *from, int rows);
 
+/* Programmatic dependent launch, for kernels that have nothing to do before the kernels ahead of them are complete: the launch itself is
+ * out of the way by then.  kn_early_begin() comes first in such a kernel, which is launched with kn_early_launch. */
+__device__ __forceinline__ void kn_early_begin()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+template <class A> void kn_early_launch(const kn_context *c, void (*kernel)(A), dim3 grid, int threads, const A &a)
+{
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.stream = c->stream;
+    config.attrs = &early;
+    config.numAttrs = c->hopper;
+    cudaLaunchKernelEx(&config, kernel, a); /* KN_LAUNCHED() sees its error */
+}
+
 /* ------------------------------------------------------------------------------------------------------------------ element types */
 __host__ __device__ __forceinline__ float kn_float(float v) { return v; }
 __host__ __device__ __forceinline__ float kn_float(__nv_bfloat16 v) { return __bfloat162float(v); }
