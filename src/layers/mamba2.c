@@ -15,7 +15,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     const kn_batch *b = l->b;
     const kn_exchange *exchange = tp_exchange(l->g, (size_t)b->seqs * (size_t)layer_ld_delta(d) * sizeof(float));
     const bool adds = tp_size(l->g) == 1 || exchange != NULL;
-    const kn_mixer_step_args a = {
+    kn_mixer_step_args a = {
         .rows = b->seqs,
         .hidden = d->hidden,
         .heads = d->heads,
@@ -60,7 +60,11 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs || d->norm == LAYER_NORM_SUMMED) return PLP_OK;
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));
-    *up_to_date = *done && adds;
+    if (!*done && exchange) { /* too many rows to sum on the way: the layer does it behind */
+        a.exchange = NULL, a.delta = l->s->delta, a.out_bias = NULL;
+        PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));
+    }
+    *up_to_date = *done && a.delta == NULL;
     return PLP_OK;
 }
 

@@ -173,7 +173,7 @@ static void run(kt *t, const int *size)
         }
         reference_end(&s, r, ssm, p, mixed, row);
         for (int k = 0; k < s.hidden; k++) w[k] = row[k] + (s.flags & DELTA ? 0 : w[k]);
-        kt_expect_norm(t, "a row", got + (size_t)r * (size_t)ld, w, s.hidden);
+        kt_expect_norm(t, "a row", got + (size_t)r * (size_t)ld, w, s.hidden, 2e-3);
     }
     kt_expect(t, "out", out, want);
     kt_expect(t, "conv state", &s.conv_state, conv);
