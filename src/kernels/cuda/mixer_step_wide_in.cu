@@ -6,7 +6,7 @@
 
 namespace {
 
-enum { NORM_THREADS = 256, PITCH = 64 + 8 /* of a warpgroup's channels in shared memory: no bank conflicts */ };
+enum { LATE = 12 /* stages before the end */, NORM_THREADS = 256, PITCH = 64 + 8 /* of a warpgroup's channels in shared memory: no bank conflicts */ };
 
 struct norm_args {
     const float *residual, *weight;
@@ -131,10 +131,15 @@ template <int N, int GROUPS> __global__ void __launch_bounds__(GROUPS * 128 + 32
 
     float acc[N / 2];
     wide_place at;
-    if (mine && ch >= 0 && ch < a.channels) /* the old columns, on their way to L2 */
+    const int late = p.count > LATE ? p.count - LATE : 1;
+    wide_multiply<N>(a.product, ring, &sh.bars, at, late, false, acc);
+    if (mine && ch >= 0 && ch < a.channels) { /* what the end reads, on its way to L2: any earlier, and the weights would push it out again */
         for (int n = n0; n < a.product.m; n += 16)
             for (int k = 0; k < 3 && sh.src[n] >= 0; k++) prefetch(a.conv_state + ((size_t)sh.src[n] * 3 + k) * a.channels + ch);
-    wide_multiply<N>(a.product, ring, &sh.bars, at, p.count, false, acc);
+        if (n0 == 0) prefetch(a.conv_weight + (size_t)ch * STEP_TAPS);
+        if (n0 == 1 && a.conv_bias) prefetch(a.conv_bias + ch);
+    }
+    wide_multiply<N>(a.product, ring, &sh.bars, at, p.count, true, acc);
     wide_sync(GROUPS * 128); /* nobody needs the ring any more */
 
     const uint32_t tile = kn_shared(ring) + group * N * PITCH * 2;

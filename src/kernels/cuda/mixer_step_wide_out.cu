@@ -7,7 +7,7 @@
 
 namespace {
 
-enum { AT_ONCE = 1 /* outputs of a thread */, OUT_GROUPS = 2, OUT_THREADS = OUT_GROUPS * 128, OUT_BAND = OUT_GROUPS * 64 };
+enum { AT_ONCE = 4 /* outputs of a thread */, OUT_GROUPS = 2, OUT_THREADS = OUT_GROUPS * 128, OUT_BAND = OUT_GROUPS * 64 };
 static_assert((int)STEP_DIM == (int)WIDE_COLUMNS, "a stage is a head");
 
 struct out_args {
