@@ -72,7 +72,7 @@ static void judge(fuzz_input *in)
         const int flags = fuzz_byte(in);
         seen[i] =
             (tp_seen){ .rank = i, .watched = flags & 1, .waits = flags & 2, .queues = flags & 4, .phase = (signed char)fuzz_byte(in) };
-        seen[i].step = fuzz_byte(in), seen[i].seq = (int64_t)fuzz_byte(in) << 55;
+        seen[i].step = fuzz_byte(in), seen[i].seq = (int64_t)fuzz_byte(in) << 54;
         seen[i].gone = flags & 8 ? INFINITY : fuzz_byte(in), seen[i].still = flags & 16 ? NAN : fuzz_byte(in);
     }
     const tp_verdict v = tp_judge(seen, count, all, limit);
@@ -130,7 +130,7 @@ static ssize_t next_datagram(int fd, void *to, size_t room, int flags, struct so
     if (what & 16) d->kind = fuzz_byte(wire);
     for (int i = 0; i < signs; i++) {
         d->sign[i] = (tp_sign){ .rank = (signed char)fuzz_byte(wire), .phase = (signed char)fuzz_byte(wire), .watched = 1 };
-        d->sign[i].beats = (int64_t)fuzz_byte(wire) << 56, d->sign[i].moves = fuzz_byte(wire);
+        d->sign[i].beats = (int64_t)((uint64_t)fuzz_byte(wire) << 56), d->sign[i].moves = fuzz_byte(wire);
     }
     return what & 32 ? (ssize_t)fuzz_byte(wire) * 200 : (ssize_t)tp_datagram_bytes(signs);
 }
