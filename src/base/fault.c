@@ -21,6 +21,8 @@ static plp_status act(const char *action, const char *point)
 {
     if (strcmp(action, "kill") == 0) raise(SIGKILL);
     if (strcmp(action, "stop") == 0) raise(SIGSTOP);
+    if (strcmp(action, "term") == 0) raise(SIGTERM);
+    if (strcmp(action, "usr1") == 0) raise(SIGUSR1);
     if (strcmp(action, "exit") == 0) _exit(3);
     if (strcmp(action, "abort") == 0) abort();
     if (strcmp(action, "segv") == 0) signal(SIGSEGV, SIG_DFL), raise(SIGSEGV); /* a sanitizer would make another status of it */
@@ -60,6 +62,12 @@ bool plp_fault_nan(const char *point)
 {
     char action[16];
     return is_due(point, action) && strcmp(action, "nan") == 0;
+}
+
+int plp_fault_hosts(void)
+{
+    const char *wish = getenv("PLP_FAULT_HOSTS");
+    return wish != NULL ? atoi(wish) : 0;
 }
 #else
 typedef int plp_fault_none; /* ISO C wants a declaration in every file */

@@ -3,6 +3,7 @@
 #include "cli/canary.h"
 #include "cli/commands.h"
 #include "cli/sampling.h"
+#include "cli/stop.h"
 
 #include "base/error.h"
 #include "base/json_out.h"
@@ -10,6 +11,7 @@
 #include "engine/engine.h"
 #include "polylepis/polylepis.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -202,7 +204,8 @@ static plp_status run(cli *c)
     (void)plp_json_complete("an earlier job of this process"); /* no matter to this one */
     json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
     PLP_DO(tp_agree(c->group, c->rank == 0 ? open_files(&job, &summary) : PLP_OK));
-    batch_watch_signals();
+    cli_watch_signals();
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a write that fails */
     c->model.max_seqs = given.max_seqs > 0 ? (int)given.max_seqs : -1;
     plp_log(PLP_LOG_INFO, "loading %s", c->model.model);
     PLP_DO(plp_engine_create(&job.engine, MPI_COMM_WORLD, &c->model));

@@ -228,6 +228,7 @@ void engine_destroy(plp_engine **out)
 {
     plp_engine *e = *out;
     if (e == NULL) return;
+    if (e->model != NULL) model_draw_forget(e->model); /* it may be borrowed, and another engine's next */
     for (int i = 0; e->running != NULL && i < e->runs; i++) request_destroy(&e->running[i]);
     for (request *r = e->first, *next; r != NULL; r = next) next = r->next, request_destroy(&r);
     free(e->running);
@@ -339,7 +340,7 @@ static plp_status restore(plp_engine *e, const plp_request *given, request **r)
     state_file f;
     plp_request whole = *given;
     int *ids = NULL;
-    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state));
+    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state, e->options.trust));
     whole.count = (size_t)f.count + given->count;
     PLP_DO(PLP_ALLOCATED(ids = malloc(whole.count * sizeof *ids)));
     memcpy(ids, f.tokens, (size_t)f.count * sizeof *ids);

@@ -141,6 +141,8 @@ static plp_status take_lock(io_journal *j, bool break_lock)
         owner other;
         j->lock_fd = openat(j->dir, j->lock, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (j->lock_fd < 0) return cannot("create the lock of", j->path);
+        if (fstat(j->lock_fd, &mine) != 0 || !S_ISREG(mine.st_mode) || mine.st_nlink > 1)
+            return PLP_FAIL(PLP_ERR_CREATE, "%s.lock is no file of its own; fix: delete it, or choose another output", j->path);
         if (!is_free(j->lock_fd, &me, &other) && !(break_lock && strcmp(other.host, me.host) != 0))
             return PLP_FAIL(PLP_ERR_CREATE,
                             "%s is written by pid %ld on %s (job %s) since %lld s; %s.lock; fix: wait for it, or --break-lock if that job "

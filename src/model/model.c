@@ -39,10 +39,10 @@ static void lay_out_states(model *m, plp_arena *a)
 static void lay_out_inputs(const model *m, model_inputs *in, plp_arena *a)
 {
     const model_options *o = &m->options;
-    in->past = plp_arena_take(a, o->max_seqs + 1, sizeof *in->past); /* a sequence more, and a start for it, where a step is cut in two */
-    in->start = plp_arena_take(a, o->max_seqs + 3, sizeof(int));
-    in->src_slot = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
-    in->dst_slot = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
+    in->past = plp_arena_take(a, o->max_seqs, sizeof *in->past);
+    in->start = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
+    in->src_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
+    in->dst_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
     in->out_row = plp_arena_take(a, o->max_outs, sizeof(int));
     in->fixed = a->used;
     in->ids = plp_arena_take(a, o->max_tokens, sizeof(int));
@@ -83,6 +83,7 @@ static void set_dims(model *m)
     m->dims = (layer_dims){
         .hidden = (int)c->hidden,
         .heads = (int)p->heads.count,
+        .unit = (int)p->unit,
         .groups = (int)p->groups.count,
         .dim = (int)c->head_dim,
         .state = (int)c->state,
@@ -248,7 +249,8 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     PLP_DO(tp_agree(g, create_local(m, c, g, o)));
     PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
     const double begin = plp_seconds();
-    PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg)));
+    PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg,
+                                          o->check_values && read == model_read_source ? own_threads(o, g) : 0)));
     m->load_seconds = plp_seconds() - begin;
 done:
     if (st != PLP_OK) model_destroy(&m);

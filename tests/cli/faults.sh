@@ -6,14 +6,6 @@
 hooks=$4 last=$((np - 1))
 mkdir "$work/diag"
 
-# The processes of our jobs: the work directory is among their arguments.  (The brackets keep grep from finding itself.)
-ours() { grep -l -a -e "${work%?}[${work#"${work%?}"}]" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3; }
-pid_of() {
-    for pid in $(ours); do
-        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$1" && echo "$pid"
-    done
-}
-
 # start TOKENS ARGS: a job in the background, and waits until it decodes.
 start() {
     tokens=$1

@@ -86,9 +86,9 @@ plp_status tp_gather_all(const tp_group *g, const void *mine, size_t bytes, void
 }
 
 /* State files are another test's: cli.state. */
-plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path)
+plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path, bool trust)
 {
-    (void)m, (void)digest, (void)path;
+    (void)m, (void)digest, (void)path, (void)trust;
     *f = (state_file){ 0 };
     return PLP_ERR_INPUT;
 }
@@ -164,6 +164,8 @@ plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidate
     m->ended++;
     return PLP_OK;
 }
+
+void model_draw_forget(model *m) { m->ended = m->begun; }
 
 /* What was drawn is not what the host tells: it may not have read it. */
 static int id_of(const model *m, int id) { return id >= 0 ? id : m->choice[(m->begun + FLIGHTS - 1) % FLIGHTS][~id].token; }
