@@ -1,36 +1,17 @@
 #include "cli/batch_loop.h"
 
 #include "cli/batch_answer.h"
+#include "cli/stop.h"
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/json_out.h"
 #include "base/log.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { BLOCK = 1 << 20 }; /* bytes of lines that are sent at a time, but for the last of them */
-
-/* -------------------------------------------------------------------------------------------------------------------- signals */
-typedef enum { GO_ON, DRAIN, DROP, FAILED } wish; /* the strongest of all ranks counts */
-
-static volatile sig_atomic_t asked = GO_ON;
-
-static void note_signal(int number)
-{
-    const wish w = number == SIGUSR1 ? DRAIN : DROP;
-    if ((int)w > asked) asked = w;
-}
-
-void batch_watch_signals(void)
-{
-    static const int numbers[] = { SIGUSR1, SIGTERM, SIGINT };
-    struct sigaction once = { .sa_handler = note_signal, .sa_flags = SA_RESTART | SA_RESETHAND };
-    sigemptyset(&once.sa_mask);
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) sigaction(numbers[i], &once, NULL);
-    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a write that fails */
-}
 
 /* ---------------------------------------------------------------------------------------------------------------------- state */
 
@@ -78,7 +59,8 @@ static void remove_flight(loop *l, flight *f)
 /* -------------------------------------------------------------------------------------------------------------------- records */
 static plp_status put(loop *l, int64_t line, bool failed, json_object *record)
 {
-    const plp_status st = batch_output_put(l->job->output, line, failed, record);
+    plp_status st = plp_json_complete("the record of a line");
+    if (st == PLP_OK) st = batch_output_put(l->job->output, line, failed, record);
     l->job->report.done++;
     l->job->report.failed += failed;
     json_object_put(record);
@@ -285,14 +267,16 @@ static plp_status stopped(const loop *l)
 
 static plp_status go_on(loop *l)
 {
+    enum { FAILED = CLI_DROP + 1 }; /* counts more than any wish to stop */
     const tp_group *g = l->job->c->group;
     plp_status st = PLP_OK; /* of this rank's part of the step */
     for (;;) {
-        double strongest = st != PLP_OK ? FAILED : asked;
+        double strongest = st != PLP_OK ? FAILED : cli_stop_asked();
         PLP_TRY(tp_max(g, &strongest));
+        if (strongest >= CLI_DROP) cli_stop_heard();
         if (strongest == FAILED) return tp_agree(g, st);
-        if (strongest == DROP || (strongest == DRAIN && l->count == 0)) return stopped(l);
-        if (strongest == GO_ON && !l->end && l->count < l->capacity) PLP_TRY(admit(l));
+        if (strongest == CLI_DROP || (strongest == CLI_DRAIN && l->count == 0)) return stopped(l);
+        if (strongest == CLI_GO_ON && !l->end && l->count < l->capacity) PLP_TRY(admit(l));
         if (l->count == 0 && l->end) return PLP_OK;
         if (l->count == 0) continue;
         int left;

@@ -17,9 +17,7 @@ typedef struct {
     batch_report report;  /* of use on rank 0                       */
 } batch_job;
 
-/* SIGUSR1: nothing new is begun; SIGTERM and SIGINT: what is under way is dropped.  The second signal ends the process. */
-void batch_watch_signals(void);
-/* Collective.  PLP_ERR_STOPPED after a signal to any rank. */
+/* Collective.  PLP_ERR_STOPPED after a signal to any rank (cli/stop.h), with all that was finished in the output's journal. */
 plp_status batch_run(batch_job *job);
 
 #endif

@@ -1,5 +1,6 @@
 /* polylepis convert: a checkpoint directory becomes one model file. */
 #include "cli/commands.h"
+#include "cli/stop.h"
 
 #include "model/source.h"
 
@@ -15,13 +16,21 @@ static const plp_option options[] = {
       "one gated norm over all of the inner width, as Hugging Face's\nclass computes it, instead of one a group" },
 };
 
+static bool asked_to_stop(void)
+{
+    if (cli_stop_asked() == CLI_GO_ON) return false;
+    cli_stop_heard();
+    return true;
+}
+
 /* Rank 0 does it; the others wait for it on their way out. */
 static plp_status run(cli *c)
 {
+    cli_watch_signals(); /* the others too: mpirun and srun signal all of them */
     if (c->rank != 0) return PLP_OK;
-    const model_convert_options o = { .source = { .full_norm = given.full_norm },
-                                      .replace = given.replace,
-                                      .check_finite = given.check_finite };
+    const model_convert_options o = {
+        .source = { .full_norm = given.full_norm }, .replace = given.replace, .stop = asked_to_stop, .check_finite = given.check_finite
+    };
     return model_convert(c->words[0], c->words[1], &o);
 }
 

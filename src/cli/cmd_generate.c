@@ -1,6 +1,7 @@
 /* polylepis generate: one prompt, its continuation as it comes. */
 #include "cli/commands.h"
 #include "cli/sampling.h"
+#include "cli/stop.h"
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -159,6 +160,7 @@ static double rate(int64_t tokens, double seconds) { return seconds > 0 ? (doubl
 static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
 {
     const double prefill = o->first - o->began, decode = o->ended - o->first;
+    const int64_t decoded = o->tokens > 0 ? o->tokens - 1 : 0; /* the first comes of the prefill */
     if (o->answer != NULL) {
         json_object *t = json_object_new_object();
         json_object_object_add(o->answer, "text", json_object_new_string_len(o->text != NULL ? o->text : "", (int)o->used));
@@ -167,9 +169,9 @@ static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
         json_object_object_add(t, "prefill_tokens", json_object_new_int64((int64_t)prompt));
         json_object_object_add(t, "prefill_seconds", json_object_new_double(prefill));
         json_object_object_add(t, "prefill_tokens_per_second", json_object_new_double(rate((int64_t)prompt, prefill)));
-        json_object_object_add(t, "decode_tokens", json_object_new_int64(o->tokens - 1)); /* the first comes of the prefill */
+        json_object_object_add(t, "decode_tokens", json_object_new_int64(decoded));
         json_object_object_add(t, "decode_seconds", json_object_new_double(decode));
-        json_object_object_add(t, "decode_tokens_per_second", json_object_new_double(rate(o->tokens - 1, decode)));
+        json_object_object_add(t, "decode_tokens_per_second", json_object_new_double(rate(decoded, decode)));
         json_object_object_add(o->answer, "timings", t);
         printf("%s\n", json_object_to_json_string_ext(o->answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
     } else
@@ -177,16 +179,56 @@ static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
     char seeded[48] = "";
     if (sampling->temperature > 0) snprintf(seeded, sizeof seeded, "; --seed %llu", (unsigned long long)seed);
     plp_log(PLP_LOG_INFO, "prefill: %zu tokens in %.3f s, %.1f tokens/s; decode: %lld tokens in %.3f s, %.1f tokens/s%s", prompt, prefill,
-            rate((int64_t)prompt, prefill), (long long)o->tokens - 1, decode, rate(o->tokens - 1, decode), seeded);
+            rate((int64_t)prompt, prefill), (long long)decoded, decode, rate(decoded, decode), seeded);
 }
 
 /* ----------------------------------------------------------------------------------------------------------------------- run */
+static plp_status take_events(output *o)
+{
+    plp_event event;
+    plp_status st = PLP_OK;
+    while (st == PLP_OK && plp_engine_next_event(o->engine, &event)) st = handle(o, &event);
+    return st;
+}
+
+/* Collective.  Until the request is done, or somebody asks to stop: then what there is counts as the answer, and the state that was to be
+ * kept is that of now. */
+static plp_status run_request(const cli *c, output *o, uint64_t id, bool *stopped)
+{
+    int left;
+    cli_stop wish;
+    for (*stopped = false;;) {
+        PLP_TRY(plp_engine_step(o->engine, &left));
+        PLP_TRY(take_events(o));
+        if (left == 0) break;
+        PLP_TRY(cli_stop_agreed(c->group, &wish));
+        *stopped = wish != CLI_GO_ON;
+        if (*stopped) break;
+    }
+    if (given.save != NULL) PLP_TRY(plp_engine_save_state(o->engine, id, given.save));
+    if (!*stopped) return PLP_OK;
+    plp_engine_cancel(o->engine, id);
+    PLP_TRY(plp_engine_step(o->engine, &left));
+    return take_events(o);
+}
+
+static plp_status say_stopped(const output *o, uint64_t seed)
+{
+    char again[64] = "start again";
+    if (sampling->temperature > 0) snprintf(again, sizeof again, "start again with --seed %llu", (unsigned long long)seed);
+    if (given.save != NULL)
+        return PLP_FAIL(PLP_ERR_STOPPED, "stopped by a signal after %lld tokens; fix: --load-state %s goes on from here",
+                        (long long)o->tokens, given.save);
+    return PLP_FAIL(PLP_ERR_STOPPED, "stopped by a signal after %lld tokens; fix: %s, it begins anew", (long long)o->tokens, again);
+}
+
 static plp_status generate(const cli *c, plp_engine *e, output *o, double load)
 {
     plp_status st = PLP_OK;
-    int *ids = NULL, left;
+    int *ids = NULL;
     size_t count = 0;
     uint64_t seed, id;
+    bool stopped;
     PLP_DO(tp_agree(c->group, read_prompt(c, e, &ids, &count)));
     PLP_DO(choose_seed(c, &seed));
     const plp_request r = request_of(ids, count, seed);
@@ -197,14 +239,11 @@ static plp_status generate(const cli *c, plp_engine *e, output *o, double load)
         json_object_object_add(o->answer, "prompt_token_ids", prompt);
     }
     o->began = plp_seconds();
-    do {
-        plp_event event;
-        PLP_DO(plp_engine_step(e, &left));
-        while (st == PLP_OK && plp_engine_next_event(e, &event)) st = handle(o, &event);
-    } while (st == PLP_OK && left > 0);
+    PLP_DO(run_request(c, o, id, &stopped));
     o->ended = plp_seconds();
-    if (st == PLP_OK && given.save != NULL) PLP_DO(plp_engine_save_state(e, id, given.save));
-    if (st == PLP_OK && o->prints) print_summary(o, count, seed, load);
+    if (o->tokens == 0) o->first = o->ended; /* stopped within the prompt */
+    if (o->prints) print_summary(o, count, seed, load);
+    if (stopped) st = say_stopped(o, seed);
 done:
     plp_free(ids);
     return st;
@@ -218,6 +257,7 @@ static plp_status run(cli *c)
     output o = { .prints = c->rank == 0 };
     const double began = plp_seconds();
     PLP_TRY(check_options());
+    cli_watch_signals();
     c->model.max_seqs = 1;
     if (given.save != NULL) c->model.ahead = PLP_AHEAD_OFF; /* the state is wanted where the text ends */
     plp_log(PLP_LOG_INFO, "loading %s", c->model.model);

@@ -1,5 +1,6 @@
 /* polylepis logits: teacher-forced logits of every prompt of a JSONL file, as HDF5. */
 #include "cli/commands.h"
+#include "cli/stop.h"
 
 #include "base/error.h"
 #include "base/fault.h"
@@ -74,11 +75,13 @@ static plp_status read_record(const char *line, size_t bytes, int64_t number, te
 typedef struct {
     io_logits_writer *writer; /* rank 0 */
     int64_t vocab;
+    const tp_group *group;
 } sink;
 
 static plp_status write_row(void *arg, int64_t index, const float *logits)
 {
     const sink *s = arg;
+    if (index % ROWS == 0) PLP_TRY(cli_stop_here(s->group, "no output is left; fix: start again, it begins anew"));
     if (s->writer == NULL) return PLP_OK;
     tp_stamp(TP_OUTPUT, index);
     PLP_TRY(PLP_FAULT_AT("write"));
@@ -123,12 +126,13 @@ static plp_status run(cli *c)
         return PLP_FAIL(PLP_ERR_USAGE, "%s is missing; command line; fix: polylepis %s", given.input ? "--output" : "--input",
                         cli_logits.usage);
     PLP_TRY(cli_read_input(c, given.input, MOST_INPUT, &text, &bytes));
+    cli_watch_signals();
     if (c->rank == 0) st = io_logits_create(&out.writer, given.output, given.replace);
     PLP_DO(tp_agree(c->group, st));
     c->model.max_seqs = 1;
     if (c->model.max_batch_tokens == 0) c->model.max_batch_tokens = ROWS;
     PLP_DO(engine_session_open(&s, MPI_COMM_WORLD, &c->model, c->model.max_batch_tokens));
-    out.vocab = model_config_of(s.model)->vocab;
+    out.vocab = model_config_of(s.model)->vocab, out.group = c->group;
     PLP_DO(score_lines(c, &s, &out, text, bytes));
     if (c->rank == 0) st = io_logits_finish(&out.writer);
 done:

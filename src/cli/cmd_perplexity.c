@@ -4,6 +4,7 @@
  * document, ..., separator; it is cut into windows, of which the last, shorter one is dropped.  In each window every token but the first
  * is scored, given those before it in the window. */
 #include "cli/commands.h"
+#include "cli/stop.h"
 
 #include "base/error.h"
 #include "base/log.h"
@@ -144,6 +145,15 @@ static void print_result(const score *s, const stream *t, int64_t windows)
     json_object_put(o);
 }
 
+/* Collective.  An estimate of a part of the text is none of the text: it is said in the message, and not on stdout. */
+static plp_status stop_here(const tp_group *g, int64_t done, int64_t windows, const result *r)
+{
+    char left[200];
+    snprintf(left, sizeof left, "%lld of %lld windows were scored, PPL %.4f so far; fix: start again, it begins anew", (long long)done,
+             (long long)windows, r->perplexity);
+    return cli_stop_here(g, left);
+}
+
 static plp_status score_windows(const cli *c, engine_session *s, const stream *t, double *nats)
 {
     int64_t windows = (int64_t)t->count / given.window;
@@ -153,6 +163,7 @@ static plp_status score_windows(const cli *c, engine_session *s, const stream *t
         PLP_TRY(engine_score_tokens(s->model, t->ids + w * given.window, given.window, nats));
         for (int64_t i = 0; i + 1 < given.window; i++) sum.sum += nats[i], sum.squares += nats[i] * nats[i], sum.scored++;
         const result r = result_of(&sum, t);
+        if (w + 1 < windows) PLP_TRY(stop_here(c->group, w + 1, windows, &r));
         plp_log_progress(w + 1 == windows, "[%lld/%lld] PPL %.4f, %.4f nats/token", (long long)w + 1, (long long)windows, r.perplexity,
                          r.nats);
     }
@@ -170,6 +181,7 @@ static plp_status run(cli *c)
     size_t bytes = 0;
     if (given.text == NULL) return PLP_FAIL(PLP_ERR_USAGE, "--text is missing; command line; fix: polylepis %s", cli_perplexity.usage);
     PLP_TRY(cli_read_input(c, given.text, MOST_INPUT, &text, &bytes));
+    cli_watch_signals();
     c->model.max_seqs = 1;
     if (c->model.max_batch_tokens == 0) c->model.max_batch_tokens = ROWS;
     PLP_DO(engine_session_open(&s, MPI_COMM_WORLD, &c->model, c->model.max_batch_tokens));

@@ -1,9 +1,9 @@
-/* src/tp/watchdog.h -- a thread of each rank that watches the other ranks of its host.
+/* src/tp/watchdog.h -- a thread of each rank that watches the other ranks of its host, and on the host's lowest rank those of other hosts.
  *
  * It beats in a page that all ranks of the host share, sees the others' beats and stamps (tp/stamp.h), and calls for the job's end when one
  * of them is dead, stopped, or does not move while others wait for it (tp/judge.h).  What a watcher counts is its own ticks without a sign
  * of the other, so clocks are not compared, and time during which the whole host slept or the job was suspended does not count.
- * A stopped or dead rank on a host of its own has no watcher there: the launcher sees the dead one. */
+ * Between hosts the same signs go by datagrams (tp/link.h): rank 0 judges all ranks, the lowest rank of every other host watches rank 0. */
 #ifndef TP_WATCHDOG_H
 #define TP_WATCHDOG_H
 

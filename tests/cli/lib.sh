@@ -36,6 +36,22 @@ check_refused() {
     [ ! -s "$work/out" ] || fail "$3: something on stdout"
 }
 
+# The processes of our jobs: the work directory is among their arguments.  (The brackets keep grep from finding itself.)
+ours() { grep -l -a -e "${work%?}[${work#"${work%?}"}]" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3; }
+pid_of() { # pid_of RANK
+    for pid in $(ours); do
+        tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "\(OMPI_COMM_WORLD_RANK\|PMIX_RANK\)=$1" && echo "$pid"
+    done
+}
+# Nothing is left of our jobs within so many seconds: gone SECONDS WHAT
+gone() {
+    tries=0
+    while [ -n "$(ours)" ] && [ $tries -lt $((10 * $1)) ]; do sleep 0.1 && tries=$((tries + 1)); done
+    left=$(ours)
+    [ -z "$left" ] || fail "$2: left behind: $left"
+    # shellcheck disable=SC2086 # a list
+    [ -z "$left" ] || kill -9 $left
+}
 # Batch jobs.
 in=$work/in.jsonl out=$work/out.jsonl
 batch() { # batch CODE ARGS: of the demonstration model, in.jsonl to out.jsonl

@@ -1,6 +1,7 @@
 /* Which rank is to blame, from tables made up here; and the flight recorder: what is written is read, and where the ranks part. */
 #include "tp/flight.h"
 #include "tp/judge.h"
+#include "tp/link.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -117,6 +118,28 @@ static void read_back(tp_page *page, tp_flight *f)
     assert_int_equal(unlink(path), 0);
 }
 
+/* A link to somebody else's file where ours goes, of either kind: it is taken away, not followed. */
+static void planted_links_are_not_followed(void **state)
+{
+    (void)state;
+    tp_page *page = calloc(1, sizeof *page);
+    char path[64], victim[64];
+    struct stat s;
+    snprintf(path, sizeof path, "%s/polylepis-diag.0", directory);
+    snprintf(victim, sizeof victim, "%s/victim", directory);
+    for (int hard = 0; hard < 2; hard++) {
+        FILE *f = fopen(victim, "w");
+        assert_non_null(f);
+        assert_int_equal(fclose(f), 0);
+        assert_int_equal(hard ? link(victim, path) : symlink(victim, path), 0);
+        assert_int_equal(tp_flight_write(directory, page, "node02"), PLP_OK);
+        assert_int_equal(stat(victim, &s), 0);
+        assert_int_equal(s.st_size, 0);
+        assert_int_equal(unlink(path) | unlink(victim), 0);
+    }
+    free(page);
+}
+
 static void what_is_written_is_read(void **state)
 {
     (void)state;
@@ -212,15 +235,45 @@ static void other_files_are_refused(void **state)
     free(f);
 }
 
+/* ------------------------------------------------------------------------------------------------------------ between the hosts */
+static void datagrams_of_others_are_dropped(void **state)
+{
+    (void)state;
+    static tp_datagram d;
+    uint8_t secret[TP_SECRET];
+    for (int i = 0; i < TP_SECRET; i++) secret[i] = d.secret[i] = (uint8_t)(17 * i + 3);
+    d.kind = TP_BEAT, d.leader = 2, d.count = 3;
+    const size_t bytes = tp_datagram_bytes(3);
+    assert_true(tp_datagram_is_good(&d, bytes, secret, 3));
+    for (size_t n = 0; n <= sizeof d + 8; n++) assert_int_equal(tp_datagram_is_good(&d, n, secret, 3), n == bytes);
+    for (int bit = 0; bit < 8 * TP_SECRET; bit++) {
+        d.secret[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        assert_false(tp_datagram_is_good(&d, bytes, secret, 3));
+        d.secret[bit / 8] = secret[bit / 8];
+    }
+    static const struct {
+        int kind, leader, count;
+    } bad[] = { { TP_BEAT, 3, 3 },  { TP_BEAT, -1, 3 },       { 2, 2, 3 }, { -1, 2, 3 }, { TP_BEAT, 2, 4 },
+                { TP_BEAT, 2, -1 }, { TP_BEAT, 2, INT32_MAX } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        d.kind = bad[i].kind, d.leader = bad[i].leader, d.count = bad[i].count;
+        assert_false(tp_datagram_is_good(&d, bytes, secret, 3));
+    }
+    d.kind = TP_HELLO, d.leader = 0, d.count = TP_SIGNS;
+    assert_true(tp_datagram_is_good(&d, sizeof d, secret, 1));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(datagrams_of_others_are_dropped),
         cmocka_unit_test(who_waits_is_only_a_symptom),
         cmocka_unit_test(disks_get_more_time),
         cmocka_unit_test(a_process_that_is_gone_comes_first),
         cmocka_unit_test(all_wait),
         cmocka_unit_test(a_device_is_waited_for_in_silence),
         cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(planted_links_are_not_followed),
         cmocka_unit_test(the_first_difference),
         cmocka_unit_test(numbers_far_apart),
         cmocka_unit_test(other_files_are_refused),
