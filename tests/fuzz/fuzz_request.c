@@ -32,6 +32,8 @@ static void check_ranges(const batch_request *r)
           "a parameter of %s", r->id);
     for (size_t i = 0; i < q->count && q->ids != NULL; i++) CHECK(q->ids[i] >= 0, "prompt id %d", q->ids[i]);
     for (int i = 0; i < q->stop_id_count; i++) CHECK(q->stop_ids[i] >= 0, "stop id %d", q->stop_ids[i]);
+    for (int i = 0; i < q->bias_count; i++) CHECK(q->bias_ids[i] >= 0, "biased id %d", q->bias_ids[i]);
+    for (int i = 0; i < q->allowed_count; i++) CHECK(q->allowed[i] >= 0, "allowed id %d", q->allowed[i]);
 }
 
 static bool same(const void *a, const void *b, size_t bytes) { return bytes == 0 || memcmp(a, b, bytes) == 0; }
