@@ -23,9 +23,11 @@ run() {
     [ -z "${FUZZ_RUNS:-}" ] || limit=-runs=$FUZZ_RUNS
     dictionary=
     [ ! -f "tests/fuzz/$1.dict" ] || dictionary=-dict=tests/fuzz/$1.dict
+    most=512
+    [ "$1" != model_file ] || most=16384 # a whole one
     rc=0
     # shellcheck disable=SC2086 # no dictionary, no argument
-    "build/fuzz/tests/fuzz/fuzz_$1" "$limit" $dictionary -max_len=512 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    "build/fuzz/tests/fuzz/fuzz_$1" "$limit" $dictionary -max_len=$most -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
         -artifact_prefix="$found/$1-" "$new" "$corpus/$1" >"$log" 2>&1 || rc=$?
     awk -v name="$1" -v rc="$rc" '
         /^#/ { for (i = 2; i < NF; i++) if ($i == "cov:") edges = $(i + 1) }

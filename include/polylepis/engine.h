@@ -58,6 +58,8 @@ typedef struct plp_engine_options {
     int cache_states;     /* most of them; 0: as cache_bytes says                                          */
     uint64_t cache_bytes; /* for them, on every rank; 0: as many as max_seqs                               */
     plp_ahead ahead;
+    int trust_model;     /* HDF5 parses model and state files in this process, not in a confined one      */
+    int allow_nonfinite; /* weights may be NaN, infinite or useless: they are not looked at               */
 } plp_engine_options;
 
 /* Collective.  Opens the model on every rank of `comm`, which is duplicated. */

@@ -1,6 +1,7 @@
 #include "cli/batch_answer.h"
 
 #include "base/error.h"
+#include "base/json_out.h"
 #include "base/sha256.h"
 
 #include <stdio.h>

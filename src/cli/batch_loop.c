@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/json_out.h"
 #include "base/log.h"
 
 #include <stdlib.h>
@@ -58,7 +59,8 @@ static void remove_flight(loop *l, flight *f)
 /* -------------------------------------------------------------------------------------------------------------------- records */
 static plp_status put(loop *l, int64_t line, bool failed, json_object *record)
 {
-    const plp_status st = batch_output_put(l->job->output, line, failed, record);
+    plp_status st = plp_json_complete("the record of a line");
+    if (st == PLP_OK) st = batch_output_put(l->job->output, line, failed, record);
     l->job->report.done++;
     l->job->report.failed += failed;
     json_object_put(record);

@@ -1,6 +1,7 @@
 #include "cli/batch_report.h"
 
 #include "base/clock.h"
+#include "base/json_out.h"
 #include "base/log.h"
 
 #include <stdio.h>

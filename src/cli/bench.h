@@ -51,7 +51,7 @@ plp_status bench_decode(bench *b);
 plp_status bench_prefill(bench *b);
 plp_status bench_kernels(bench *b);
 plp_status bench_collectives(bench *b);
-plp_status bench_load(bench *b, const char *path);
+plp_status bench_load(bench *b, const char *path, bool trust);
 /* Prints a report for each of the batches, which are how many requests run at a time. */
 plp_status bench_throughput(bench *b, const bench_mix *mix);
 

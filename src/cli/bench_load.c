@@ -24,7 +24,7 @@ static plp_status time_pass(const bench *b, model_source *s, double *seconds, ui
     return PLP_OK;
 }
 
-static plp_status run_once(const bench *b, const char *path, int i, timings *t)
+static plp_status run_once(const bench *b, const char *path, bool trust, int i, timings *t)
 {
     plp_status st = PLP_OK;
     model_source *s = NULL;
@@ -32,7 +32,7 @@ static plp_status run_once(const bench *b, const char *path, int i, timings *t)
     model_options o = b->options;
     o.max_tokens = o.max_seqs = o.max_outs = o.slots = 1;
     const double begin = plp_seconds();
-    PLP_DO(tp_agree(b->group, model_source_open(&s, path, NULL)));
+    PLP_DO(tp_agree(b->group, model_source_open(&s, path, &(model_source_options){ .trust = trust })));
     PLP_DO(model_create(&m, s, b->group, &o));
     t->start[i] = plp_seconds() - begin;
     t->load[i] = model_load_seconds(m);
@@ -57,10 +57,10 @@ static plp_status print(bench *b, const timings *t, const char *name, const char
     return bench_print(b, &r);
 }
 
-plp_status bench_load(bench *b, const char *path)
+plp_status bench_load(bench *b, const char *path, bool trust)
 {
     timings t = { 0 };
-    for (int i = 0; i < REPEATS; i++) PLP_TRY(run_once(b, path, i, &t));
+    for (int i = 0; i < REPEATS; i++) PLP_TRY(run_once(b, path, trust, i, &t));
     bench_row pass;
     bench_times(&pass, t.file, REPEATS);
     PLP_TRY(tp_max(b->group, &pass.us_med));

@@ -29,7 +29,7 @@ static struct {
     int device, compute, state, link;
     int cache;
     int64_t threads, batch_tokens, slice, cache_block, cache_memory;
-    bool deterministic, quiet;
+    bool deterministic, quiet, trust, nonfinite;
     int64_t watchdog;
     const char *diag;
 } common = { .watchdog = 30 };
@@ -51,6 +51,10 @@ static const plp_option model_options[] = {
       "tokens between such states; default: the model's chunk" },
     { "--cache-memory", NULL, "MB", PLP_OPTION_INT, &common.cache_memory, 1, 1 << 24,
       "for such states, on every rank; default: as many states as run" },
+    { "--trust-model", NULL, NULL, PLP_OPTION_FLAG, &common.trust, 0, 0,
+      "parse model files in this process, where none can be started\nfor it: only files whose makers you trust (SECURITY.md)" },
+    { "--allow-nonfinite", NULL, NULL, PLP_OPTION_FLAG, &common.nonfinite, 0, 0,
+      "take weights that are NaN, infinite or out of any use as they are" },
     { "--deterministic", NULL, NULL, PLP_OPTION_FLAG, &common.deterministic, 0, 0,
       "the same bits whatever else is computed (on the CPU always)" },
 };
@@ -203,6 +207,8 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
         .cache = (plp_cache)common.cache,
         .cache_block = (int)common.cache_block,
         .cache_bytes = (uint64_t)common.cache_memory * 1000000,
+        .trust_model = common.trust,
+        .allow_nonfinite = common.nonfinite,
     };
     return PLP_OK;
 }
@@ -211,6 +217,7 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
 static plp_status compare_programs(const cli *c)
 {
     tp_claim claims[TP_CLAIMS];
+    PLP_TRY(PLP_FAULT_AT("handshake"));
     return tp_handshake(c->group, claims, cli_program_claims(claims));
 }
 
@@ -271,6 +278,7 @@ int cli_main(int argc, char **argv)
         if (task == NULL || atoi(task) == 0) plp_log_threshold(PLP_LOG_ERROR), plp_log_failure(st);
         return plp_status_exit(st);
     }
+    (void)PLP_FAULT_AT("init");
     if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &threads) != MPI_SUCCESS) return plp_status_exit(PLP_ERR_USAGE);
     plp_log_threshold(PLP_LOG_INFO);
     return leave(&c, run(&c, argc, argv));

@@ -98,7 +98,7 @@ static plp_status run(cli *c)
     case KERNELS: PLP_TRY(bench_kernels(&b)); break;
     case THROUGHPUT: PLP_TRY(bench_throughput(&b, &mix)); break;
     case COLLECTIVES: PLP_TRY(bench_collectives(&b)); break;
-    default: PLP_TRY(bench_load(&b, c->model.model));
+    default: PLP_TRY(bench_load(&b, c->model.model, c->model.trust_model));
     }
     free(given.batch.item);
     free(given.tokens.item);

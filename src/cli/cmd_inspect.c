@@ -9,12 +9,13 @@
 
 static struct {
     int64_t plan;
-    bool tensors;
+    bool tensors, trust;
 } given;
 
 static const plp_option options[] = {
     { "--plan", NULL, "N", PLP_OPTION_INT, &given.plan, 1, 1 << 20, "the sharding plan for N ranks" },
     { "--tensors", NULL, NULL, PLP_OPTION_FLAG, &given.tensors, 0, 0, "every band with its shape and bytes" },
+    { "--trust-model", NULL, NULL, PLP_OPTION_FLAG, &given.trust, 0, 0, "parse a model file in this process: see generate --help" },
 };
 
 static double megabytes(uint64_t bytes) { return 1e-6 * (double)bytes; }
@@ -126,7 +127,7 @@ static plp_status run(cli *c)
     plp_status st = PLP_OK;
     model_source *s = NULL;
     if (c->rank != 0) return PLP_OK;
-    PLP_DO(model_source_open(&s, c->words[0], NULL));
+    PLP_DO(model_source_open(&s, c->words[0], &(model_source_options){ .trust = given.trust }));
     PLP_DO(print_config(s));
     if (given.tensors) print_tensors(model_source_config(s));
     if (given.plan > 0) PLP_DO(print_plan(s, (int)given.plan));

@@ -1,10 +1,12 @@
 /* polylepis run-batch: many prompts from a file, their continuations to another; a job that was killed goes on where it was. */
 #include "cli/batch_loop.h"
+#include "cli/canary.h"
 #include "cli/commands.h"
 #include "cli/sampling.h"
 #include "cli/stop.h"
 
 #include "base/error.h"
+#include "base/json_out.h"
 #include "base/log.h"
 #include "engine/engine.h"
 #include "polylepis/polylepis.h"
@@ -14,7 +16,7 @@
 #include <string.h>
 
 static struct {
-    const char *input, *output, *summary;
+    const char *input, *output, *summary, *canary;
     int order, duplicates, progress;
     bool strict, force, break_lock;
     int64_t max_seqs, line_mib;
@@ -38,6 +40,8 @@ static const plp_option options[] = {
     { "--force", NULL, NULL, PLP_OPTION_FLAG, &given.force, 0, 0, "begin anew, and replace the output if it exists" },
     { "--break-lock", NULL, NULL, PLP_OPTION_FLAG, &given.break_lock, 0, 0, "the job of another host that holds the output is gone" },
     { "--summary", NULL, "FILE", PLP_OPTION_TEXT, &given.summary, 1, 0, "write the closing summary as JSON" },
+    { "--canary", NULL, "FILE", PLP_OPTION_TEXT, &given.canary, 1, 0,
+      "compute a fixed prompt at the start and the end: record its answer\nin FILE, or stop with 76 if it is not the same any more" },
     { "--progress", NULL, "auto|off", PLP_OPTION_CHOICE, &given.progress, 0, 0, "a line on a terminal, one every ten seconds in a log" },
 };
 
@@ -120,7 +124,8 @@ static plp_status begin(const cli *c, batch_job *job)
 {
     io_journal_found found;
     json_object *header = header_of(c, job->engine, job->input, job->defaults);
-    const plp_status st = batch_output_begin(job->output, header, batch_input_digest(job->input) != NULL, &found);
+    plp_status st = plp_json_complete("the header of the journal");
+    if (st == PLP_OK) st = batch_output_begin(job->output, header, batch_input_digest(job->input) != NULL, &found);
     json_object_put(header);
     PLP_TRY(st);
     job->report.lines = batch_input_lines(job->input);
@@ -148,9 +153,12 @@ static plp_status write_summary(const batch_job *job, FILE *file, bool finished)
     if (file == NULL) return PLP_OK;
     plp_engine_describe(job->engine, &info);
     json_object *o = batch_report_json(&job->report, &info, &stats, finished);
-    const bool put = fprintf(file, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY)) > 0 && fflush(file) == 0;
+    const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY);
+    plp_status st = plp_json_complete("the summary");
+    if (st == PLP_OK) st = PLP_ALLOCATED(text);
+    if (st == PLP_OK && (fprintf(file, "%s\n", text) < 0 || fflush(file) != 0)) st = PLP_FAIL_ERRNO("write", given.summary);
     json_object_put(o);
-    return put ? PLP_OK : PLP_FAIL_ERRNO("write", given.summary);
+    return st;
 }
 
 /* ----------------------------------------------------------------------------------------------------------------------- run */
@@ -159,8 +167,10 @@ static plp_status run_job(cli *c, batch_job *job, FILE *summary)
     plp_engine_info info;
     plp_engine_describe(job->engine, &info);
     plp_log(PLP_LOG_INFO, "%d rank%s on %s, %d requests at a time", info.size, info.size == 1 ? "" : "s", info.backend, info.max_seqs);
+    if (given.canary != NULL) PLP_TRY(cli_canary(c, job->engine, given.canary, "at the start"));
     PLP_TRY(tp_agree(c->group, c->rank == 0 ? begin(c, job) : PLP_OK));
     plp_status st = batch_run(job);
+    if (st == PLP_OK && given.canary != NULL) st = cli_canary(c, job->engine, given.canary, "at the end");
     if (st == PLP_OK) st = tp_agree(c->group, c->rank == 0 ? finish(job) : PLP_OK);
     if (c->rank == 0 && (st == PLP_OK || st == PLP_ERR_STOPPED)) {
         const plp_status written = write_summary(job, summary, st == PLP_OK);
@@ -191,6 +201,7 @@ static plp_status run(cli *c)
                                       .bos = cli_sampling_given.bos };
     batch_job job = { .c = c, .defaults = &defaults, .strict = given.strict, .report = { .silent = given.progress == 1, .lines = -1 } };
     PLP_DO(check_options());
+    (void)plp_json_complete("an earlier job of this process"); /* no matter to this one */
     json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
     PLP_DO(tp_agree(c->group, c->rank == 0 ? open_files(&job, &summary) : PLP_OK));
     cli_watch_signals();

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/fault.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -227,6 +228,7 @@ void engine_destroy(plp_engine **out)
 {
     plp_engine *e = *out;
     if (e == NULL) return;
+    if (e->model != NULL) model_draw_forget(e->model); /* it may be borrowed, and another engine's next */
     for (int i = 0; e->running != NULL && i < e->runs; i++) request_destroy(&e->running[i]);
     for (request *r = e->first, *next; r != NULL; r = next) next = r->next, request_destroy(&r);
     free(e->running);
@@ -338,7 +340,7 @@ static plp_status restore(plp_engine *e, const plp_request *given, request **r)
     state_file f;
     plp_request whole = *given;
     int *ids = NULL;
-    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state));
+    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state, e->options.trust));
     whole.count = (size_t)f.count + given->count;
     PLP_DO(PLP_ALLOCATED(ids = malloc(whole.count * sizeof *ids)));
     memcpy(ids, f.tokens, (size_t)f.count * sizeof *ids);
@@ -406,20 +408,30 @@ static plp_status add_cancelled(plp_engine *e, const request *r)
     return add_text(e, r->held.text, r->held.used, &q->text_at);
 }
 
+/* What a request leaves in its slot is never read; all the same, nothing stays of one that failed. */
+static plp_status clean_slot(plp_engine *e, const request *r)
+{
+    if (PLP_FAULTS_ON) return model_slot_poison(e->model, r->slot);
+    return r->failed ? model_slot_scrub(e->model, r->slot) : PLP_OK;
+}
+
 /* Takes the requests that are done, and of which no step under way has a row, out of the running ones, and leaves the others in their
  * order. */
-static void release_done(plp_engine *e)
+static plp_status release_done(plp_engine *e)
 {
+    plp_status st = PLP_OK;
     int kept = 0;
     for (int i = 0; i < e->runs; i++) {
         request *r = e->running[i];
         if (r->done && r->unread == 0) {
+            if (st == PLP_OK) st = clean_slot(e, r);
             e->free_slot[e->free_slots++] = r->slot;
             request_destroy(&r);
         } else
             e->running[kept++] = r;
     }
     e->runs = kept;
+    return st;
 }
 
 static plp_status drop_cancelled(plp_engine *e)
@@ -519,6 +531,7 @@ static plp_status copy_states(plp_engine *e, const flight *f)
         PLP_TRY(model_slot_copy(e->model, leader->slot, r->slot));
         r->past = r->prompt, r->leader = 0, r->source = r->slot;
         e->stats.cached_tokens += r->prompt;
+        r->borrowed = r->prompt;
     }
     return PLP_OK;
 }
@@ -611,6 +624,7 @@ static plp_status forward(plp_engine *e, const flight *f, const model_step *step
     for (int i = 0; i < step->seqs; i++) {
         request *r = e->running[e->slice[i].seq];
         e->stats.cached_tokens += r->found;
+        r->borrowed += r->found;
         r->past += e->slice[i].rows, r->found = 0, r->source = r->slot;
         if (i >= step->decodes) e->stats.prefill_tokens += e->slice[i].rows;
     }
@@ -693,13 +707,30 @@ static plp_status choose_all(plp_engine *e, const flight *f, const kn_choice *ch
     return PLP_OK;
 }
 
-static plp_status fail_request(plp_engine *e, const flight *f, request *r)
+/* Collective.  A request whose logits are not finite ends; nothing of it is kept. */
+static plp_status give_up(plp_engine *e, const flight *f, request *r)
 {
-    PLP_FAIL(PLP_ERR_DATA, "logits are not finite; step %lld, token %lld of request %llu; fix: polylepis convert --check-finite",
-             (long long)f->step, (long long)r->length, (unsigned long long)r->id);
-    r->done = true;
+    char where[40];
+    PLP_TRY(model_find_not_finite(e->model, r->slot, where, sizeof where));
+    PLP_FAIL(PLP_ERR_DATA,
+             "non-finite at %s; step %lld, token %lld of request %llu; fix: see if another run gives the same: if so convert "
+             "--check-finite, if not check this machine",
+             where, (long long)f->step, (long long)r->length, (unsigned long long)r->id);
+    r->done = r->failed = true;
     if (e->reuse) reuse_forget(e->reuse, r);
     return add_error(e, r, PLP_ERR_DATA, plp_last_error());
+}
+
+/* Collective.  The state that a prompt began from may be at fault: once more, from its own tokens alone. */
+static plp_status fail_request(plp_engine *e, const flight *f, request *r)
+{
+    if (r->borrowed == 0 || request_outputs(r) > 0) return give_up(e, f, r);
+    if (e->reuse) reuse_forget(e->reuse, r);
+    e->stats.cached_tokens -= r->borrowed;
+    e->stats.prefill_tokens -= r->prompt - r->borrowed;
+    r->past = r->borrowed = r->key_count = 0, r->source = r->slot;
+    r->stale = r->unread;
+    return PLP_OK;
 }
 
 /* Probabilities of the tokens behind the rows first .. first + rows of a slice: of the prompt's from `next` on. */
@@ -749,6 +780,10 @@ static plp_status read_step(plp_engine *e, flight *f)
     for (int i = 0; i < f->outs; i++) { /* no tokens behind a request's end, which the step before this one may have brought */
         request *r = f->out[i];
         if (r->done) continue;
+        if (r->stale > 0) { /* it has begun anew since */
+            r->stale--;
+            continue;
+        }
         PLP_TRY(e->drawn[i] == PLP_OK ? deliver(e, r, &e->choice[i]) : fail_request(e, f, r));
     }
     e->stats.host_seconds += plp_seconds() - came;
@@ -776,7 +811,7 @@ static int count_left(const plp_engine *e)
 static plp_status step(plp_engine *e)
 {
     PLP_TRY(drop_cancelled(e));
-    release_done(e); /* those of the last step kept their slots until now: see plp_engine_save_state */
+    PLP_TRY(release_done(e)); /* those of the last step kept their slots until now: see plp_engine_save_state */
     PLP_TRY(admit(e));
     PLP_TRY(run_step(e));
     flight *f = &e->flights[e->last_flight];

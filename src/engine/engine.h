@@ -10,6 +10,7 @@ typedef struct {
     int64_t block;   /* tokens, a multiple of the model's chunk; 0: the chunk                              */
     int max_slice;   /* most tokens of a prompt in a step; 0: what has room                                */
     plp_ahead ahead;
+    bool trust;                  /* state files, as model_source_options */
     char digest[PLP_SHA256_HEX]; /* of the model; "": none, and its states cannot be saved                 */
 } engine_options;
 

@@ -9,7 +9,11 @@ plp_status plp_engine_create(plp_engine **e, MPI_Comm comm, const plp_engine_opt
 {
     engine_session s;
     *e = NULL;
-    engine_options o = { .cache = options->cache, .block = options->cache_block, .max_slice = options->max_slice, .ahead = options->ahead };
+    engine_options o = { .cache = options->cache,
+                         .block = options->cache_block,
+                         .max_slice = options->max_slice,
+                         .ahead = options->ahead,
+                         .trust = options->trust_model };
     plp_status st = engine_session_open(&s, comm, options, 0);
     if (st == PLP_OK) {
         snprintf(o.digest, sizeof o.digest, "%s", model_source_digest(s.source));

@@ -140,7 +140,7 @@ static bool completes(const request *r, const int *bad, int size)
 
 sampling_row request_sampling_row(request *r)
 {
-    const bool early = request_outputs(r) + r->unread < r->given.min_tokens;
+    const bool early = request_outputs(r) + r->unread - r->stale < r->given.min_tokens;
     int bans = 0;
     for (int i = 0; early && i < r->stop_id_count; i++) r->banned[bans++] = r->stop_ids[i];
     for (int i = 0; i < r->given.bad_count; i++)
@@ -148,7 +148,7 @@ sampling_row request_sampling_row(request *r)
     return (sampling_row){
         .params = &r->given.sampling,
         .logprobs = r->given.logprobs,
-        .position = r->length + r->unread,
+        .position = r->length + r->unread - r->stale,
         .penalty_id = r->seen,
         .penalty_hits = r->hits,
         .penalties = r->seen_count,

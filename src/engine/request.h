@@ -19,8 +19,11 @@ typedef struct request {
     int slot;        /* -1: waits                  */
     int source;      /* slot of the state until the next step, which leaves it in `slot` */
     int unread;      /* tokens that queued steps draw, and that were not read */
+    int stale;       /* of these: drawn before the request began anew         */
     int out;         /* row of logits of the last of them */
     bool cancelled, done;
+    bool failed;      /* what it leaves in its slot is not finite             */
+    int64_t borrowed; /* of the prompt: not computed, but from states that were kept */
     int64_t found;    /* of past: in `source`, if this step gives the request rows */
     prefix_key *keys; /* of the prompt's blocks; see reuse.h */
     int key_count, waited_block;
@@ -53,7 +56,7 @@ sampling_row request_sampling_row(request *r);
 /* Whether how a token is drawn depends on the one before it. */
 bool request_looks_back(const request *r);
 /* Whether the tokens that were not read make it end. */
-static inline bool request_ends(const request *r) { return request_outputs(r) + r->unread >= r->given.max_tokens; }
+static inline bool request_ends(const request *r) { return request_outputs(r) + r->unread - r->stale >= r->given.max_tokens; }
 
 typedef struct {
     bool finished;

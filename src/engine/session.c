@@ -44,7 +44,11 @@ plp_status engine_model_options(const plp_engine_options *in, const tp_group *g,
     static const tp_comm_kind links[] = { TP_COMM_AUTO, TP_COMM_MPI, TP_COMM_NCCL };
     static const plp_dtype states[] = { PLP_F32, PLP_F32, PLP_BF16, PLP_F16 };
     *o = (model_options){
-        .threads = in->threads, .comm = links[in->link], .ssm_dtype = states[in->state], .deterministic = in->deterministic
+        .threads = in->threads,
+        .comm = links[in->link],
+        .ssm_dtype = states[in->state],
+        .deterministic = in->deterministic,
+        .check_values = !in->allow_nonfinite,
     };
     PLP_TRY(size_for(in, in->max_seqs > 0 ? in->max_seqs : in->max_seqs < 0 ? 1 : DEFAULT_SEQS, max_outs, o));
     PLP_TRY(choose_device(g, in->device, o->comm, o));
@@ -83,7 +87,7 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
     const char *text;
     size_t bytes;
     PLP_TRY(engine_model_options(options, s->group, max_outs, o));
-    PLP_TRY(model_source_open(&s->source, options->model, NULL));
+    PLP_TRY(model_source_open(&s->source, options->model, &(model_source_options){ .trust = options->trust_model }));
     PLP_TRY(check_compute(options->compute, model_source_config(s->source)));
     PLP_TRY(fit(options, s->group, model_source_config(s->source), o));
     PLP_TRY(model_source_tokenizer(s->source, &text, &bytes));

@@ -177,12 +177,12 @@ static plp_status read_part(state_file *f, model *m, const io_model_file *h, int
     return PLP_OK;
 }
 
-plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path)
+plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path, bool trust)
 {
     plp_status st = PLP_OK;
     io_model_file *h = NULL;
     *f = (state_file){ 0 };
-    PLP_DO(io_model_open(&h, path));
+    PLP_DO(trust ? io_model_open_trusted(&h, path) : io_model_open(&h, path));
     PLP_DO(check(h, digest, path, &f->past));
     PLP_DO(read_tokens(f, h, path));
     PLP_DO(PLP_ALLOCATED(f->state = malloc((size_t)model_slot_floats(m) * sizeof *f->state)));

@@ -21,8 +21,8 @@ typedef struct {
     float *state; /* this rank's, for model_slot_write */
 } state_file;
 
-/* Local.  PLP_ERR_DATA for a file that is none, is damaged, or is of another model. */
-plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path);
+/* Local.  trust: see io_model_open_trusted.  PLP_ERR_DATA for a file that is none, is damaged, or is of another model. */
+plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path, bool trust);
 void state_file_free(state_file *f);
 
 #endif

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/json.h"
 
 #include <errno.h>
@@ -140,6 +141,8 @@ static plp_status take_lock(io_journal *j, bool break_lock)
         owner other;
         j->lock_fd = openat(j->dir, j->lock, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (j->lock_fd < 0) return cannot("create the lock of", j->path);
+        if (fstat(j->lock_fd, &mine) != 0 || !S_ISREG(mine.st_mode) || mine.st_nlink > 1)
+            return PLP_FAIL(PLP_ERR_CREATE, "%s.lock is no file of its own; fix: delete it, or choose another output", j->path);
         if (!is_free(j->lock_fd, &me, &other) && !(break_lock && strcmp(other.host, me.host) != 0))
             return PLP_FAIL(PLP_ERR_CREATE,
                             "%s is written by pid %ld on %s (job %s) since %lld s; %s.lock; fix: wait for it, or --break-lock if that job "
@@ -265,7 +268,21 @@ static plp_status start(io_journal *j, const char *header)
     PLP_TRY(write_all(j->fd, header, strlen(header), j->path));
     PLP_TRY(sync_with(j, fsync, j->fd, j->part));
     j->end = (int64_t)strlen(header);
-    return sync_with(j, fsync, j->dir, "the directory");
+    return PLP_OK;
+}
+
+/* OUT.part gets its name when its header is on the disk: what has the name is a journal, whenever the power goes. */
+static plp_status create_part(io_journal *j, const char *header)
+{
+    plp_status st = PLP_OK;
+    unlinkat(j->dir, j->tmp, 0); /* of a start that was killed here */
+    j->fd = openat(j->dir, j->tmp, O_RDWR | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (j->fd < 0) return cannot("create the journal of", j->path);
+    PLP_DO(start(j, header));
+    if (renameat(j->dir, j->tmp, j->dir, j->part) != 0) st = cannot("create the journal of", j->path);
+done:
+    if (st != PLP_OK) unlinkat(j->dir, j->tmp, 0);
+    return st == PLP_OK ? sync_with(j, fsync, j->dir, "the directory") : st;
 }
 
 /* As they are written: 1.0 comes back as 1. */
@@ -355,7 +372,9 @@ plp_status io_journal_begin(io_journal *j, json_object *header, bool resumable, 
     char *expected = NULL;
     *found = (io_journal_found){ 0 };
     j->synced = plp_seconds();
-    PLP_DO(PLP_ALLOCATED(expected = joined(json_object_to_json_string_ext(header, JSON_C_TO_STRING_PLAIN), "\n")));
+    const char *text = json_object_to_json_string_ext(header, JSON_C_TO_STRING_PLAIN);
+    PLP_DO(PLP_ALLOCATED(text));
+    PLP_DO(PLP_ALLOCATED(expected = joined(text, "\n")));
     if (j->replace) unlinkat(j->dir, j->part, 0);
     j->fd = openat(j->dir, j->part, O_RDWR | O_APPEND | O_NOFOLLOW | O_CLOEXEC);
     if (j->fd >= 0) {
@@ -367,8 +386,7 @@ plp_status io_journal_begin(io_journal *j, json_object *header, bool resumable, 
     }
     if (errno != ENOENT) st = cannot("open the journal of", j->path);
     if (st != PLP_OK) goto done;
-    j->fd = openat(j->dir, j->part, O_RDWR | O_APPEND | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    st = j->fd < 0 ? cannot("create the journal of", j->path) : start(j, expected);
+    st = create_part(j, expected);
 done:
     free(expected);
     return st;
@@ -384,6 +402,7 @@ plp_status io_journal_append(io_journal *j, int64_t line, bool failed, const cha
     memcpy(record + used, result, bytes);
     used += bytes;
     record[used++] = '}', record[used++] = '\n';
+    PLP_DO(PLP_FAULT_AT("journal"));
     PLP_DO(write_all(j->fd, record, used, j->path));
     PLP_DO(note(j, line, j->end));
     j->end += (int64_t)used;
@@ -404,6 +423,19 @@ plp_status io_journal_sync(io_journal *j, bool now)
 
 /* --------------------------------------------------------------------------------------------------------------------- finish */
 
+static plp_status read_window(io_journal *j, size_t room, int64_t offset)
+{
+    j->window_at = offset, j->window_used = 0;
+    while (j->window_used < room) {
+        const ssize_t got = pread(j->fd, j->window + j->window_used, room - j->window_used, (off_t)(offset + (int64_t)j->window_used));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return PLP_FAIL_ERRNO("read", j->part);
+        if (got == 0) break;
+        j->window_used += (size_t)got;
+    }
+    return PLP_OK;
+}
+
 /* The record at an offset, out of a window of the file that moves along: most follow each other closely. */
 static plp_status fetch(io_journal *j, int64_t offset, const char **text, size_t *bytes)
 {
@@ -416,12 +448,10 @@ static plp_status fetch(io_journal *j, int64_t offset, const char **text, size_t
             PLP_TRY(PLP_ALLOCATED(window));
             j->window = window, j->window_room = room;
         }
-        const ssize_t got = pread(j->fd, j->window, room, (off_t)offset);
-        if (got < 0) return PLP_FAIL_ERRNO("read", j->part);
-        j->window_at = offset, j->window_used = (size_t)got;
+        PLP_TRY(read_window(j, room, offset));
         first = j->window;
-        end = memchr(first, '\n', (size_t)got);
-        if (end == NULL && (size_t)got < room) return PLP_FAIL(PLP_ERR_IO, "%s.part: a record has lost its end; start again", j->path);
+        end = memchr(first, '\n', j->window_used);
+        if (end == NULL && j->window_used < room) return PLP_FAIL(PLP_ERR_IO, "%s.part: a record has lost its end; start again", j->path);
     }
     *text = first, *bytes = (size_t)(end - first);
     return PLP_OK;
@@ -523,10 +553,15 @@ plp_status io_journal_finish(io_journal *j, int64_t lines, bool in_order)
     struct stat out;
     if (!io_journal_has(j, 0)) PLP_TRY(io_journal_append(j, 0, false, "null", 4));
     PLP_TRY(io_journal_sync(j, true));
+    PLP_TRY(PLP_FAULT_AT("finish"));
     PLP_TRY(write_tmp(j, lines, in_order));
-    if (!j->replace && fstatat(j->dir, j->name, &out, AT_SYMLINK_NOFOLLOW) == 0) PLP_TRY(check_same(j));
-    if (renameat(j->dir, j->tmp, j->dir, j->name) != 0) return cannot("rename the finished", j->path);
+    plp_status st = PLP_FAULT_AT("finish");
+    if (st == PLP_OK && !j->replace && fstatat(j->dir, j->name, &out, AT_SYMLINK_NOFOLLOW) == 0) st = check_same(j);
+    if (st == PLP_OK && renameat(j->dir, j->tmp, j->dir, j->name) != 0) st = cannot("rename the finished", j->path);
+    if (st != PLP_OK) unlinkat(j->dir, j->tmp, 0); /* the next start writes another */
+    PLP_TRY(st);
     PLP_TRY(sync_with(j, fsync, j->dir, "the directory"));
+    PLP_TRY(PLP_FAULT_AT("finish"));
     if (unlinkat(j->dir, j->part, 0) != 0) return cannot("remove the journal of", j->path);
     return PLP_OK;
 }

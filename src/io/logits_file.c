@@ -1,36 +1,29 @@
 #include "io/logits_file.h"
 
 #include "io/model_file_internal.h"
+#include "io/part_file.h"
 
 #include "base/error.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 struct io_logits_writer {
-    char *path, *part;
-    bool made; /* the part is there, and ours */
+    io_part out;
     hid_t file, logits;
     int64_t rows, done, vocab; /* of the record under way */
 };
 
-static plp_status create_part(io_logits_writer *w)
+static plp_status create_file(io_logits_writer *w)
 {
     plp_status st = PLP_OK;
     unsigned plugins;
     hid_t access = -1;
-    const int fd = open(w->part, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; fix: check the directory", w->part, strerror(errno));
-    close(fd);
-    w->made = true;
     PLP_TRY(io_hdf5_enter(&plugins));
-    PLP_DO(IO_H5(PLP_ERR_IO, access = H5Pcreate(H5P_FILE_ACCESS), "%s: no access list", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110), "%s: file format", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, w->file = H5Fcreate(w->part, H5F_ACC_TRUNC, H5P_DEFAULT, access), "%s: cannot create", w->part));
+    PLP_DO(IO_H5(PLP_ERR_IO, access = H5Pcreate(H5P_FILE_ACCESS), "%s: no access list", w->out.part));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110), "%s: file format", w->out.part));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_file_locking(access, false, true), "%s: file locks", w->out.part)); /* our own lock is on it */
+    PLP_DO(IO_H5(PLP_ERR_IO, w->file = H5Fcreate(w->out.fd_name, H5F_ACC_TRUNC, H5P_DEFAULT, access), "%s: cannot create", w->out.part));
 done:
     if (access >= 0) H5Pclose(access);
     io_hdf5_leave(plugins);
@@ -42,15 +35,10 @@ plp_status io_logits_create(io_logits_writer **out, const char *path, bool repla
     plp_status st = PLP_OK;
     io_logits_writer *w = NULL;
     *out = NULL;
-    if (!replace && access(path, F_OK) == 0)
-        return PLP_FAIL(PLP_ERR_CREATE, "%s exists; fix: delete it, choose another name, or ask to replace it (--force)", path);
     PLP_DO(PLP_ALLOCATED(w = calloc(1, sizeof *w)));
-    w->file = w->logits = -1;
-    const size_t room = strlen(path) + sizeof ".part";
-    PLP_DO(PLP_ALLOCATED(w->path = strdup(path)));
-    PLP_DO(PLP_ALLOCATED(w->part = malloc(room)));
-    snprintf(w->part, room, "%s.part", path);
-    PLP_DO(create_part(w));
+    w->file = w->logits = -1, w->out.directory = w->out.fd = -1;
+    PLP_DO(io_part_create(&w->out, path, replace));
+    PLP_DO(create_file(w));
     *out = w, w = NULL;
 done:
     io_logits_discard(&w);
@@ -106,16 +94,16 @@ static plp_status append(io_logits_writer *w, const float *logits, int64_t rows)
     const hsize_t first[2] = { (hsize_t)w->done, 0 }, count[2] = { (hsize_t)rows, (hsize_t)w->vocab };
     hid_t space = -1, memory = -1;
     if (w->done + rows > w->rows)
-        return PLP_FAIL(PLP_ERR_SHAPE, "%s: rows %lld+%lld of %lld", w->part, (long long)w->done, (long long)rows, (long long)w->rows);
-    PLP_DO(IO_H5(PLP_ERR_IO, space = H5Dget_space(w->logits), "%s: space", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Sselect_hyperslab(space, H5S_SELECT_SET, first, NULL, count, NULL), "%s: rows", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, memory = H5Screate_simple(2, count, NULL), "%s: space", w->part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Dwrite(w->logits, H5T_NATIVE_FLOAT, memory, space, H5P_DEFAULT, logits), "%s: cannot write", w->part));
+        return PLP_FAIL(PLP_ERR_SHAPE, "%s: rows %lld+%lld of %lld", w->out.part, (long long)w->done, (long long)rows, (long long)w->rows);
+    PLP_DO(IO_H5(PLP_ERR_IO, space = H5Dget_space(w->logits), "%s: space", w->out.part));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Sselect_hyperslab(space, H5S_SELECT_SET, first, NULL, count, NULL), "%s: rows", w->out.part));
+    PLP_DO(IO_H5(PLP_ERR_IO, memory = H5Screate_simple(2, count, NULL), "%s: space", w->out.part));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Dwrite(w->logits, H5T_NATIVE_FLOAT, memory, space, H5P_DEFAULT, logits), "%s: cannot write", w->out.part));
     w->done += rows;
     if (w->done == w->rows) {
         const herr_t closed = H5Dclose(w->logits);
         w->logits = -1;
-        PLP_DO(IO_H5(PLP_ERR_IO, closed, "%s: cannot write", w->part));
+        PLP_DO(IO_H5(PLP_ERR_IO, closed, "%s: cannot write", w->out.part));
     }
 done:
     if (memory >= 0) H5Sclose(memory);
@@ -132,15 +120,6 @@ plp_status io_logits_append(io_logits_writer *w, const float *logits, int64_t ro
     return st;
 }
 
-static plp_status sync_file(const char *path)
-{
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return PLP_FAIL_ERRNO("open", path);
-    const plp_status st = fsync(fd) == 0 ? PLP_OK : PLP_FAIL_ERRNO("sync", path);
-    close(fd);
-    return st;
-}
-
 plp_status io_logits_finish(io_logits_writer **out)
 {
     plp_status st = PLP_OK;
@@ -149,15 +128,10 @@ plp_status io_logits_finish(io_logits_writer **out)
     PLP_DO(io_hdf5_enter(&plugins));
     const herr_t closed = H5Fclose(w->file);
     w->file = -1;
-    st = IO_H5(PLP_ERR_IO, closed, "%s: cannot write", w->part);
+    st = IO_H5(PLP_ERR_IO, closed, "%s: cannot write", w->out.part);
     io_hdf5_leave(plugins);
     if (st != PLP_OK) goto done;
-    PLP_DO(sync_file(w->part));
-    if (rename(w->part, w->path) != 0) {
-        st = PLP_FAIL(PLP_ERR_CREATE, "cannot rename %s to %s: %s; fix: check the directory", w->part, w->path, strerror(errno));
-        goto done;
-    }
-    w->made = false;
+    st = io_part_finish(&w->out);
 done:
     io_logits_discard(out);
     return st;
@@ -169,9 +143,7 @@ void io_logits_discard(io_logits_writer **out)
     if (w == NULL) return;
     if (w->logits >= 0) H5Dclose(w->logits);
     if (w->file >= 0) H5Fclose(w->file);
-    if (w->made) unlink(w->part);
-    free(w->path);
-    free(w->part);
+    io_part_discard(&w->out);
     free(w);
     *out = NULL;
 }

@@ -2,7 +2,7 @@
  *
  * docs/file-format.md describes the file so that it can be written with h5py.  This layer knows datasets and attributes, not models.
  * Writing goes to a temporary name beside the target, which appears under its own name complete or not at all.  A writer or a file is used
- * by one thread at a time.  From the first call on, HDF5 prints no errors of its own in this process. */
+ * by one thread at a time.  From the first call of a writer on, HDF5 prints no errors of its own in this process. */
 #ifndef IO_MODEL_FILE_H
 #define IO_MODEL_FILE_H
 
@@ -41,8 +41,13 @@ typedef struct io_model_file io_model_file;
 
 /* PLP_ERR_INPUT: no such file.  PLP_ERR_USAGE: the environment asks HDF5 for plugins.  PLP_ERR_DATA names the object that is wrong.
  * Checks the profile (no links, external storage, virtual or chunked datasets, filters, foreign types) before anything is read, and the
- * manifest against the datasets.  Payloads are read with pread at the offsets that were checked. */
+ * manifest against the datasets.  Payloads are read with pread at the offsets that were checked.
+ *
+ * HDF5 sees the file in a confined process of its own, which is started for it and ends with it (SECURITY.md); what comes out of there is
+ * checked again here.  A file that crashes or misleads HDF5 is PLP_ERR_DATA, "could not be parsed safely". */
 plp_status io_model_open(io_model_file **f, const char *path);
+/* The same with HDF5 in this process, and a warning that says so: for people who trust the file, where no process can be started. */
+plp_status io_model_open_trusted(io_model_file **f, const char *path);
 void io_model_close(io_model_file **f);
 bool io_model_is_file(const char *path); /* starts with the HDF5 signature */
 

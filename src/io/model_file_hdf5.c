@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 const char *io_element_name(io_element e)
 {
@@ -39,13 +38,19 @@ hid_t io_element_type(io_element e)
     return type;
 }
 
-plp_status io_hdf5_enter(unsigned *plugins)
+plp_status io_hdf5_environment(void)
 {
     static const char *const names[] = { "HDF5_PLUGIN_PATH", "HDF5_VOL_CONNECTOR", "HDF5_DRIVER" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (getenv(names[i]) != NULL)
             return PLP_FAIL(PLP_ERR_USAGE, "%s is set in the environment, and model files are read without plugins; fix: unset %s",
                             names[i], names[i]);
+    return PLP_OK;
+}
+
+plp_status io_hdf5_enter(unsigned *plugins)
+{
+    PLP_TRY(io_hdf5_environment());
     if (H5open() < 0 || H5Eset_auto2(H5E_DEFAULT, NULL, NULL) < 0 || H5PLget_loading_state(plugins) < 0 || H5PLset_loading_state(0) < 0)
         return PLP_FAIL(PLP_ERR_INTERNAL, "HDF5 cannot be set up; fix: check the HDF5 library that is installed");
     return PLP_OK;
@@ -76,14 +81,6 @@ plp_status io_hdf5_fail(plp_status code, const char *file, int line, const char 
     va_end(args);
     return plp_fail(code, file, line, "%s; HDF5: %s; %s", text, io_hdf5_reason(),
                     code == PLP_ERR_DATA ? IO_RECONVERT : "fix: check the disk and its free space");
-}
-
-bool io_hdf5_is_same(hid_t file, int fd)
-{
-    void *handle = NULL;
-    struct stat theirs, ours;
-    return H5Fget_vfd_handle(file, H5P_DEFAULT, &handle) >= 0 && fstat(*(const int *)handle, &theirs) == 0 && fstat(fd, &ours) == 0 &&
-           theirs.st_dev == ours.st_dev && theirs.st_ino == ours.st_ino;
 }
 
 /* The length of the part that `name` starts with; 0: none. */

@@ -22,6 +22,7 @@ enum {
     IO_ATTRIBUTE_BYTES = 32768, /* HDF5 keeps small attributes in the object's header, at most 64 KiB */
     IO_PAYLOAD_ALIGN = 4096,    /* of payloads of at least IO_ALIGN_FROM bytes: pages */
     IO_ALIGN_FROM = 65536,
+    IO_SUPERBLOCK = 48,
     IO_SUPERBLOCK_END = 28 /* where the superblock states the file's length */
 };
 
@@ -32,8 +33,10 @@ const char *io_element_name(io_element e);
 size_t io_element_size(io_element e);
 hid_t io_element_type(io_element e); /* the caller's: H5Tclose.  Negative: HDF5 failed */
 
+/* PLP_ERR_USAGE when the environment asks HDF5 for plugins, another driver or a VOL connector. */
+plp_status io_hdf5_environment(void);
 /* HDF5 is silent from here on, to the end of the process: its complaints belong into our messages, and after a damaged file it has another one
- * at exit.  Between enter and leave it loads no plugins.  PLP_ERR_USAGE when the environment asks for plugins, another driver or a VOL connector. */
+ * at exit.  Between enter and leave it loads no plugins.  Looks at the environment first. */
 plp_status io_hdf5_enter(unsigned *plugins);
 void io_hdf5_leave(unsigned plugins);
 
@@ -43,8 +46,10 @@ const char *io_hdf5_reason(void);
 /* The message, "HDF5: its reason", and what to do. */
 plp_status io_hdf5_fail(plp_status code, const char *file, int line, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
-/* HDF5 opens by name what we opened by descriptor: are they one file? */
-bool io_hdf5_is_same(hid_t file, int fd);
+/* Makes the files that are opened with the property list `access` be read from a descriptor of so many bytes, under this one name alone.
+ * The driver, to be given back with H5FDunregister after the file was closed; negative: HDF5 failed (model_file_driver.c). */
+#define IO_HDF5_NAME "/model" /* absolute, so that HDF5 does not ask for the working directory */
+hid_t io_hdf5_descriptor(hid_t access, int fd, uint64_t bytes);
 
 /* A path from the root, "/a/b": parts of [A-Za-z0-9._-], none of them "." or "..", shorter than IO_NAME in all. */
 bool io_name_is_path(const char *name);
@@ -99,8 +104,29 @@ plp_status io_manifest_text(const io_contents *c, char **text, size_t *bytes);
 void io_manifest_digest(const io_contents *c, const char *text, size_t bytes, char hex[PLP_SHA256_HEX]);
 
 /* ------------------------------------------------------------------------------------------------------ profile (model_file_profile.c) */
-/* Walks the file at `path`, which is open as `fd`, and fills `contents` with every dataset and attribute, unsorted and without sums.
- * PLP_ERR_DATA names the object that breaks the profile.  Reads no payload. */
-plp_status io_profile_read(const char *path, int fd, io_contents *contents);
+/* Walks the file of so many bytes that is open as `fd`, and fills `contents` with every dataset and attribute, unsorted and without sums.
+ * PLP_ERR_DATA names the object that breaks the profile; `path` is for messages.  Reads no payload.  This is all that HDF5 has to do with
+ * reading model files; what it says about sizes and places is as the file has it: io_contents_check. */
+plp_status io_profile_read(const char *path, int fd, uint64_t file_bytes, io_contents *contents);
+
+/* ---------------------------------------------------------------------------------------------------------- table (model_file_table.c) */
+/* What the profile found, as the parser's process hands it over: bytes, which nobody needs to trust. */
+enum { IO_MOST_TABLE = 64 << 20 /* bytes */, IO_ALL_ATTRIBUTES = 400000 };
+
+/* How the parser fared, how it was confined (confine.h), and with PLP_OK the contents, else its message.  *table is the caller's.
+ * PLP_ERR_DATA: more than IO_MOST_TABLE. */
+plp_status io_table_make(plp_status fared, int confined, const io_contents *c, uint8_t **table, size_t *bytes);
+/* The same from bytes: the parser's own failure, or contents whose parts are whole, but not yet checked.  `path` is for messages. */
+plp_status io_table_read(const uint8_t *table, size_t bytes, const char *path, int *confined, io_contents *c);
+/* Everything that the rest of the reader relies on: names, types, ranks, sizes without overflow, places inside a file of file_bytes, no two
+ * overlapping, nothing twice.  Sorts.  PLP_ERR_DATA names the object. */
+plp_status io_contents_check(io_contents *c, const char *path, uint64_t file_bytes);
+
+/* -------------------------------------------------------------------------------------------------------- parser (model_file_parser.c) */
+/* io_profile_read by a process of its own, io/parser/parser.c, that can do nothing but parse.  PLP_ERR_DATA "could not be parsed safely": it
+ * crashed, needed more than it is given, or tried what it must not.  PLP_ERR_INPUT: its program is not installed. */
+plp_status io_parser_read(const char *path, int fd, io_contents *contents);
+/* For tests: by that program, which has so many seconds; what it wrote is the caller's. */
+plp_status io_parser_run(const char *program, const char *path, int fd, double seconds, uint8_t **table, size_t *bytes);
 
 #endif

@@ -4,21 +4,20 @@
 
 #include "base/error.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-enum { SUPERBLOCK = 48, MOST_DEPTH = 8 };
+enum { MOST_DEPTH = 8 };
 
 typedef struct {
     const char *path; /* of the file */
-    uint64_t file_bytes;
     io_contents *contents;
     hid_t types[IO_ELEMENTS];
+    hid_t links; /* how links are followed: never to another file */
     int64_t objects;
     char object[IO_NAME]; /* path of the object at hand; "" for the root */
     int depth;
@@ -50,10 +49,16 @@ static uint64_t little_endian(const uint8_t *p)
 static plp_status check_superblock(const char *path, int fd, uint64_t file_bytes)
 {
     static const uint8_t signature[8] = { 0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n' };
-    uint8_t b[SUPERBLOCK];
-    const ssize_t got = pread(fd, b, sizeof b, 0);
-    if (got < 0) return PLP_FAIL_ERRNO("read", path);
-    if (got < SUPERBLOCK || memcmp(b, signature, sizeof signature) != 0)
+    uint8_t b[IO_SUPERBLOCK];
+    ssize_t got = 0;
+    while (got < IO_SUPERBLOCK) {
+        const ssize_t more = pread(fd, b + got, IO_SUPERBLOCK - (size_t)got, (off_t)got);
+        if (more < 0 && errno == EINTR) continue;
+        if (more < 0) return PLP_FAIL_ERRNO("read", path);
+        if (more == 0) break;
+        got += more;
+    }
+    if (got < IO_SUPERBLOCK || memcmp(b, signature, sizeof signature) != 0)
         return PLP_FAIL(PLP_ERR_DATA, "%s: not an HDF5 file; fix: give a file that `polylepis convert` wrote", path);
     if (b[8] < 2 || b[8] > 3)
         return PLP_FAIL(PLP_ERR_DATA, "%s: HDF5 superblock version %d, needed is 2 or 3; fix: write with libver bounds of at least V18",
@@ -209,20 +214,9 @@ static plp_status check_extent(profile *p, hid_t set, io_entry *entry)
         goto done;
     }
     PLP_DO(H5(p, H5Sget_simple_extent_dims(space, shape, NULL), "shape"));
-    t->bytes = io_element_size(entry->element);
-    for (int i = 0; i < t->rank; i++) {
-        if (shape[i] == 0 || __builtin_mul_overflow(t->bytes, shape[i], &t->bytes) || t->bytes > p->file_bytes) {
-            st = REFUSE(p, "dimension %d is %llu: no payload in a file of %" PRIu64 " bytes", i, (unsigned long long)shape[i],
-                        p->file_bytes);
-            goto done;
-        }
-        t->shape[i] = (int64_t)shape[i];
-    }
+    for (int i = 0; i < t->rank; i++) t->shape[i] = (int64_t)shape[i];
     t->offset = H5Dget_offset(set);
-    const uint64_t stored = H5Dget_storage_size(set);
-    if (stored != t->bytes || t->offset < SUPERBLOCK || t->offset > p->file_bytes - t->bytes)
-        st = REFUSE(p, "bytes %" PRIu64 " + %" PRIu64 " (shape: %" PRIu64 ") of a file of %" PRIu64, t->offset, stored, t->bytes,
-                    p->file_bytes);
+    t->bytes = H5Dget_storage_size(set); /* io_contents_check compares all that */
 done:
     if (space >= 0) H5Sclose(space);
     return st;
@@ -261,7 +255,7 @@ static plp_status check_link(profile *p, hid_t group, const char *name, const H5
     if (info->type == H5L_TYPE_SOFT) return REFUSE(p, "a soft link; only hard links are followed");
     if (info->type == H5L_TYPE_EXTERNAL) return REFUSE(p, "an external link, which names another file");
     if (info->type != H5L_TYPE_HARD) return REFUSE(p, "a user-defined link");
-    const hid_t object = H5Oopen(group, name, H5P_DEFAULT);
+    const hid_t object = H5Oopen(group, name, p->links);
     PLP_TRY(H5(p, object, "cannot be opened"));
     const plp_status st = check_object(p, object);
     H5Oclose(object);
@@ -292,50 +286,35 @@ static plp_status check_group(profile *p, hid_t group)
     return H5(p, rc, "members");
 }
 
-static int by_offset(const void *x, const void *y)
+/* Links to other files are refused before they are followed; this would be the second lock. */
+static herr_t refuse_link(const char *file, const char *group, const char *to_file, const char *to_object, unsigned *flags, hid_t access,
+                          void *data)
 {
-    const io_entry *a = x, *b = y;
-    return a->tensor.offset < b->tensor.offset ? -1 : a->tensor.offset > b->tensor.offset;
+    (void)file, (void)group, (void)to_file, (void)to_object, (void)flags, (void)access, (void)data;
+    return -1;
 }
 
-static plp_status check_overlaps(profile *p)
-{
-    io_contents *c = p->contents;
-    if (c->entry_count > 0) qsort(c->entries, (size_t)c->entry_count, sizeof *c->entries, by_offset);
-    for (int64_t i = 1; i < c->entry_count; i++) {
-        const io_tensor *a = &c->entries[i - 1].tensor, *b = &c->entries[i].tensor;
-        if (a->offset + a->bytes > b->offset)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: %s and %s overlap at byte %" PRIu64 "; " IO_RECONVERT, p->path, a->name, b->name, b->offset);
-    }
-    return PLP_OK;
-}
-
-plp_status io_profile_read(const char *path, int fd, io_contents *contents)
+plp_status io_profile_read(const char *path, int fd, uint64_t file_bytes, io_contents *contents)
 {
     plp_status st = PLP_OK;
-    struct stat info;
-    hid_t access = -1, file = -1;
-    profile p = { .path = path, .contents = contents };
+    hid_t access = -1, driver = -1, file = -1;
+    profile p = { .path = path, .contents = contents, .links = -1 };
     for (int e = 0; e < IO_ELEMENTS; e++) p.types[e] = -1;
-    if (fstat(fd, &info) != 0) return PLP_FAIL_ERRNO("read", path);
-    p.file_bytes = (uint64_t)info.st_size;
-    PLP_DO(check_superblock(path, fd, p.file_bytes));
+    PLP_DO(check_superblock(path, fd, file_bytes));
     for (int e = 0; e < IO_ELEMENTS; e++)
         PLP_DO(IO_H5(PLP_ERR_INTERNAL, p.types[e] = io_element_type((io_element)e), "%s", io_element_name((io_element)e)));
+    PLP_DO(IO_H5(PLP_ERR_INTERNAL, p.links = H5Pcreate(H5P_LINK_ACCESS), "%s", path));
+    PLP_DO(IO_H5(PLP_ERR_INTERNAL, H5Pset_elink_cb(p.links, refuse_link, NULL), "%s", path));
     PLP_DO(IO_H5(PLP_ERR_INTERNAL, access = H5Pcreate(H5P_FILE_ACCESS), "%s", path));
-    /* No lock: many ranks read at once, and some network file systems refuse locks.  Close takes along whatever is still open. */
-    PLP_DO(IO_H5(PLP_ERR_INTERNAL, H5Pset_file_locking(access, false, true), "%s", path));
-    PLP_DO(IO_H5(PLP_ERR_INTERNAL, H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), "%s", path));
-    PLP_DO(IO_H5(PLP_ERR_DATA, file = H5Fopen(path, H5F_ACC_RDONLY, access), "%s: cannot be parsed", path));
-    if (!io_hdf5_is_same(file, fd)) {
-        st = PLP_FAIL(PLP_ERR_IO, "%s: was replaced while it was opened; fix: try again", path);
-        goto done;
-    }
+    PLP_DO(IO_H5(PLP_ERR_INTERNAL, driver = io_hdf5_descriptor(access, fd, file_bytes), "%s", path));
+    PLP_DO(IO_H5(PLP_ERR_INTERNAL, H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), "%s", path)); /* takes along whatever is still open */
+    PLP_DO(IO_H5(PLP_ERR_DATA, file = H5Fopen(IO_HDF5_NAME, H5F_ACC_RDONLY, access), "%s: cannot be parsed", path));
     PLP_DO(check_object(&p, file));
-    PLP_DO(check_overlaps(&p));
 done:
     if (file >= 0) H5Fclose(file);
     if (access >= 0) H5Pclose(access);
+    if (driver >= 0) H5FDunregister(driver);
+    if (p.links >= 0) H5Pclose(p.links);
     for (int e = 0; e < IO_ELEMENTS; e++)
         if (p.types[e] >= 0) H5Tclose(p.types[e]);
     return st;

@@ -2,6 +2,7 @@
 
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,7 @@ typedef struct {
 struct io_model_file {
     char *path;
     int fd;
+    uint64_t bytes; /* when it was opened */
     bool check;
     io_contents contents; /* without the manifest's own datasets */
     int64_t *tensors;     /* which entries are tensors */
@@ -37,12 +39,19 @@ bool io_model_is_file(const char *path)
 {
     static const uint8_t signature[8] = { 0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n' };
     uint8_t b[sizeof signature];
+    size_t used = 0;
     struct stat info;
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return false;
-    const bool is = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && pread(fd, b, sizeof b, 0) == sizeof b && memcmp(b, signature, 8) == 0;
+    bool is = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
+    while (is && used < sizeof b) {
+        const ssize_t got = pread(fd, b + used, sizeof b - used, (off_t)used);
+        if (got < 0 && errno == EINTR) continue;
+        is = got > 0;
+        used += is ? (size_t)got : 0;
+    }
     close(fd);
-    return is;
+    return is && memcmp(b, signature, sizeof b) == 0;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ payloads */
@@ -192,8 +201,6 @@ static plp_status assign_sums(io_model_file *f, const io_tensor *part)
     int64_t blocks = 0;
     for (int64_t i = 0; i < c->entry_count; i++) {
         io_entry *e = &c->entries[i];
-        if (i > 0 && strcmp(e[-1].tensor.name, e->tensor.name) == 0)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: %s is there twice; " IO_RECONVERT, f->path, e->tensor.name);
         e->first_sum = blocks;
         blocks += io_blocks(e->tensor.bytes);
     }
@@ -236,7 +243,18 @@ static plp_status open_regular(io_model_file *f)
     f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
     if (f->fd < 0 || fstat(f->fd, &info) != 0) return PLP_FAIL_ERRNO("open", f->path);
     if (!S_ISREG(info.st_mode)) return PLP_FAIL(PLP_ERR_DATA, "%s: not a regular file; fix: give a model file", f->path);
+    f->bytes = (uint64_t)info.st_size;
     return PLP_OK;
+}
+
+static plp_status parse_here(io_model_file *f)
+{
+    unsigned plugins;
+    if (plp_log_rank() == 0) plp_log(PLP_LOG_WARN, "%s is parsed in this process, unconfined, as --trust-model says", f->path);
+    PLP_TRY(io_hdf5_enter(&plugins));
+    const plp_status st = io_profile_read(f->path, f->fd, f->bytes, &f->contents);
+    io_hdf5_leave(plugins);
+    return st;
 }
 
 static plp_status list_tensors(io_model_file *f)
@@ -249,12 +267,11 @@ static plp_status list_tensors(io_model_file *f)
     return PLP_OK;
 }
 
-plp_status io_model_open(io_model_file **out, const char *path)
+static plp_status open_file(io_model_file **out, const char *path, bool trusted)
 {
     plp_status st = PLP_OK;
-    unsigned plugins;
     *out = NULL;
-    PLP_TRY(io_hdf5_enter(&plugins));
+    PLP_TRY(io_hdf5_environment());
     io_model_file *f = calloc(1, sizeof *f);
     PLP_DO(PLP_ALLOCATED(f));
     f->fd = -1, f->check = true;
@@ -262,16 +279,20 @@ plp_status io_model_open(io_model_file **out, const char *path)
     PLP_DO(io_gather_create(&f->reading->gather));
     PLP_DO(PLP_ALLOCATED(f->path = strdup(path)));
     PLP_DO(open_regular(f));
-    PLP_DO(io_profile_read(path, f->fd, &f->contents));
+    PLP_DO(trusted ? parse_here(f) : io_parser_read(f->path, f->fd, &f->contents));
+    PLP_DO(io_contents_check(&f->contents, f->path, f->bytes));
     PLP_DO(check_manifest(f));
     PLP_DO(list_tensors(f));
     f->reading->bytes_read = 0; /* the manifest was no payload */
 done:
-    io_hdf5_leave(plugins);
     if (st != PLP_OK) io_model_close(&f);
     *out = f;
     return st;
 }
+
+plp_status io_model_open(io_model_file **f, const char *path) { return open_file(f, path, false); }
+
+plp_status io_model_open_trusted(io_model_file **f, const char *path) { return open_file(f, path, true); }
 
 void io_model_close(io_model_file **out)
 {

@@ -1,7 +1,9 @@
 #include "io/model_file_internal.h"
 
+#include "base/checked.h"
 #include "base/crc32c.h"
 #include "base/error.h"
+#include "io/part_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,23 +12,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* A call of HDF5 about `what` in the part. */
-#define H5(w, call, what) IO_H5(PLP_ERR_IO, call, "%s: %s", (w)->part, (what))
+#define H5(w, call, what) IO_H5(PLP_ERR_IO, call, "%s: %s", (w)->out.part, (what))
 
 enum { METADATA = 1 << 20, METADATA_OF_ONE = 1 << 10 }; /* bytes that HDF5 may need: for few objects, and for each one more */
 
 struct io_model_writer {
-    char *path, *part; /* as given; with ".part" behind it */
-    const char *name;  /* the last component of path, and of part */
-    const char *part_name;
-    int directory, fd; /* of the directory that holds both; of the part: payloads go through it */
-    bool mine;         /* the part is ours to delete */
-    bool replace;
-    mode_t mode; /* of the finished file */
+    io_part out; /* payloads go through its fd */
     hid_t file;  /* HDF5 on the part */
     io_contents contents;
     uint64_t reserved; /* bytes of disk that are ours already */
@@ -36,61 +30,13 @@ struct io_model_writer {
     uint32_t sum;      /* of its last block, as far as it was written */
 };
 
-static plp_status open_directory(io_model_writer *w)
-{
-    char *directory = strdup(w->path);
-    PLP_TRY(PLP_ALLOCATED(directory));
-    char *slash = strrchr(directory, '/');
-    if (slash != NULL) slash[slash == directory] = 0; /* "/name" is in "/" */
-    const char *opened = slash != NULL ? directory : ".";
-    plp_status st = PLP_OK;
-    w->directory = open(opened, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (w->directory < 0) st = PLP_FAIL(PLP_ERR_CREATE, "cannot open directory %s: %s; fix: create it", opened, strerror(errno));
-    free(directory);
-    return st;
-}
-
-static plp_status check_target(const io_model_writer *w)
-{
-    struct stat info;
-    if (*w->name == 0) return PLP_FAIL(PLP_ERR_CREATE, "%s names no file; fix: add one", w->path);
-    if (fstatat(w->directory, w->name, &info, AT_SYMLINK_NOFOLLOW) != 0) return PLP_OK; /* creating will say what else is wrong */
-    if (!w->replace) return PLP_FAIL(PLP_ERR_CREATE, "%s exists; fix: delete it, choose another name, or ask to replace it", w->path);
-    if (!S_ISREG(info.st_mode)) return PLP_FAIL(PLP_ERR_CREATE, "%s is not a regular file; fix: choose another name", w->path);
-    return PLP_OK;
-}
-
-/* The part belongs to whoever holds its lock.  One without a lock is left over from a conversion that was killed. */
-static plp_status open_part(io_model_writer *w)
-{
-    for (int attempt = 0; attempt < 2; attempt++) {
-        w->fd = openat(w->directory, w->part_name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-        const bool fresh = w->fd >= 0;
-        struct stat info;
-        if (!fresh && errno == EEXIST) w->fd = openat(w->directory, w->part_name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        if (w->fd < 0)
-            return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; fix: check the directory's permissions and space", w->part,
-                            strerror(errno));
-        if (fstat(w->fd, &info) != 0 || !S_ISREG(info.st_mode))
-            return PLP_FAIL(PLP_ERR_CREATE, "%s is not a regular file; fix: remove it", w->part);
-        if (flock(w->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-            return PLP_FAIL(PLP_ERR_CREATE, "%s is being written by another process; fix: wait for it", w->part);
-        w->mine = fresh;
-        if (fresh) return PLP_OK;
-        unlinkat(w->directory, w->part_name, 0);
-        close(w->fd);
-        w->fd = -1;
-    }
-    return PLP_FAIL(PLP_ERR_CREATE, "%s cannot be removed; fix: remove it", w->part);
-}
-
 static plp_status write_all(const io_model_writer *w, const uint8_t *data, uint64_t bytes, uint64_t at)
 {
     while (bytes > 0) {
-        const ssize_t put = pwrite(w->fd, data, bytes < 1 << 30 ? bytes : 1 << 30, (off_t)at);
+        const ssize_t put = pwrite(w->out.fd, data, bytes < 1 << 30 ? bytes : 1 << 30, (off_t)at);
         if (put < 0 && errno == EINTR) continue;
         if (put < 0)
-            return PLP_FAIL(PLP_ERR_IO, "cannot write %s at byte %" PRIu64 ": %s; fix: check the disk and its free space", w->part, at,
+            return PLP_FAIL(PLP_ERR_IO, "cannot write %s at byte %" PRIu64 ": %s; fix: check the disk and its free space", w->out.part, at,
                             strerror(errno));
         data += put, bytes -= (uint64_t)put, at += (uint64_t)put;
     }
@@ -109,8 +55,7 @@ static plp_status create_file(io_model_writer *w)
     PLP_DO(H5(w, H5Pset_fclose_degree(access, H5F_CLOSE_STRONG), "cannot be set up"));
     PLP_DO(H5(w, H5Pset_file_locking(access, false, true), "cannot be set up")); /* our own lock is on it */
     PLP_DO(H5(w, H5Pset_obj_track_times(creation, false), "cannot be set up"));  /* the same model, the same bytes */
-    PLP_DO(IO_H5(PLP_ERR_IO, w->file = H5Fcreate(w->part, H5F_ACC_TRUNC, creation, access), "cannot create %s", w->part));
-    if (!io_hdf5_is_same(w->file, w->fd)) st = PLP_FAIL(PLP_ERR_CREATE, "%s was replaced while it was created; fix: try again", w->part);
+    PLP_DO(IO_H5(PLP_ERR_IO, w->file = H5Fcreate(w->out.fd_name, H5F_ACC_TRUNC, creation, access), "cannot create %s", w->out.part));
 done:
     if (creation >= 0) H5Pclose(creation);
     if (access >= 0) H5Pclose(access);
@@ -125,9 +70,9 @@ static plp_status reserve(io_model_writer *w, uint64_t bytes)
     PLP_TRY(H5(w, H5Fget_eoa(w->file, &end), "its length"));
     const uint64_t most = end + bytes + IO_PAYLOAD_ALIGN + METADATA + METADATA_OF_ONE * (uint64_t)w->contents.entry_count;
     if (most <= w->reserved) return PLP_OK;
-    const int e = posix_fallocate(w->fd, (off_t)w->reserved, (off_t)(most - w->reserved));
+    const int e = posix_fallocate(w->out.fd, (off_t)w->reserved, (off_t)(most - w->reserved));
     if (e != 0 && e != EINVAL && e != EOPNOTSUPP) /* some file systems cannot say */
-        return PLP_FAIL(PLP_ERR_IO, "cannot make %s %" PRIu64 " bytes long: %s; fix: check the disk and its free space", w->part, most,
+        return PLP_FAIL(PLP_ERR_IO, "cannot make %s %" PRIu64 " bytes long: %s; fix: check the disk and its free space", w->out.part, most,
                         strerror(e));
     w->reserved = most;
     return PLP_OK;
@@ -208,7 +153,7 @@ static plp_status make_groups(io_model_writer *w, const char *name)
         PLP_DO(H5(w, exists, path));
         if (exists > 0) continue;
         const hid_t group = H5Gcreate2(w->file, path, H5P_DEFAULT, creation, H5P_DEFAULT);
-        PLP_DO(IO_H5(PLP_ERR_IO, group, "%s: cannot make group %s", w->part, path));
+        PLP_DO(IO_H5(PLP_ERR_IO, group, "%s: cannot make group %s", w->out.part, path));
         H5Gclose(group);
     }
 done:
@@ -230,8 +175,7 @@ static plp_status make_dataset(io_model_writer *w, const char *name, io_element 
     if (element <= IO_F16) e->tensor.dtype = (plp_dtype)element;
     for (int i = 0; i < rank; i++) {
         e->tensor.shape[i] = shape[i];
-        if (shape[i] < 1 || __builtin_mul_overflow(e->tensor.bytes, (uint64_t)shape[i], &e->tensor.bytes) ||
-            e->tensor.bytes > INT64_MAX / 2)
+        if (shape[i] < 1 || !plp_multiply(e->tensor.bytes, (uint64_t)shape[i], &e->tensor.bytes) || e->tensor.bytes > INT64_MAX / 2)
             return PLP_FAIL(PLP_ERR_SHAPE, "%s: dimension %d is %lld, which cannot be stored", name, i, (long long)shape[i]);
         dims[i] = (hsize_t)shape[i];
     }
@@ -245,10 +189,10 @@ static plp_status make_dataset(io_model_writer *w, const char *name, io_element 
     PLP_DO(H5(w, H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), name));
     PLP_DO(H5(w, H5Pset_obj_track_times(creation, false), name));
     set = H5Dcreate2(w->file, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT);
-    PLP_DO(IO_H5(PLP_ERR_IO, set, "%s: cannot make dataset %s", w->part, name));
+    PLP_DO(IO_H5(PLP_ERR_IO, set, "%s: cannot make dataset %s", w->out.part, name));
     e->tensor.offset = H5Dget_offset(set);
     if (e->tensor.offset == HADDR_UNDEF) {
-        st = PLP_FAIL(PLP_ERR_INTERNAL, "%s: %s has no place in the file", w->part, name);
+        st = PLP_FAIL(PLP_ERR_INTERNAL, "%s: %s has no place in the file", w->out.part, name);
         goto done;
     }
     if (element <= IO_F16) PLP_DO(put_text(w, set, name, "dtype", io_element_name(element)));
@@ -335,19 +279,8 @@ plp_status io_model_create(io_model_writer **out, const char *path, bool replace
     PLP_TRY(io_hdf5_enter(&plugins));
     io_model_writer *w = calloc(1, sizeof *w);
     PLP_DO(PLP_ALLOCATED(w));
-    w->directory = w->fd = -1, w->file = -1, w->replace = replace;
-    PLP_DO(PLP_ALLOCATED(w->path = strdup(path)));
-    PLP_DO(PLP_ALLOCATED(w->part = malloc(strlen(path) + sizeof ".part")));
-    strcat(strcpy(w->part, path), ".part");
-    const char *slash = strrchr(path, '/');
-    const size_t start = slash == NULL ? 0 : (size_t)(slash - path) + 1;
-    w->name = w->path + start, w->part_name = w->part + start;
-    const mode_t mask = umask(077); /* there is no other way to ask */
-    umask(mask);
-    w->mode = 0666 & ~mask;
-    PLP_DO(open_directory(w));
-    PLP_DO(check_target(w));
-    PLP_DO(open_part(w));
+    w->file = -1, w->out.directory = w->out.fd = -1;
+    PLP_DO(io_part_create(&w->out, path, replace));
     PLP_DO(create_file(w));
     PLP_DO(reserve(w, 0));
     PLP_DO(put_text(w, w->file, "/", "format", IO_FORMAT_NAME));
@@ -378,7 +311,7 @@ static plp_status put_manifest(io_model_writer *w)
     io_manifest_digest(&w->contents, text, bytes, hex);
     PLP_DO(put_unlisted(w, "/manifest/datasets", IO_U8, text, (int64_t)bytes));
     PLP_DO(put_unlisted(w, "/manifest/sums", IO_U32, w->contents.sums, w->contents.sum_count));
-    PLP_DO(IO_H5(PLP_ERR_IO, group = H5Gopen2(w->file, "/manifest", H5P_DEFAULT), "%s: /manifest", w->part));
+    PLP_DO(IO_H5(PLP_ERR_IO, group = H5Gopen2(w->file, "/manifest", H5P_DEFAULT), "%s: /manifest", w->out.part));
     PLP_DO(put_text(w, group, "/manifest", "checksum", IO_CHECKSUM));
     PLP_DO(put_attribute(w, group, "/manifest", "block_bytes", IO_INTS, false, &(int64_t){ IO_BLOCK }, 1));
     PLP_DO(put_text(w, group, "/manifest", "sha256", hex));
@@ -388,20 +321,17 @@ done:
     return st;
 }
 
-/* Under its own name at last; where nothing may be replaced, in one step that cannot. */
-static plp_status publish(io_model_writer *w)
+/* What HDF5 has written of where the file ends. */
+static bool read_end(const io_model_writer *w, uint64_t *length)
 {
-    if (!w->replace && linkat(w->directory, w->part_name, w->directory, w->name, 0) == 0) {
-        unlinkat(w->directory, w->part_name, 0);
-        w->mine = false;
-        return PLP_OK;
+    size_t used = 0;
+    while (used < sizeof *length) {
+        const ssize_t got = pread(w->out.fd, (char *)length + used, sizeof *length - used, (off_t)(IO_SUPERBLOCK_END + used));
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return false;
+        used += (size_t)got;
     }
-    PLP_TRY(check_target(w)); /* it may exist by now, or this file system has no hard links */
-    if (renameat(w->directory, w->part_name, w->directory, w->name) != 0)
-        return PLP_FAIL(PLP_ERR_CREATE, "cannot rename %s to %s: %s; fix: check the directory's permissions", w->part, w->name,
-                        strerror(errno));
-    w->mine = false;
-    return PLP_OK;
+    return true;
 }
 
 static plp_status finish(io_model_writer *w)
@@ -411,14 +341,11 @@ static plp_status finish(io_model_writer *w)
     PLP_TRY(put_manifest(w));
     const herr_t closed = H5Fclose(w->file);
     w->file = -1;
-    PLP_TRY(IO_H5(PLP_ERR_IO, closed, "cannot complete %s", w->part));
-    /* HDF5 leaves what was reserved behind the end it has stated.  After a failed fsync the pages may be gone and a second one would succeed: the file is given up. */
-    if (pread(w->fd, &length, sizeof length, IO_SUPERBLOCK_END) != sizeof length || ftruncate(w->fd, (off_t)length) != 0 ||
-        fchmod(w->fd, w->mode) != 0 || fsync(w->fd) != 0)
-        return PLP_FAIL(PLP_ERR_IO, "cannot complete %s: %s; fix: check the disk and its free space", w->part, strerror(errno));
-    PLP_TRY(publish(w));
-    if (fsync(w->directory) != 0) return PLP_FAIL(PLP_ERR_IO, "cannot sync the directory of %s: %s", w->path, strerror(errno));
-    return PLP_OK;
+    PLP_TRY(IO_H5(PLP_ERR_IO, closed, "cannot complete %s", w->out.part));
+    /* HDF5 leaves what was reserved behind the end that it has stated. */
+    if (!read_end(w, &length) || ftruncate(w->out.fd, (off_t)length) != 0)
+        return PLP_FAIL(PLP_ERR_IO, "cannot complete %s: %s; fix: check the disk and its free space", w->out.part, strerror(errno));
+    return io_part_finish(&w->out);
 }
 
 plp_status io_model_finish(io_model_writer **w)
@@ -436,16 +363,12 @@ void io_model_discard(io_model_writer **out)
     io_model_writer *w = *out;
     unsigned plugins;
     if (w == NULL) return;
-    if (w->mine) unlinkat(w->directory, w->part_name, 0);
     if (w->file >= 0 && io_hdf5_enter(&plugins) == PLP_OK) {
         H5Fclose(w->file);
         io_hdf5_leave(plugins);
     }
-    if (w->fd >= 0) close(w->fd);
-    if (w->directory >= 0) close(w->directory);
     io_contents_free(&w->contents);
-    free(w->part);
-    free(w->path);
+    io_part_discard(&w->out);
     free(w);
     *out = NULL;
 }

@@ -1,5 +1,6 @@
 #include "io/safetensors.h"
 
+#include "base/checked.h"
 #include "base/error.h"
 #include "base/utf8.h"
 
@@ -234,12 +235,9 @@ static plp_status check_extent(const scanner *s, const entry *e)
     if (begin > end || end > s->payload)
         return PLP_FAIL(PLP_ERR_DATA, "%s: tensor %.100s: bytes %llu to %llu of %llu; fix: fetch the file again", s->where, s->tensor,
                         (unsigned long long)begin, (unsigned long long)end, (unsigned long long)s->payload);
-    for (int i = 0; i < e->t->rank; i++) {
-        const uint64_t n = e->dims[i];
-        if (n != 0 && bytes > UINT64_MAX / n)
+    for (int i = 0; i < e->t->rank; i++)
+        if (!plp_multiply(bytes, e->dims[i], &bytes))
             return PLP_FAIL(PLP_ERR_DATA, "%s: tensor %.100s: its shape overflows 64 bits; fix: fetch the file again", s->where, s->tensor);
-        bytes *= n;
-    }
     if (bytes != end - begin)
         return PLP_FAIL(PLP_ERR_DATA, "%s: tensor %.100s: its shape takes %llu bytes, data_offsets span %llu; fix: fetch the file again",
                         s->where, s->tensor, (unsigned long long)bytes, (unsigned long long)(end - begin));

@@ -236,6 +236,34 @@ typedef struct {
     void *work; /* kn->mixer_step_work() bytes */
 } kn_mixer_step_args;
 
+/* The whole Mamba-1 mixer for decode rows, fused, in two calls, because ranks add up x_proj between them:
+ *     begin  norm, in_proj, convolution and its state, and this rank's share of x_proj: mixed[row][slice] are the sums over slices of its
+ *            columns, which the ranks may add up as they are
+ *     end    the sum of the slices, RMSNorm of its parts (mixer_eps 0: none; no weights), dt_proj, the state, the gate, out_proj
+ * All else as for mixer_step.  end follows begin with the same arguments, and nothing but the collective lies between. */
+enum { KN_MIXER_ROWS = 8, KN_MIXER_SLICES = 8 };
+typedef struct {
+    int rows, hidden, channels, state, width, dt_rank;
+    float *residual; /* (rows, hidden) */
+    float *delta;    /* (rows, ld_delta), or NULL */
+    int64_t ld_delta;
+    const kn_exchange *exchange; /* host, or NULL: of end's sum */
+    const float *norm_weight;    /* (hidden) */
+    double norm_eps, mixer_eps;
+    const void *in_proj;  /* (2 channels, hidden) rows z, x */
+    const float *in_bias; /* or NULL */
+    const float *conv_weight, *conv_bias;
+    const void *x_proj, *dt_proj; /* (dt_rank + 2 state, channels), (channels, dt_rank) */
+    const float *A, *dt_bias, *D; /* (channels, state); (channels) or NULL */
+    const void *out_proj;         /* (hidden, channels) */
+    const float *out_bias;        /* or NULL */
+    plp_dtype w_dtype;
+    void *conv_state, *ssm_state;
+    plp_dtype conv_dtype, ssm_dtype;
+    float *mixed; /* (rows, KN_MIXER_SLICES, dt_rank + 2 state); at most KN_MIXER_ROWS rows are ever known */
+    void *work;   /* kn->scan_mixer_work() bytes */
+} kn_scan_mixer_args;
+
 /* ------------------------------------------------------------------------------------------------------ norm and lm_head, fused
  *     y[i] = (r[m_i] * rsqrt(mean(r[m_i]^2) + eps) * weight) w^T        m_i = map[i], or i
  * The last norm and the head for a few rows, where a backend does better than add_norm and linear; NULL in the table otherwise.
@@ -389,6 +417,9 @@ typedef struct kn_backend {
 
     size_t (*mixer_step_work)(const kn_mixer_step_args *a);
     plp_status (*mixer_step)(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+    size_t (*scan_mixer_work)(const kn_scan_mixer_args *a);
+    plp_status (*scan_mixer_begin)(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b, bool *done);
+    plp_status (*scan_mixer_end)(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b);
     plp_status (*norm_linear)(kn_context *c, const kn_norm_linear_args *a, bool *done);
 } kn_backend;
 

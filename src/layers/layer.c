@@ -7,7 +7,6 @@ plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int h
 {
     const layer_pending p = *pending;
     *pending = (layer_pending){ 0 };
-    if (p.summing) PLP_TRY(tp_side_end(p.summing, p.turn));
     return kn->add_norm(c, &(kn_add_norm_args){ .tokens = tokens,
                                                 .hidden = hidden,
                                                 .outs = outs,
@@ -33,7 +32,13 @@ plp_status layer_show(const layer_call *l, const char *tensor, const void *data,
     return p->see ? p->see(p->arg, p->layer, tensor, data, dtype, l->b->tokens, columns, columns) : PLP_OK;
 }
 
-/* This rank's part of a half's rows: equal parts, or the half would not be scattered. */
+plp_status layer_settle(const layer_call *l)
+{
+    if (l->pending->delta == NULL) return PLP_OK;
+    return layer_add_norm(l->kn, l->c, l->b->tokens, l->d->hidden, l->residual, l->pending, NULL, 0, NULL, 0, NULL);
+}
+
+/* This rank's part of the rows: equal parts, or they would not be scattered. */
 static int own_rows(const layer_call *l) { return l->b->tokens / tp_size(l->g); }
 
 /* Adds what is pending to this rank's rows; out: norms them, too. */
@@ -48,32 +53,28 @@ static plp_status add_own(const layer_call *l, bool out)
                           out ? l->w->norm : NULL, d->eps, out ? layer_at(l->s->normed, d->act, (int64_t)first * d->hidden) : NULL);
 }
 
-plp_status layer_other(const layer_call *l)
+/* Everyone's rows of `data`, whose rows are `hidden` elements. */
+static plp_status gather_rows(const layer_call *l, void *data, plp_dtype dtype)
 {
-    const layer_call *o = l->other;
-    if (o == NULL || !o->pending->scattered) return PLP_OK;
-    PLP_TRY(add_own(o, true));
-    PLP_TRY(tp_gather_begin(o->g, o->turn, o->s->normed, (int64_t)own_rows(o) * o->d->hidden, o->d->act));
-    o->pending->normed = true;
-    return PLP_OK;
+    const int64_t own = (int64_t)own_rows(l) * l->d->hidden;
+    return tp_gather_all_device(l->g, layer_at(data, dtype, tp_rank(l->g) * own), (size_t)own * plp_dtype_size(dtype), data, NULL);
 }
 
 plp_status layer_collect(const layer_call *l)
 {
     if (!l->pending->scattered) return PLP_OK;
     PLP_TRY(add_own(l, false));
-    PLP_TRY(tp_gather_begin(l->g, l->turn, l->residual, (int64_t)own_rows(l) * l->d->hidden, PLP_F32));
-    return tp_side_end(l->g, l->turn);
+    return gather_rows(l, l->residual, PLP_F32);
 }
 
 static plp_status norm(const layer_call *l)
 {
     const int tokens = l->b->tokens;
-    if (!l->pending->normed)
+    if (!l->pending->scattered)
         return layer_add_norm(l->kn, l->c, tokens, l->d->hidden, l->residual, l->pending, NULL, tokens, l->w->norm, l->d->eps,
                               l->s->normed);
-    l->pending->normed = false;
-    return tp_side_end(l->g, l->turn);
+    PLP_TRY(add_own(l, true));
+    return gather_rows(l, l->s->normed, l->d->act);
 }
 
 plp_status layer_project_in(const layer_call *l, int rows)
@@ -166,27 +167,30 @@ static bool sums_on_the_way(const layer_call *l, const layer_pending *p)
     return p->exchange != NULL && l->kn->exchanges(&a);
 }
 
+/* Many rows are shared out between the sum and the norm: a rank reads and writes its part of the residual alone. */
+static bool scatters(const layer_call *l)
+{
+    enum { WORTH = 1024 };
+    const int tokens = l->b->tokens;
+    return tp_scatters(l->g) && !l->d->deterministic && l->probe->see == NULL && tokens >= WORTH && tokens % tp_size(l->g) == 0;
+}
+
+static plp_status sum_over_ranks(const layer_call *l, void *data, int64_t count, plp_dtype dtype, bool scattered)
+{
+    return scattered ? tp_scatter(l->g, data, count / tp_size(l->g), dtype) : tp_all_reduce(l->g, data, count, dtype);
+}
+
 plp_status layer_finish(const layer_call *l)
 {
     const layer_dims *d = l->d;
     const int64_t tokens = l->b->tokens, count = tokens * delta_columns(l);
-    const bool beside = d->norm == LAYER_NORM_FOLDED && !sums_ride(l);
     layer_pending p = { .delta = l->s->delta, .dtype = delta_dtype(l), .ld = delta_columns(l), .bias = l->w->out_bias };
     if (d->norm == LAYER_NORM_FOLDED) p.sumsq = layer_folded_sums(l, &p.ld_sumsq), p.width = d->norm_width, p.eps = d->eps;
-    if (l->turn < 0) p.exchange = tp_exchange(l->g, (size_t)count * plp_dtype_size(p.dtype));
+    p.exchange = tp_exchange(l->g, (size_t)count * plp_dtype_size(p.dtype));
     if (!sums_on_the_way(l, &p)) {
-        p.exchange = NULL;
-        if (l->turn >= 0) {
-            const int ranks = tp_size(l->g);
-            const int64_t parts = tokens % ranks == 0 ? ranks : 1;
-            plp_status (*sum)(tp_group *, int, void *, int64_t, plp_dtype) = parts > 1 ? tp_scatter_begin : tp_sum_begin;
-            PLP_TRY(sum(l->g, l->turn, l->s->delta, count / parts, p.dtype));
-            if (beside) PLP_TRY(sum(l->g, l->turn, l->s->sums, tokens / parts, PLP_F32));
-            p.summing = l->g, p.turn = l->turn, p.scattered = parts > 1;
-        } else {
-            PLP_TRY(tp_all_reduce(l->g, l->s->delta, count, p.dtype));
-            if (beside) PLP_TRY(tp_all_reduce(l->g, l->s->sums, tokens, PLP_F32));
-        }
+        p.exchange = NULL, p.scattered = scatters(l);
+        PLP_TRY(sum_over_ranks(l, l->s->delta, count, p.dtype, p.scattered));
+        if (d->norm == LAYER_NORM_FOLDED && !sums_ride(l)) PLP_TRY(sum_over_ranks(l, l->s->sums, tokens, PLP_F32, p.scattered));
     }
     *l->pending = p;
     return PLP_OK;

@@ -22,10 +22,7 @@ typedef struct {
     int64_t ld_sumsq;
     double width, eps;
     const kn_exchange *exchange; /* delta and sumsq are this rank's parts: whoever adds them sums them over the ranks first */
-    tp_group *summing;           /* their sum runs beside the stream, as this turn: whoever adds them ends it first           */
-    int turn;
-    bool scattered; /* of the sum, this rank gets its part of the rows alone, and its part of the residual is up to date */
-    bool normed;    /* added and normed: the rows of all ranks come together beside the stream                           */
+    bool scattered; /* this rank has its part of the rows of the sum: it adds and norms those, then the normed rows come together */
 } layer_pending;
 
 /* How the statistic of the gated norm is computed; the sharding plan decides. */
@@ -34,6 +31,7 @@ typedef enum { LAYER_NORM_NONE, LAYER_NORM_LOCAL, LAYER_NORM_FOLDED, LAYER_NORM_
 /* This rank's share; pointers are the backend's memory unless they say host.  I = heads * dim, G groups, N state, K conv, R dt_rank. */
 typedef struct {
     int hidden, heads, groups, dim, state, conv, chunk; /* Mamba-1: heads are channels, dim is 1, groups 0 */
+    int unit;                                           /* every rank's heads are a multiple of this */
     int dt_rank;                                        /* Mamba-1 */
     double eps;
     double mixer_eps; /* Mamba-1: of the norms of dt, B and C; 0: none */
@@ -67,12 +65,12 @@ typedef struct {
     void *normed; /* (tokens, hidden) act                                               */
     void *in;     /* (tokens, in_proj rows) act                                         */
     void *conv;   /* (tokens, conv channels) act                                        */
-    float *mixed; /* (tokens, R + 2 N): x_proj, summed over the ranks.  Mamba-1         */
+    float *mixed; /* (tokens, R + 2 N): x_proj, summed over the ranks.  Mamba-1; in slices for kn->scan_mixer_begin */
     void *parts;  /* the same as act, normed: what goes into dt_proj, B and C.  Mamba-1 */
     void *y;      /* (tokens, I) act                                                    */
     float *sums;  /* (tokens, all_norm_groups), or (tokens) of a folded norm             */
     void *delta;  /* (tokens, ld_delta); cleared once, so that the padding is defined   */
-    void *step;   /* of kn->mixer_step or kn->scan                                      */
+    void *step;   /* of kn->mixer_step, or of kn->scan_mixer_begin and kn->scan         */
 } layer_scratch;
 /* Most columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes, where both are float32. */
 static inline int64_t layer_ld_delta(const layer_dims *d) { return d->hidden + (d->norm == LAYER_NORM_FOLDED ? 4 : 0); }
@@ -87,7 +85,7 @@ typedef struct layer_probe {
 } layer_probe;
 
 /* One layer in one step. */
-typedef struct layer_call {
+typedef struct {
     const kn_backend *kn;
     kn_context *c;
     tp_group *g;
@@ -100,17 +98,11 @@ typedef struct layer_call {
     const layer_probe *probe;
     float *residual; /* (tokens, hidden) */
     layer_pending *pending;
-    /* -1; or which of the two halves of a step this is, of which one computes while the other's sums are under way.  Each rank adds and
-     * norms its part of a half's rows, half way through a layer of the other half. */
-    int turn;
-    const struct layer_call *other; /* NULL: there is none, or it has no further layer; its `w` is the layer that it is to run next */
 } layer_call;
 
 typedef struct {
     /* Takes what `forward` writes to for steps of `tokens` rows and `seqs` sequences. */
     void (*lay_out)(layer_scratch *s, plp_arena *a, const kn_backend *kn, const layer_dims *d, int64_t tokens, int64_t seqs);
-    /* The same work space from row `row` on, for the second half of a step. */
-    layer_scratch (*from_row)(const layer_scratch *s, const layer_dims *d, int64_t row);
     /* Most float32 elements of a row that a collective sums. */
     int64_t (*summed)(const layer_dims *d);
     /* Collective.  Adds `pending` to the residual, runs the layer, and leaves its own output in `pending`. */
@@ -127,6 +119,8 @@ static inline int layer_inner(const layer_dims *d) { return d->heads * d->dim; }
 /* The n-th element of an array. */
 static inline void *layer_at(const void *base, plp_dtype dtype, int64_t n) { return (char *)base + (size_t)n * plp_dtype_size(dtype); }
 
+/* Adds `pending` to the residual, for forms of a layer that read it up to date. */
+plp_status layer_settle(const layer_call *l);
 /* s->in (tokens, rows) = in_proj of the normed residual, `pending` added. */
 plp_status layer_project_in(const layer_call *l, int rows);
 /* s->conv (tokens, channels) = the convolution of s->in's columns from `first` on, which is (tokens, rows). */
@@ -135,10 +129,7 @@ plp_status layer_convolve(const layer_call *l, int first, int rows, int channels
 float *layer_folded_sums(const layer_call *l, int64_t *ld);
 /* s->delta = this rank's share of out_proj of s->y. */
 plp_status layer_project_out(const layer_call *l);
-/* Collective.  Half way through a layer: the other half's sums are there by now; adds and norms them, so that the rows come together while
- * this half goes on. */
-plp_status layer_other(const layer_call *l);
-/* Collective.  Behind the last layer: the residual of all rows, up to date, for a half whose rows are scattered. */
+/* Collective.  Behind the last layer: the residual of all rows, where `pending` is scattered. */
 plp_status layer_collect(const layer_call *l);
 /* Collective.  Leaves s->delta in `pending`, summed over the ranks, or to be summed by whoever adds it. */
 plp_status layer_finish(const layer_call *l);

@@ -4,6 +4,60 @@
 
 static int parts(const layer_dims *d) { return d->dt_rank + 2 * d->state; } /* dt before its projection, B, C */
 
+/* The whole mixer in the backend's fused form, for steps of decode rows alone.  *done = false: not for this shape.  *up_to_date: the
+ * residual has this layer's output, summed over the ranks. */
+static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
+{
+    enum { VECTOR = 64 }; /* all ranks go one way: what fused forms ask of the channels holds on every rank, or is asked of none */
+    const layer_dims *d = l->d;
+    const layer_weights *w = l->w;
+    const kn_batch *b = l->b;
+    const kn_exchange *exchange = tp_exchange(l->g, (size_t)b->seqs * (size_t)layer_ld_delta(d) * sizeof(float));
+    const bool adds = tp_size(l->g) == 1 || exchange != NULL;
+    const kn_scan_mixer_args a = {
+        .rows = b->seqs,
+        .hidden = d->hidden,
+        .channels = layer_inner(d),
+        .state = d->state,
+        .width = d->conv,
+        .dt_rank = d->dt_rank,
+        .residual = l->residual,
+        .delta = adds ? NULL : l->s->delta,
+        .ld_delta = layer_ld_delta(d),
+        .exchange = exchange,
+        .norm_weight = w->norm,
+        .norm_eps = d->eps,
+        .mixer_eps = d->mixer_eps,
+        .in_proj = w->in_proj,
+        .in_bias = w->in_bias,
+        .conv_weight = w->conv,
+        .conv_bias = w->conv_bias,
+        .x_proj = w->x_proj,
+        .dt_proj = w->dt_proj,
+        .A = w->A,
+        .dt_bias = w->dt_bias,
+        .D = w->D,
+        .out_proj = w->out_proj,
+        .out_bias = adds ? w->out_bias : NULL,
+        .w_dtype = d->weights,
+        .conv_state = w->conv_state,
+        .ssm_state = w->ssm_state,
+        .conv_dtype = d->conv_dtype,
+        .ssm_dtype = d->ssm_dtype,
+        .mixed = l->s->mixed,
+        .work = l->s->step,
+    };
+    *done = *up_to_date = false;
+    /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
+    if (l->kn->scan_mixer_begin == NULL || d->deterministic || b->decodes != b->seqs || d->unit % VECTOR != 0) return PLP_OK;
+    PLP_TRY(layer_settle(l));
+    PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
+    if (!*done) return PLP_OK;
+    PLP_TRY(tp_all_reduce(l->g, l->s->mixed, (int64_t)b->seqs * KN_MIXER_SLICES * parts(d), PLP_F32));
+    *up_to_date = adds;
+    return l->kn->scan_mixer_end(l->c, &a, b);
+}
+
 /* s->mixed = x_proj of s->conv, summed over the ranks: each holds columns of x_proj, and what follows is not linear. */
 static plp_status project_x(const layer_call *l)
 {
@@ -87,12 +141,14 @@ static plp_status forward(const layer_call *l)
 {
     const int inner = layer_inner(l->d);
     void *x = layer_at(l->s->in, l->d->act, inner); /* behind z */
+    bool done, up_to_date;
+    PLP_TRY(fused_step(l, &done, &up_to_date));
+    if (done) return up_to_date ? PLP_OK : layer_finish(l);
     PLP_TRY(layer_project_in(l, 2 * inner));
     PLP_TRY(layer_convolve(l, inner, 2 * inner, inner));
     PLP_TRY(project_x(l));
     PLP_TRY(project_dt(l, x));
     PLP_TRY(scan(l, x));
-    PLP_TRY(layer_other(l));
     PLP_TRY(layer_project_out(l));
     return layer_finish(l);
 }
@@ -101,30 +157,26 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
 {
     const size_t act = plp_dtype_size(d->act);
     const int inner = layer_inner(d);
-    (void)seqs;
+    const int64_t sums = tokens > KN_MIXER_ROWS * KN_MIXER_SLICES ? tokens : KN_MIXER_ROWS * KN_MIXER_SLICES;
+    const kn_scan_mixer_args shape = {
+        .rows = (int)seqs, .hidden = d->hidden, .channels = inner, .state = d->state, .dt_rank = d->dt_rank
+    };
+    const size_t of_scan = kn->scan_work ? kn->scan_work(&(kn_scan_args){ .channels = inner, .state = d->state }) : 0;
+    const size_t of_mixer = kn->scan_mixer_work ? kn->scan_mixer_work(&shape) : 0;
     s->normed = plp_arena_take(a, tokens * d->hidden, act);
     s->in = plp_arena_take(a, tokens * 2 * inner, act);
     s->conv = plp_arena_take(a, tokens * inner, act);
-    s->mixed = plp_arena_take(a, tokens * parts(d), sizeof(float));
+    s->mixed = plp_arena_take(a, sums * parts(d), sizeof(float));
     s->parts = plp_arena_take(a, tokens * parts(d), act);
     s->y = plp_arena_take(a, tokens * inner, act);
     s->delta = plp_arena_take(a, tokens * layer_ld_delta(d), sizeof(float));
-    if (kn->scan_work) s->step = plp_arena_take(a, (int64_t)kn->scan_work(&(kn_scan_args){ .channels = inner, .state = d->state }), 1);
+    if (of_scan + of_mixer > 0) s->step = plp_arena_take(a, (int64_t)(of_scan > of_mixer ? of_scan : of_mixer), 1);
 }
 
-static int64_t summed(const layer_dims *d) { return parts(d) > d->hidden ? parts(d) : d->hidden; }
-
-static layer_scratch from_row(const layer_scratch *s, const layer_dims *d, int64_t row)
+static int64_t summed(const layer_dims *d)
 {
-    layer_scratch at = *s;
-    at.normed = layer_at(s->normed, d->act, row * d->hidden);
-    at.in = layer_at(s->in, d->act, row * 2 * layer_inner(d));
-    at.conv = layer_at(s->conv, d->act, row * layer_inner(d));
-    at.mixed = s->mixed + row * parts(d);
-    at.parts = layer_at(s->parts, d->act, row * parts(d));
-    at.y = layer_at(s->y, d->act, row * layer_inner(d));
-    at.delta = layer_at(s->delta, PLP_F32, row * layer_ld_delta(d));
-    return at;
+    const int64_t slices = KN_MIXER_SLICES * parts(d);
+    return slices > d->hidden ? slices : d->hidden;
 }
 
-const layer_kind layer_mamba1 = { .lay_out = lay_out, .from_row = from_row, .summed = summed, .forward = forward };
+const layer_kind layer_mamba1 = { .lay_out = lay_out, .summed = summed, .forward = forward };

@@ -58,8 +58,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs || d->norm == LAYER_NORM_SUMMED) return PLP_OK;
-    if (l->pending->delta) /* the fused form reads a residual that is up to date */
-        PLP_TRY(layer_add_norm(l->kn, l->c, b->tokens, d->hidden, l->residual, l->pending, NULL, 0, NULL, 0, NULL));
+    PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));
     *up_to_date = *done && adds;
     return PLP_OK;
@@ -144,7 +143,6 @@ static plp_status forward(const layer_call *l)
         PLP_TRY(layer_project_in(l, in_rows(d)));
         PLP_TRY(layer_convolve(l, layer_inner(d), in_rows(d), conv_channels(d)));
         PLP_TRY(scan(l));
-        PLP_TRY(layer_other(l));
         PLP_TRY(gate(l));
         PLP_TRY(layer_project_out(l));
     }
@@ -168,16 +166,4 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     if (kn->mixer_step_work) s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
 }
 
-static layer_scratch from_row(const layer_scratch *s, const layer_dims *d, int64_t row)
-{
-    layer_scratch at = *s;
-    at.normed = layer_at(s->normed, d->act, row * d->hidden);
-    at.in = layer_at(s->in, d->act, row * in_rows(d));
-    at.conv = layer_at(s->conv, d->act, row * conv_channels(d));
-    at.y = layer_at(s->y, d->act, row * layer_inner(d));
-    at.sums = s->sums + row * sum_columns(d);
-    at.delta = layer_at(s->delta, PLP_F32, row * layer_ld_delta(d));
-    return at;
-}
-
-const layer_kind layer_mamba2 = { .lay_out = lay_out, .from_row = from_row, .summed = layer_ld_delta, .forward = forward };
+const layer_kind layer_mamba2 = { .lay_out = lay_out, .summed = layer_ld_delta, .forward = forward };

@@ -7,6 +7,7 @@
 #include "io/model_file.h"
 #include "model/config_attributes.h"
 #include "model/layout.h"
+#include "model/values.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -52,30 +53,6 @@ static task describe(const model_config *c, model_band band, int64_t layer, int6
     return t;
 }
 
-/* The index of the first NaN or infinity among n elements; n: there is none. */
-static int64_t first_not_finite(const void *data, plp_dtype dtype, int64_t n)
-{
-    const uint32_t *words = data;
-    const uint16_t *halves = data;
-    const uint16_t exponent = dtype == PLP_BF16 ? 0x7f80 : 0x7c00; /* all ones: not a finite number */
-    int64_t i = 0;
-    if (dtype == PLP_F32)
-        while (i < n && (words[i] & 0x7f800000u) != 0x7f800000u) i++;
-    else
-        while (i < n && (halves[i] & exponent) != exponent) i++;
-    return i;
-}
-
-static plp_status check_finite(const conversion *c, const task *t, int64_t first, int64_t count)
-{
-    const int64_t width = t->info->by_columns ? count * t->block : t->columns, n = count * t->unit_count;
-    const int64_t i = first_not_finite(c->piece, t->dtype, n);
-    if (i == n) return PLP_OK;
-    const int64_t row = i / width + (t->info->by_columns ? 0 : first), column = i % width + (t->info->by_columns ? first * t->block : 0);
-    return PLP_FAIL(PLP_ERR_DATA, "%s: element %lld (row %lld, column %lld) is NaN or infinite; fix: get the checkpoint again", t->name,
-                    (long long)(row * t->columns + column), (long long)row, (long long)column);
-}
-
 /* (rows, count * block) -> (count, rows, block) */
 static const char *cut_columns(const conversion *c, const task *t, int64_t count)
 {
@@ -97,7 +74,8 @@ static plp_status convert_band(conversion *c, const task *t)
         if (c->stop != NULL && c->stop())
             return PLP_FAIL(PLP_ERR_STOPPED, "stopped by a signal; %s was not written; fix: start again, it begins anew", c->path);
         PLP_TRY(model_source_read(c->source, t->band, t->layer, first * t->block, count * t->block, c->piece, t->dtype));
-        if (c->check_finite) PLP_TRY(check_finite(c, t, first, count));
+        if (c->check_finite)
+            PLP_TRY(model_check_values(c->config, t->band, t->layer, first * t->block, count * t->block, c->piece, t->dtype, 1));
         PLP_TRY(io_model_append(c->writer, t->info->by_columns ? cut_columns(c, t, count) : c->piece, count * t->unit_count));
         c->done += (uint64_t)(count * t->unit_count) * plp_dtype_size(t->dtype);
         plp_log_progress(false, "converting to %s: %.2f of %.2f GB", c->path, 1e-9 * (double)c->done, 1e-9 * (double)c->total);

@@ -43,68 +43,15 @@ static plp_status upload_draw(model *m, const model_draw *d, int rows)
     return m->kn->to_device(m->context, m->penalties + MODEL_PENALTIES, d->penalty_hits, (size_t)d->penalties * sizeof(int));
 }
 
-/* A step as it is computed: at once, or in two halves, of which one computes while the other's sums go over the ranks.  A half is a batch
- * of its own: its rows begin at `row`, its sequences and starts at `seq` and `start` of the inputs. */
-enum { HALVES = 2 };
-typedef struct {
-    int halves;
-    struct {
-        int row, seq, start, tokens, seqs, decodes;
-    } half[HALVES];
-} step_split;
-
-/* Where to cut: near the middle, and inside a sequence at a multiple of what kernels work in, counted from its first token. */
-static int middle(const model_step *s)
-{
-    enum { GRAIN = 256 };
-    int seq = 0;
-    while (s->start[seq + 1] <= s->tokens / 2) seq++;
-    const int64_t past = s->past[seq];
-    const int64_t cut = (past + s->tokens / 2 - s->start[seq]) / GRAIN * GRAIN - past + s->start[seq];
-    return cut > s->start[seq] ? (int)cut : s->start[seq];
-}
-
-/* The second half of a cut sequence goes on from the slot that the first half writes. */
-static step_split split(const model *m, const model_step *s)
-{
-    enum { WORTH = 2048 }; /* rows: below, two products of half the rows lose more than the sums take */
-    step_split all = { .halves = 1, .half = { { .tokens = s->tokens, .seqs = s->seqs, .decodes = s->decodes } } };
-    if (!tp_overlaps(m->group) || m->options.deterministic || m->probe.see || s->block || s->tokens < WORTH) return all;
-    const int cut = middle(s);
-    int seqs = 0; /* that begin before the cut */
-    if (cut <= s->decodes) return all;
-    while (seqs < s->seqs && s->start[seqs] < cut) seqs++;
-    const bool inside = s->start[seqs] > cut;
-    all.halves = 2;
-    all.half[0].tokens = cut, all.half[0].seqs = seqs;
-    all.half[1].row = cut, all.half[1].seq = seqs, all.half[1].start = seqs + 1;
-    all.half[1].tokens = s->tokens - cut, all.half[1].seqs = s->seqs - seqs + inside, all.half[1].decodes = 0;
-    return all;
-}
-
-static void fill_inputs(const model_inputs *h, const model_step *s, const step_split *all)
-{
-    for (int i = 0; i < all->halves; i++) {
-        const int row = all->half[i].row, seqs = all->half[i].seqs, end = row + all->half[i].tokens;
-        int *start = h->start + all->half[i].start;
-        for (int k = 0; k < seqs; k++) {
-            const int from = i == 0 ? k : s->seqs - seqs + k, at = all->half[i].seq + k;
-            const bool goes_on = s->start[from] < row;
-            start[k] = goes_on ? 0 : s->start[from] - row;
-            h->past[at] = s->past[from] + (goes_on ? row - s->start[from] : 0);
-            h->src_slot[at] = goes_on ? s->dst_slot[from] : s->src_slot[from];
-            h->dst_slot[at] = s->dst_slot[from];
-        }
-        start[seqs] = end - row;
-    }
-}
-
-static plp_status upload(model *m, const model_step *s, const step_split *all)
+static plp_status upload(model *m, const model_step *s)
 {
     const model_inputs *h = &m->host[m->input];
     bool fed = false;
     PLP_TRY(wait_for_device(m, INPUT_MARK)); /* what lay there was sent */
-    fill_inputs(h, s, all);
+    memcpy(h->past, s->past, (size_t)s->seqs * sizeof *h->past);
+    memcpy(h->start, s->start, (size_t)(s->seqs + 1) * sizeof(int));
+    memcpy(h->src_slot, s->src_slot, (size_t)s->seqs * sizeof(int));
+    memcpy(h->dst_slot, s->dst_slot, (size_t)s->seqs * sizeof(int));
     if (s->outs) memcpy(h->out_row, s->out_row, (size_t)s->outs * sizeof(int));
     memcpy(h->ids, s->ids, (size_t)s->tokens * sizeof(int));
     for (int t = 0; t < s->decodes; t++) fed |= s->ids[t] < 0;
@@ -160,86 +107,51 @@ static plp_status head(model *m, const model_step *s, layer_pending *pending)
                                                      .round_x = m->dims.round });
 }
 
-/* A half of the step, as the layers are called with it. */
-typedef struct {
-    kn_batch batch;
-    layer_scratch scratch;
-    layer_pending pending;
-    layer_call call;
-} half_step;
-
-static void set_half(model *m, const model_step *s, const step_split *all, int i, half_step *h)
-{
-    const model_inputs *in = &m->there, *host = &m->host[m->input];
-    const int row = all->half[i].row, seq = all->half[i].seq, start = all->half[i].start;
-    h->batch = (kn_batch){ .tokens = all->half[i].tokens,
-                           .seqs = all->half[i].seqs,
-                           .decodes = all->half[i].decodes,
-                           .start = in->start + start,
-                           .src_slot = in->src_slot + seq,
-                           .dst_slot = in->dst_slot + seq,
-                           .past = in->past + seq,
-                           .host_start = host->start + start,
-                           .host_past = host->past + seq };
-    h->scratch = m->kind->from_row(&m->scratch, &m->dims, row);
-    h->pending = (layer_pending){ 0 };
-    h->call = (layer_call){ .kn = m->kn,
-                            .c = m->context,
-                            .g = m->group,
-                            .d = &m->dims,
-                            .s = &h->scratch,
-                            .b = &h->batch,
-                            .block = s->block,
-                            .snap_start = s->snap_start,
-                            .snap_slot = s->snap_slot,
-                            .probe = &m->probe,
-                            .residual = m->residual + (int64_t)row * m->dims.hidden,
-                            .pending = &h->pending,
-                            .turn = all->halves > 1 ? i : -1 };
-}
-
-/* Tells half i of the other one, and that of the layer which it is to run next: the first half is a layer ahead of the second. */
-static void set_other(model *m, const step_split *all, half_step *half, int i, int64_t layer)
-{
-    half_step *other = &half[1 - i];
-    const int64_t next = layer + (i == 1);
-    half[i].call.other = NULL;
-    if (all->halves == 1 || next == m->config.layers) return;
-    other->call.w = m->weights.layers + next;
-    half[i].call.other = &other->call;
-}
-
 /* Queues the step's computation; its inputs are there. */
-static plp_status compute(model *m, const model_step *s, const step_split *all)
+static plp_status compute(model *m, const model_step *s)
 {
     const kn_backend *kn = m->kn;
-    half_step half[HALVES];
+    const model_inputs *in = &m->there, *host = &m->host[m->input];
+    const kn_batch batch = { .tokens = s->tokens,
+                             .seqs = s->seqs,
+                             .decodes = s->decodes,
+                             .start = in->start,
+                             .src_slot = in->src_slot,
+                             .dst_slot = in->dst_slot,
+                             .past = in->past,
+                             .host_start = host->start,
+                             .host_past = host->past };
+    layer_pending pending = { 0 };
+    layer_call call = { .kn = kn,
+                        .c = m->context,
+                        .g = m->group,
+                        .d = &m->dims,
+                        .s = &m->scratch,
+                        .b = &batch,
+                        .block = s->block,
+                        .snap_start = s->snap_start,
+                        .snap_slot = s->snap_slot,
+                        .probe = &m->probe,
+                        .residual = m->residual,
+                        .pending = &pending };
     PLP_TRY(kn->embed(m->context, &(kn_embed_args){ .tokens = s->tokens,
                                                     .hidden = m->dims.hidden,
                                                     .vocab = m->config.vocab,
-                                                    .ids = m->there.ids,
+                                                    .ids = in->ids,
                                                     .table = m->weights.embed,
                                                     .table_dtype = m->weights.dtype,
                                                     .out = m->residual }));
-    for (int i = 0; i < all->halves; i++) set_half(m, s, all, i, &half[i]);
-    for (int64_t layer = 0; layer < m->config.layers; layer++) {
-        m->probe.layer = layer;
+    PLP_TRY(MODEL_FAULT_ROW(m, "embed", m->residual));
+    for (int64_t i = 0; i < m->config.layers; i++) {
+        m->probe.layer = i;
         tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
-        for (int i = 0; i < all->halves; i++) {
-            half[i].call.w = m->weights.layers + layer;
-            set_other(m, all, half, i, layer);
-            PLP_TRY(m->kind->forward(&half[i].call));
-        }
-        PLP_TRY(show_residual(m, s, &half[0].pending));
+        call.w = m->weights.layers + i;
+        PLP_TRY(m->kind->forward(&call));
+        PLP_TRY(show_residual(m, s, &pending));
     }
-    for (int i = 0; all->halves > 1 && i < all->halves; i++) { /* the last norm takes rows of both */
-        PLP_TRY(layer_collect(&half[i].call));
-        if (half[i].pending.delta)
-            PLP_TRY(layer_add_norm(kn, m->context, half[i].batch.tokens, m->dims.hidden, half[i].call.residual, &half[i].pending, NULL, 0,
-                                   NULL, 0, NULL));
-    }
-    if (s->outs > 0) PLP_TRY(head(m, s, &half[0].pending));
-    m->pending = half[0].pending;
+    PLP_TRY(layer_collect(&call));
+    if (s->outs > 0) PLP_TRY(head(m, s, &pending));
+    m->pending = pending;
     return PLP_OK;
 }
 
@@ -253,6 +165,7 @@ static int valid_ids(const model *m)
 /* All ranks' candidates of the first rows of logits to m->all; how they are drawn is there. */
 static plp_status gather_candidates(model *m, int rows)
 {
+    PLP_TRY(MODEL_FAULT_ROW(m, "logits", m->logits));
     PLP_TRY(m->kn->candidates(m->context, &(kn_candidates_args){ .rows = rows,
                                                                  .first = (int)m->plan.vocab.first,
                                                                  .valid = valid_ids(m),
@@ -266,9 +179,9 @@ static plp_status gather_candidates(model *m, int rows)
                                 m->candidates_host[m->begun % MODEL_FLIGHTS]);
 }
 
-static plp_status compute_and_draw(model *m, const model_step *s, const step_split *all)
+static plp_status compute_and_draw(model *m, const model_step *s)
 {
-    PLP_TRY(compute(m, s, all));
+    PLP_TRY(compute(m, s));
     if (s->draw == NULL || s->outs == 0) return PLP_OK;
     PLP_TRY(gather_candidates(m, s->outs));
     return m->kn->choose(m->context, &(kn_choose_args){ .rows = s->outs,
@@ -290,19 +203,19 @@ static bool repeats(const model *m, const model_step *s)
 }
 
 /* As it is, or from a graph. */
-static plp_status queue(model *m, const model_step *s, const step_split *all)
+static plp_status queue(model *m, const model_step *s)
 {
-    if (!repeats(m, s)) return compute_and_draw(m, s, all);
+    if (!repeats(m, s)) return compute_and_draw(m, s);
     const int kind = 2 * s->seqs + (s->draw != NULL);
     kn_graph **graph = &m->graph[kind];
     if (*graph == NULL && m->warm[kind]) {
         PLP_TRY(m->kn->capture_begin(m->context));
-        const plp_status st = compute_and_draw(m, s, all);
+        const plp_status st = compute_and_draw(m, s);
         PLP_TRY(m->kn->capture_end(m->context, graph));
         PLP_TRY(st);
     }
     m->warm[kind] = true;
-    return *graph ? m->kn->replay(m->context, *graph) : compute_and_draw(m, s, all);
+    return *graph ? m->kn->replay(m->context, *graph) : compute_and_draw(m, s);
 }
 
 /* What was drawn, on its way to the host. */
@@ -330,9 +243,9 @@ plp_status model_forward(model *m, const model_step *s)
     tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
     PLP_TRY(PLP_FAULT_AT("forward"));
     m->input = (m->input + 1) % MODEL_FLIGHTS;
-    const step_split all = split(m, s);
-    PLP_TRY(upload(m, s, &all));
-    PLP_TRY(queue(m, s, &all));
+    PLP_TRY(upload(m, s));
+    PLP_TRY(MODEL_FAULT_STATES(m, s));
+    PLP_TRY(queue(m, s));
     if (draws) PLP_TRY(draw_begin(m, s));
     const layer_probe *p = &m->probe;
     const int64_t vocab = m->plan.vocab.count;
@@ -365,6 +278,8 @@ plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidate
     *choice = m->choices_host[flight], *candidates = m->candidates_host[flight];
     return PLP_OK;
 }
+
+void model_draw_forget(model *m) { m->ended = m->begun; } /* later ones come behind them in the queue */
 
 plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const int *penalty_id, const int *penalty_hits, int penalties,
                             kn_candidates *all)

@@ -39,10 +39,10 @@ static void lay_out_states(model *m, plp_arena *a)
 static void lay_out_inputs(const model *m, model_inputs *in, plp_arena *a)
 {
     const model_options *o = &m->options;
-    in->past = plp_arena_take(a, o->max_seqs + 1, sizeof *in->past); /* a sequence more, and a start for it, where a step is cut in two */
-    in->start = plp_arena_take(a, o->max_seqs + 3, sizeof(int));
-    in->src_slot = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
-    in->dst_slot = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
+    in->past = plp_arena_take(a, o->max_seqs, sizeof *in->past);
+    in->start = plp_arena_take(a, o->max_seqs + 1, sizeof(int));
+    in->src_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
+    in->dst_slot = plp_arena_take(a, o->max_seqs, sizeof(int));
     in->out_row = plp_arena_take(a, o->max_outs, sizeof(int));
     in->fixed = a->used;
     in->ids = plp_arena_take(a, o->max_tokens, sizeof(int));
@@ -83,6 +83,7 @@ static void set_dims(model *m)
     m->dims = (layer_dims){
         .hidden = (int)c->hidden,
         .heads = (int)p->heads.count,
+        .unit = (int)p->unit,
         .groups = (int)p->groups.count,
         .dim = (int)c->head_dim,
         .state = (int)c->state,
@@ -148,12 +149,15 @@ static plp_status check_capacity(model *m)
         const uint64_t states = (uint64_t)m->options.slots * model_slot_bytes(&p, &m->config, &m->options);
         if (model_plan_weights(&p, &m->config, m->weights.dtype) + states + need->work <= available) break;
     }
+    const uint64_t fixed = need->weights + need->work;
+    const uint64_t slots = available > fixed ? (available - fixed) / need->slot : 0; /* fewer of them need less work space, too */
     return PLP_FAIL(PLP_ERR_MEMORY,
-                    "%.2f GB needed (weights %.2f, states %.2f, work space %.2f), %.2f GB available on %s, short by %.2f GB; fix: fewer "
-                    "state slots, or %s%d ranks with as much memory each",
-                    (double)sum * 1e-9, (double)need->weights * 1e-9, (double)need->states * 1e-9, (double)need->work * 1e-9,
-                    (double)available * 1e-9, tp_host(m->group), (double)(sum - available) * 1e-9,
-                    ranks > m->config.heads ? "more than " : "", ranks > m->config.heads ? (int)m->config.heads : ranks);
+                    "%.2f GB needed (weights %.2f, %d states %.2f, work space %.2f), %.2f GB available on %s, short by %.2f GB; fix: %llu "
+                    "state slots fit (--max-seqs and those of the prefix cache), or use %s%d ranks with as much memory each",
+                    (double)sum * 1e-9, (double)need->weights * 1e-9, m->options.slots, (double)need->states * 1e-9,
+                    (double)need->work * 1e-9, (double)available * 1e-9, tp_host(m->group), (double)(sum - available) * 1e-9,
+                    (unsigned long long)slots, ranks > m->config.heads ? "more than " : "",
+                    ranks > m->config.heads ? (int)m->config.heads : ranks);
 }
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -236,6 +240,14 @@ static plp_status create_local(model *m, const model_config *c, tp_group *g, con
     return allocate(m);
 }
 
+/* Few: one looks at 26 GB a second, and OpenMP's others would spin on the cores of those that read. */
+static int look_threads(const model_options *o, const tp_group *g)
+{
+    enum { ENOUGH = 4 };
+    const int own = own_threads(o, g);
+    return own < ENOUGH ? own : ENOUGH;
+}
+
 static plp_status create(model **out, const model_config *c, tp_group *g, const model_options *o, model_band_reader read, void *arg)
 {
     plp_status st;
@@ -245,7 +257,8 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     PLP_DO(tp_agree(g, create_local(m, c, g, o)));
     PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
     const double begin = plp_seconds();
-    PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg)));
+    PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg,
+                                          o->check_values && read == model_read_source ? look_threads(o, g) : 0)));
     m->load_seconds = plp_seconds() - begin;
 done:
     if (st != PLP_OK) model_destroy(&m);

@@ -20,10 +20,11 @@ typedef struct {
     bool f32;            /* float32 activations everywhere; else matrix products in the weights' 16 bits */
     plp_dtype ssm_dtype; /* of the stored SSM state                                           */
     bool deterministic;
-    int max_tokens; /* most rows of a step                                               */
-    int max_seqs;   /* most sequences of a step                                          */
-    int max_outs;   /* most rows whose logits a step gives                               */
-    int slots;      /* state slots                                                       */
+    bool check_values; /* model_check_values on all that is loaded                         */
+    int max_tokens;    /* most rows of a step                                               */
+    int max_seqs;      /* most sequences of a step                                          */
+    int max_outs;      /* most rows whose logits a step gives                               */
+    int slots;         /* state slots                                                       */
 } model_options;
 
 /* What a model of these options takes on this rank, in bytes.  Needs no weights. */
@@ -84,6 +85,8 @@ plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const 
  * for, all candidates (tp_size, outs).  Borrowed until the step after the next.  At most two steps may be unread, so that the next one
  * runs while the host reads the last one's tokens. */
 plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidates **candidates);
+/* What was drawn and not read is not wanted any more. */
+void model_draw_forget(model *m);
 /* Whether it pays to queue a step before the last one's tokens were read: a device computes it meanwhile. */
 bool model_draws_on_device(const model *m);
 /* Collective.  Logits row `row` of the last step from all ranks: host (vocab) float32 on every rank.  Padding columns are -INFINITY. */
@@ -93,6 +96,11 @@ plp_status model_gather_logits(model *m, int row, float *logits);
 plp_status model_slot_copy(model *m, int from, int to);
 /* Tests: fills a slot with NaN, so that reading a dirty one shows. */
 plp_status model_slot_poison(model *m, int slot);
+/* A sequence that has failed leaves nothing behind: zeros. */
+plp_status model_slot_scrub(model *m, int slot);
+/* Collective.  Where what a sequence has in its slot stopped being finite, on whatever rank, "layer 3 (ssm state)"; where all of that is
+ * finite, "the logits". */
+plp_status model_find_not_finite(model *m, int slot, char *where, size_t size);
 /* A slot's state of this rank as host float32: layer by layer, conv (K-1, local channels x B C), then ssm (local heads, dim, state).
  * model_slot_floats elements. */
 int64_t model_slot_floats(const model *m);

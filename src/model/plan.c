@@ -38,9 +38,11 @@ plp_status model_plan_make(model_plan *p, const model_config *c, int rank, int s
                         (long long)c->heads, c->kind == MODEL_MAMBA2 ? "heads" : "channels", (long long)c->heads);
     const int64_t unit = unit_of(c, size);
     const tp_slice units = tp_shard(c->heads / unit, rank, size);
-    *p = (model_plan){
-        .rank = rank, .size = size, .heads = { units.first * unit, units.count * unit }, .vocab = tp_shard(c->vocab, rank, size)
-    };
+    *p = (model_plan){ .rank = rank,
+                       .size = size,
+                       .heads = { units.first * unit, units.count * unit },
+                       .unit = unit,
+                       .vocab = tp_shard(c->vocab, rank, size) };
     p->channels = (tp_slice){ p->heads.first * c->head_dim, p->heads.count * c->head_dim };
     if (c->kind == MODEL_MAMBA1) {
         p->in_rows = 2 * p->channels.count, p->conv_channels = p->channels.count;

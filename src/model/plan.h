@@ -22,6 +22,7 @@ typedef enum {
 typedef struct {
     int rank, size;
     tp_slice heads;       /* Mamba-1: channels */
+    int64_t unit;         /* in multiples of which heads are shared out; the same on every rank */
     tp_slice groups;      /* that these heads read; may be shared with neighbours */
     tp_slice channels;    /* heads * head_dim */
     tp_slice norm_groups; /* groups of the gated norm that this rank holds a part of */

@@ -1,7 +1,10 @@
 #include "model/state.h"
 
 #include "base/error.h"
+#include "base/fault.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,27 +35,35 @@ plp_status model_slot_copy(model *m, int from, int to)
     return PLP_OK;
 }
 
-plp_status model_slot_poison(model *m, int slot)
+static plp_status fill(model *m, int slot, int byte)
 {
     for (int64_t i = 0; i < m->config.layers; i++)
         for (int which = 0; which < 2; which++) {
             const slot_part a = part_of(m, slot, i, which);
-            PLP_TRY(m->kn->fill(m->context, a.memory, 0xff, (size_t)a.elements * plp_dtype_size(a.dtype))); /* NaN in every float type */
+            PLP_TRY(m->kn->fill(m->context, a.memory, byte, (size_t)a.elements * plp_dtype_size(a.dtype)));
         }
     return PLP_OK;
 }
 
+plp_status model_slot_poison(model *m, int slot) { return fill(m, slot, 0xff); } /* NaN in every float type */
+plp_status model_slot_scrub(model *m, int slot) { return fill(m, slot, 0); }
+
 int64_t model_slot_floats(const model *m) { return m->config.layers * (part_of(m, 0, 0, 0).elements + part_of(m, 0, 0, 1).elements); }
 
 plp_dtype model_conv_dtype(const model *m) { return m->dims.conv_dtype; }
+
+/* Of the two parts of a layer, as float32. */
+static size_t most_bytes(const model *m)
+{
+    return (size_t)(m->plan.channels.count * m->config.state + (m->config.conv - 1) * m->plan.conv_channels) * sizeof(float);
+}
 
 /* state: host float32, read from the slot or written to it. */
 static plp_status transfer(model *m, int slot, float *state, bool write)
 {
     plp_status st = PLP_OK;
     void *stage;
-    const size_t most = (size_t)(m->plan.channels.count * m->config.state + (m->config.conv - 1) * m->plan.conv_channels) * sizeof(float);
-    PLP_TRY(PLP_ALLOCATED(stage = malloc(most + 1)));
+    PLP_TRY(PLP_ALLOCATED(stage = malloc(most_bytes(m) + 1)));
     for (int64_t i = 0; i < m->config.layers; i++)
         for (int which = 0; which < 2; which++) {
             const slot_part a = part_of(m, slot, i, which);
@@ -75,3 +86,55 @@ done:
 
 plp_status model_slot_read(model *m, int slot, float *state) { return transfer(m, slot, state, false); }
 plp_status model_slot_write(model *m, int slot, const float *state) { return transfer(m, slot, (float *)state, true); }
+
+/* ----------------------------------------------------------------------------------------------------- what is not finite, and where */
+static plp_status first_not_finite(model *m, int slot, int64_t *part)
+{
+    plp_status st = PLP_OK;
+    void *stage = NULL;
+    float *values = NULL;
+    PLP_DO(PLP_ALLOCATED(stage = malloc(most_bytes(m) + 1)));
+    PLP_DO(PLP_ALLOCATED(values = malloc(most_bytes(m) + 1)));
+    for (*part = 0; *part < 2 * m->config.layers; ++*part) {
+        const slot_part a = part_of(m, slot, *part / 2, (int)(*part % 2));
+        PLP_DO(m->kn->to_host(m->context, stage, a.memory, (size_t)a.elements * plp_dtype_size(a.dtype)));
+        PLP_DO(m->kn->sync(m->context));
+        plp_convert(values, PLP_F32, stage, a.dtype, (size_t)a.elements);
+        for (int64_t i = 0; i < a.elements; i++)
+            if (!isfinite(values[i])) goto done;
+    }
+done:
+    free(stage);
+    free(values);
+    return st;
+}
+
+plp_status model_find_not_finite(model *m, int slot, char *where, size_t size)
+{
+    static const char *const names[] = { "conv window", "ssm state" };
+    int64_t part = 0;
+    PLP_TRY(tp_agree(m->group, first_not_finite(m, slot, &part)));
+    double last = -(double)part; /* the first of all ranks */
+    PLP_TRY(tp_max(m->group, &last));
+    part = (int64_t)-last;
+    if (part == 2 * m->config.layers)
+        snprintf(where, size, "the logits");
+    else
+        snprintf(where, size, "layer %lld (%s)", (long long)part / 2, names[part % 2]);
+    return PLP_OK;
+}
+
+#ifdef PLP_FAULTS
+/* The first sequence of the step that has a state, if there is one. */
+plp_status model_fault_states(model *m, const model_step *s)
+{
+    static const char *const points[] = { "conv", "ssm" };
+    int i = 0;
+    while (i < s->seqs && s->past[i] == 0) i++;
+    for (int which = 0; i < s->seqs && which < 2; which++) {
+        const slot_part a = part_of(m, s->src_slot[i], m->config.layers / 2, which);
+        if (plp_fault_nan(points[which])) PLP_TRY(m->kn->fill(m->context, a.memory, 0xff, plp_dtype_size(a.dtype)));
+    }
+    return PLP_OK;
+}
+#endif

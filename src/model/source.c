@@ -40,7 +40,7 @@ static plp_status open_model_file(model_source *s, const char *path, const model
     size_t bytes = 0;
     if (options != NULL && options->full_norm)
         return PLP_FAIL(PLP_ERR_USAGE, "%s: the kind of gated norm is fixed in a model file; fix: choose it when converting", path);
-    PLP_TRY(io_model_open(&s->file, path));
+    PLP_TRY(options != NULL && options->trust ? io_model_open_trusted(&s->file, path) : io_model_open(&s->file, path));
     PLP_TRY(model_config_read(s->file, &s->config));
     PLP_TRY(model_layout_check(s->file, &s->config));
     PLP_TRY(copy_blob(s->file, "/config_text", &s->config_text, &bytes));

@@ -55,12 +55,14 @@ void model_band_shape(const model_config *c, model_band band, int64_t *rows, int
 
 typedef struct model_source model_source;
 
-/* What an import may be told. */
+/* What opening may be told. */
 typedef struct {
-    bool full_norm; /* one gated norm over all of the inner width, as Hugging Face's class computes it, instead of group-wise */
+    bool
+        full_norm; /* one gated norm over all of the inner width, as Hugging Face's class computes it, instead of group-wise; of an import */
+    bool trust;    /* parse a model file in this process, where it cannot be done in one of its own: io_model_open_trusted */
 } model_source_options;
 
-/* path: a model file or a checkpoint directory.  options: NULL for the defaults; not for a model file.  Checks that every band is there
+/* path: a model file or a checkpoint directory.  options: NULL for the defaults.  Checks that every band is there
  * with its shape; unknown tensors are warned of. */
 plp_status model_source_open(model_source **s, const char *path, const model_source_options *options);
 void model_source_close(model_source **s);

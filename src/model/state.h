@@ -59,6 +59,17 @@ struct model {
     layer_probe probe;
 };
 
+#ifdef PLP_FAULTS
+/* NaN in the states that a step begins from, where the hooks of base/fault.h say so. */
+plp_status model_fault_states(model *m, const model_step *s);
+#    define MODEL_FAULT_STATES(m, s) model_fault_states((m), (s))
+/* The same for the first float32 of a row. */
+#    define MODEL_FAULT_ROW(m, point, row) (plp_fault_nan(point) ? (m)->kn->fill((m)->context, (row), 0xff, sizeof(float)) : PLP_OK)
+#else
+#    define MODEL_FAULT_STATES(m, s)       PLP_OK
+#    define MODEL_FAULT_ROW(m, point, row) PLP_OK
+#endif
+
 enum { MODEL_PENALTIES = 1 << 20 }; /* entries of a step's penalty lists */
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "model/values.h"
 #include "tp/stamp.h"
 
 #include <math.h>
@@ -77,6 +78,7 @@ typedef struct {
     kn_context *context;
     model_band_reader read;
     void *arg;
+    int check; /* threads that look at numbers; 0: none */
     char *stage[STAGES];
     size_t room, used; /* of each stage; of the one that is filled */
     int filled, count;
@@ -113,7 +115,9 @@ static plp_status flush(loader *l)
 {
     PLP_TRY(l->read(l->arg, l->range, l->count));
     for (int i = 0; i < l->count; i++) {
-        finish_piece(&l->range[i], l->bytes[i]);
+        const model_range *r = &l->range[i];
+        if (l->check) PLP_TRY(model_check_values(l->c, r->band, r->layer, r->first, r->count, r->dst, r->dtype, l->check));
+        finish_piece(r, l->bytes[i]);
         if (l->range[i].dst != l->to[i]) PLP_TRY(l->kn->to_device(l->context, l->to[i], l->range[i].dst, l->bytes[i]));
     }
     PLP_TRY(l->kn->mark(l->context, l->filled));
@@ -179,10 +183,12 @@ static size_t stage_bytes(const model_plan *p, const model_config *c, plp_dtype 
 }
 
 plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
-                              model_band_reader read, void *arg)
+                              model_band_reader read, void *arg, int check)
 {
     plp_status st = PLP_OK;
-    loader l = { .p = p, .c = c, .kn = kn, .context = context, .read = read, .arg = arg, .total = model_plan_weights(p, c, w->dtype) };
+    loader l = {
+        .p = p, .c = c, .kn = kn, .context = context, .read = read, .arg = arg, .check = check, .total = model_plan_weights(p, c, w->dtype)
+    };
     const double begin = plp_seconds();
     PLP_DO(open_stages(&l, stage_bytes(p, c, w->dtype, l.total)));
     LOAD_ONE(w->dtype, w->embed, MODEL_EMBED);

@@ -20,9 +20,9 @@ typedef plp_status (*model_band_reader)(void *arg, const model_range *list, int 
 /* Sets every pointer; with an arena that has no base this measures. */
 void model_weights_lay_out(model_weights *w, plp_arena *a, const model_plan *p, const model_config *c);
 
-/* Reads this rank's bands and puts them in place.  Progress on rank 0.  Local: the caller agrees on the status. */
+/* Reads this rank's bands and puts them in place, each number looked at first by `check` threads (model/values.h) unless that is 0.  Progress on rank 0.  Local: the caller agrees on the status. */
 plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
-                              model_band_reader read, void *arg);
+                              model_band_reader read, void *arg, int check);
 
 /* A reader whose arg is a model_source. */
 plp_status model_read_source(void *source, const model_range *list, int count);

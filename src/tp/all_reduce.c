@@ -8,8 +8,6 @@
 
 /* Elements up to which everyone sends everything to everyone: one message instead of two. */
 enum { ONE_SHOT = 8192 };
-/* Bytes from which on sums may run beside kernels: smaller ones are over before the other half of a step has begun. */
-enum { OVERLAPS = 16 << 20 };
 
 /* out[i] = sum over r of parts[r][i], in rank order whatever the transport, so that every rank and every run gets the same bits. */
 static void sum_in_rank_order(void *out, const void *parts, int64_t stride, int64_t count, int ranks, plp_dtype dtype)
@@ -79,10 +77,9 @@ void tp_detach(tp_group *g)
 }
 
 /* What connects the devices stays from one attachment to the next: setting it up takes a second. */
-static plp_status connect_devices(tp_group *g, bool peers, size_t most_bytes)
+static plp_status connect_devices(tp_group *g, bool peers)
 {
     if (g->nccl == NULL) PLP_TRY(tp_nccl_create(g));
-    if (most_bytes >= OVERLAPS && g->side == NULL) PLP_TRY(tp_nccl_create_side(g));
     if (!peers) tp_peers_destroy(g);
     return peers && g->exchange.size == 0 ? tp_peers_create(g) : PLP_OK;
 }
@@ -96,7 +93,7 @@ plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context
     g->kind = kind != TP_COMM_AUTO ? kind : device ? TP_COMM_NCCL : TP_COMM_MPI;
     if (g->size == 1) return PLP_OK;
     tp_stamp_page()->queues = g->kind == TP_COMM_NCCL;
-    if (g->kind == TP_COMM_NCCL) return connect_devices(g, kind == TP_COMM_AUTO, most_bytes);
+    if (g->kind == TP_COMM_NCCL) return connect_devices(g, kind == TP_COMM_AUTO);
     free_staging(g);
     const size_t one_shot = (size_t)ONE_SHOT * 4 * (size_t)g->size; /* every rank's copy of a small message */
     g->room = most_bytes + 64 * (size_t)g->size > one_shot ? most_bytes + 64 * (size_t)g->size : one_shot;
@@ -135,26 +132,13 @@ const kn_exchange *tp_exchange(const tp_group *g, size_t bytes)
     return g->kind == TP_COMM_NCCL && g->exchange.size > 1 && (int64_t)((bytes + 7) / 8) * 2 <= g->exchange.words ? &g->exchange : NULL;
 }
 
-bool tp_overlaps(const tp_group *g) { return g->side != NULL && g->kind == TP_COMM_NCCL; }
+bool tp_scatters(const tp_group *g) { return g->size > 1 && g->kind == TP_COMM_NCCL; }
 
-static plp_status begin(tp_group *g, tp_side_work work, int turn, void *data, int64_t count, plp_dtype dtype)
+plp_status tp_scatter(tp_group *g, void *data, int64_t count, plp_dtype dtype)
 {
     PLP_TRY(PLP_FAULT_AT("collective"));
-    return TP_WAIT(TP_ALL_REDUCE, (size_t)count * plp_dtype_size(dtype), tp_nccl_side(g, work, turn, data, count, dtype));
+    return TP_WAIT(TP_ALL_REDUCE, (size_t)count * plp_dtype_size(dtype), tp_nccl_scatter(g, data, count, dtype));
 }
-plp_status tp_sum_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype)
-{
-    return begin(g, TP_SIDE_SUM, turn, data, count, dtype);
-}
-plp_status tp_scatter_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype)
-{
-    return begin(g, TP_SIDE_SCATTER, turn, data, count, dtype);
-}
-plp_status tp_gather_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype)
-{
-    return begin(g, TP_SIDE_GATHER, turn, data, count, dtype);
-}
-plp_status tp_side_end(tp_group *g, int turn) { return tp_nccl_side_end(g, turn); }
 
 bool tp_capturable(const tp_group *g) { return g->size == 1 || g->kind == TP_COMM_NCCL; }
 

@@ -28,7 +28,8 @@ plp_status tp_flight_write(const char *directory, const tp_page *page, const cha
     const int rank = page->rank;
     if (snprintf(path, sizeof path, "%s/polylepis-diag.%d", directory, rank) >= (int)sizeof path)
         return PLP_FAIL(PLP_ERR_USAGE, "--diag: a path of more than %d bytes; fix: a shorter one", PATH_MAX);
-    const int file = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    unlink(path); /* of an earlier job; whatever else it was, it is not written to */
+    const int file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (file < 0) return PLP_FAIL_ERRNO("create", path);
     FILE *f = fdopen(file, "w");
     if (f == NULL) {

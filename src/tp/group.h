@@ -20,7 +20,6 @@ struct tp_group {
     void *mirror;         /* host memory: the data itself, where it lives on a device */
     size_t room;          /* bytes of each */
     void *nccl;           /* ncclComm_t */
-    struct tp_side *side; /* a queue beside the context's stream */
     kn_exchange exchange; /* size 0: the ranks' devices do not reach each other */
 };
 
@@ -35,13 +34,10 @@ plp_status tp_sum_host(tp_group *g, void *data, int64_t count, plp_dtype dtype);
 
 /* NCCL; PLP_ERR_DEVICE when built without. */
 plp_status tp_nccl_create(tp_group *g);
-plp_status tp_nccl_create_side(tp_group *g); /* for what goes on beside the stream */
 void tp_nccl_destroy(tp_group *g);
 plp_status tp_nccl_sum(tp_group *g, void *data, int64_t count, plp_dtype dtype);
 plp_status tp_nccl_gather(const tp_group *g, const void *mine, size_t bytes, void *all);
-typedef enum { TP_SIDE_SUM, TP_SIDE_SCATTER, TP_SIDE_GATHER } tp_side_work;
-plp_status tp_nccl_side(tp_group *g, tp_side_work work, int turn, void *data, int64_t count, plp_dtype dtype);
-plp_status tp_nccl_side_end(tp_group *g, int turn);
+plp_status tp_nccl_scatter(tp_group *g, void *data, int64_t count, plp_dtype dtype);
 
 /* Collective.  Leaves g->exchange without ranks where the devices cannot reach each other: that is no error. */
 plp_status tp_peers_create(tp_group *g);

@@ -63,17 +63,10 @@ plp_status tp_gather_all_device(const tp_group *g, const void *mine, size_t byte
 /* How a kernel may sum messages of so many bytes over the ranks by itself (kn_exchange): quicker than tp_all_reduce behind it.  NULL: it
  * cannot. */
 const kn_exchange *tp_exchange(const tp_group *g, size_t bytes);
-/* Collective.  Sums beside the context's stream, where tp_overlaps: what is queued between a `begin` and tp_side_end may run meanwhile, and
- * what is queued behind tp_side_end sees the result.  Two may be under way, turn 0 and turn 1; several begun in a turn end together.
- *   tp_sum_begin      as tp_all_reduce
- *   tp_scatter_begin  data (size, count): of the sum, this rank's `count` elements, in their place
- *   tp_gather_begin   data (size, count): everyone's `count` elements, in theirs */
-enum { TP_TURNS = 2 };
-bool tp_overlaps(const tp_group *g);
-plp_status tp_sum_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);
-plp_status tp_scatter_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);
-plp_status tp_gather_begin(tp_group *g, int turn, void *data, int64_t count, plp_dtype dtype);
-plp_status tp_side_end(tp_group *g, int turn);
+/* Collective, device memory, where tp_scatters.  data (tp_size, count): of the sum over the ranks, this rank's `count` elements, in their
+ * place.  With a gather behind it half a tp_all_reduce each, and what lies between is done on a part of the rows. */
+bool tp_scatters(const tp_group *g);
+plp_status tp_scatter(tp_group *g, void *data, int64_t count, plp_dtype dtype);
 /* Whether sums and gathers queue on the stream alone, so that a step with them can be captured and replayed. */
 bool tp_capturable(const tp_group *g);
 const char *tp_comm_name(const tp_group *g); /* "mpi", "nccl", "peers and nccl", "none" */

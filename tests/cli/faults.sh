@@ -98,5 +98,39 @@ said "fails alone" "fault at sample"
 # shellcheck disable=SC2086 # words
 fault write:0:2:fail 5 70 $write
 [ ! -e "$work/out.h5" ] && [ ! -e "$work/out.h5.part" ] || fail "a job that failed left a file"
+fault forward:$last:5:exit 5 3 generate -p a --ignore-eos
+fault forward:0:5:abort 5 134 generate -p a --ignore-eos
+fault forward:$last:5:segv 5 139 generate -p a --ignore-eos
+
+# A batch job whose rank is killed wherever it is: the same command goes on with it, to the same bytes.
+awk 'BEGIN { for (i = 0; i < 6; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, 1%d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 4 + i }' \
+    >"$work/batch.jsonl"
+batch() { # batch CODE FAULT: undisturbed with the fault "-"
+    what="run-batch $2" began=$(date +%s)
+    PLP_FAULT=$2 "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" run-batch -q --model "$demo" -i "$work/batch.jsonl" -o "$work/batch" \
+        >"$work/out" 2>"$work/err" </dev/null
+    rc=$? took=$(($(date +%s) - began)) within=9
+    check_ended "$1"
+}
+batch 0 -
+mv "$work/batch" "$work/whole"
+for point in init:0:1 init:$last:1 handshake:0:1 handshake:$last:1 load:0:3 load:$last:3 forward:0:1 forward:$last:1 forward:0:6 \
+    forward:$last:6 journal:0:1 journal:0:4 finish:0:1 finish:0:2 finish:0:3 leave:0:1 leave:$last:1; do
+    rm -f "$work"/batch "$work"/batch.part "$work"/batch.lock "$work"/batch.tmp
+    batch 137 $point:kill
+    [ -e "$work/batch" ] && [ ! -e "$work/batch.part" ] || batch 0 -
+    cmp -s "$work/whole" "$work/batch" || fail "killed at $point: another output"
+    rm -f "$work/batch.lock" # of a job that was killed when all was done
+    [ -z "$(find "$work" -name 'batch.[!j]*')" ] || fail "killed at $point: left behind: $(find "$work" -name 'batch.[!j]*')"
+done
+
+# What is not finite costs the request that has it, and no other.
+for point in conv:0:2 ssm:$last:3 embed:0:4 logits:$last:5; do
+    rm -f "$work/batch"
+    batch 3 $point:nan
+    [ "$(grep -c '"error":{"code":"DATA","message":"non-finite at ' "$work/batch")" = 1 ] || fail "$point: $(cat "$work/batch")"
+    [ "$(grep -cvxFf "$work/whole" "$work/batch")" = 1 ] || fail "$point: more than one line differs"
+done
+
 fault forward:$last:2:slow 20 0 generate -p a --ignore-eos -n 8 # slow for 5 s, never silent for 3
 finish

@@ -45,6 +45,8 @@ export PKG_CONFIG_PATH="$directory/pkgconfig"
 # shellcheck disable=SC2046 # several words
 mpicc -std=c17 "$work/examples/batch.c" $(pkg-config --cflags --libs polylepis) -Wl,-rpath,"$directory" -o "$work/batch" 2>"$work/err" || fail "mpicc"
 works "$work/batch"
+"$polylepis" convert "$demo" "$work/demo.h5" -q 2>"$work/err" && demo=$work/demo.h5 || fail "convert"
+works "$work/batch" # the library finds the parser from where it lies
 sed 's/find_package(polylepis 0.1/find_package(polylepis 9.0/' "$source/examples/CMakeLists.txt" >"$work/examples/CMakeLists.txt"
 cmake -S "$work/examples" -B "$work/other" -DCMAKE_PREFIX_PATH="$prefix" >"$work/err" 2>&1 && fail "version 9.0 was found"
 finish

@@ -228,3 +228,38 @@ void kt_end_row(kt *t)
         free(b);
     }
 }
+
+kt_batch kt_decodes(kt *t, int rows)
+{
+    int *length = kt_host(t, (size_t)rows * sizeof *length);
+    int64_t *past = kt_host(t, (size_t)rows * sizeof *past);
+    for (int r = 0; r < rows; r++) {
+        length[r] = 1;
+        past[r] = r % 4 == 2 ? 0 : 1 + kt_below(t, 1000);
+    }
+    return kt_sequences(t, rows, rows, length, past);
+}
+
+float *kt_fetch(kt *t, const kt_array *a)
+{
+    float *got = kt_host(t, a->n * sizeof *got);
+    kt_ok(t, t->kn->to_host(t->c, got, a->p, a->n * sizeof *got));
+    kt_ok(t, t->kn->sync(t->c));
+    return got;
+}
+
+void kt_expect_norm(kt *t, const char *what, const float *got, const double *want, int n)
+{
+    double wrong = 0, all = 0;
+    for (int i = 0; i < n; i++) {
+        wrong += (got[i] - want[i]) * (got[i] - want[i]);
+        all += want[i] * want[i];
+    }
+    if (!(wrong <= 4e-6 * all)) kt_fail(t, "%s is off by %.3g of its norm, at most 2e-3", what, sqrt(wrong / all));
+}
+
+void kt_expect_same(kt *t, const char *what, const float *got, const float *want, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (isnan(want[i]) || got[i] != want[i]) kt_fail(t, "%s: residual[%d] is %.9g, together %.9g", what, i, got[i], want[i]);
+}

@@ -65,6 +65,13 @@ void kt_expect(kt *t, const char *what, const kt_array *a, const double *want);
 /* The same by blocks of `block` values: ||got - want|| <= limit ||want|| in each, for results whose error is a share of what was summed. */
 void kt_expect_blocks(kt *t, const char *what, const kt_array *a, const double *want, size_t block, double limit);
 
+/* A copy of a float32 array. */
+float *kt_fetch(kt *t, const kt_array *a);
+/* |got - want| <= 2e-3 |want| over n values together: sharper than any single value's tolerance. */
+void kt_expect_norm(kt *t, const char *what, const float *got, const double *want, int n);
+/* The same bits, and none of them NaN. */
+void kt_expect_same(kt *t, const char *what, const float *got, const float *want, int n);
+
 /* ---- batches */
 typedef struct {
     kn_batch b;                   /* what the kernels get; its pointers without host_ are the backend's */
@@ -78,6 +85,9 @@ enum { KT_ONE, KT_DECODE, KT_SHORT, KT_TILES, KT_LONG, KT_CUT, KT_PATTERNS };
 kt_batch kt_ragged(kt *t, int pattern);
 kt_batch kt_sequences(kt *t, int decodes, int seqs, const int *length, const int64_t *past);
 
+/* Decode rows, scattered slots; the third row and every fourth after it start from nothing, in a dirty slot. */
+kt_batch kt_decodes(kt *t, int rows);
+
 /* A state (slots, elements): values in the source slots of sequences with a past, NaN elsewhere. */
 kt_array kt_state(kt *t, const kt_batch *b, plp_dtype dtype, size_t elements);
 
@@ -85,6 +95,6 @@ kt_array kt_state(kt *t, const kt_batch *b, plp_dtype dtype, size_t elements);
 void kt_end_row(kt *t);
 
 extern const kt_case kt_embed_rows[], kt_add_norm_rows[], kt_linear_rows[], kt_conv_rows[], kt_ssm_rows[], kt_gated_norm_rows[],
-    kt_candidates_rows[], kt_scan_rows[], kt_rms_rows[], kt_mixer_step_rows[];
+    kt_candidates_rows[], kt_scan_rows[], kt_rms_rows[], kt_mixer_step_rows[], kt_scan_mixer_rows[];
 
 #endif

@@ -25,18 +25,6 @@ typedef struct {
 static double silu(double v) { return v / (1 + exp(-v)); }
 static double bf16(double v) { return kt_round(PLP_BF16, v); }
 
-/* Decode rows, scattered slots; the third row and every fourth after it start from nothing, in a dirty slot. */
-static kt_batch decodes(kt *t, int rows)
-{
-    int *length = kt_host(t, (size_t)rows * sizeof *length);
-    int64_t *past = kt_host(t, (size_t)rows * sizeof *past);
-    for (int r = 0; r < rows; r++) {
-        length[r] = 1;
-        past[r] = r % 4 == 2 ? 0 : 1 + kt_below(t, 1000);
-    }
-    return kt_sequences(t, rows, rows, length, past);
-}
-
 static step step_make(kt *t, const int *size)
 {
     step s = {
@@ -46,7 +34,7 @@ static step step_make(kt *t, const int *size)
     s.channels = s.inner + 2 * s.groups * s.state;
     s.width = s.inner + s.channels + s.heads; /* rows of in_proj */
     s.ssm_dtype = s.flags & BF16_STATE ? PLP_BF16 : PLP_F32;
-    s.batch = decodes(t, s.rows);
+    s.batch = kt_decodes(t, s.rows);
     const size_t h = (size_t)s.hidden, inner = (size_t)s.inner, channels = (size_t)s.channels, heads = (size_t)s.heads,
                  width = (size_t)s.width;
     const int ld = s.hidden + 4;
@@ -168,25 +156,6 @@ static void reference(const step *s, int r, double *conv, double *ssm, double *o
     }
 }
 
-static float *fetch(kt *t, const kt_array *a)
-{
-    float *got = kt_host(t, a->n * sizeof *got);
-    kt_ok(t, t->kn->to_host(t->c, got, a->p, a->n * sizeof *got));
-    kt_ok(t, t->kn->sync(t->c));
-    return got;
-}
-
-/* |got - want| <= 2e-3 |want| over n values together: sharper than any single value's tolerance. */
-static void expect_norm(kt *t, const char *what, const float *got, const double *want, int n)
-{
-    double wrong = 0, all = 0;
-    for (int i = 0; i < n; i++) {
-        wrong += (got[i] - want[i]) * (got[i] - want[i]);
-        all += want[i] * want[i];
-    }
-    if (!(wrong <= 4e-6 * all)) kt_fail(t, "%s is off by %.3g of its norm, at most 2e-3", what, sqrt(wrong / all));
-}
-
 static void run(kt *t, const int *size)
 {
     if (!t->kn->mixer_step) return; /* optional */
@@ -207,13 +176,13 @@ static void run(kt *t, const int *size)
     memcpy(want, out->v, out->n * sizeof *want);
     memcpy(conv, s.conv_state.v, s.conv_state.n * sizeof *conv);
     memcpy(ssm, s.ssm_state.v, s.ssm_state.n * sizeof *ssm);
-    const float *got = fetch(t, out);
+    const float *got = kt_fetch(t, out);
     for (int r = 0; r < s.rows && done; r++) {
         double squares, *w = want + (size_t)r * (size_t)ld;
         reference(&s, r, conv, ssm, mixed, &squares, p, v);
         for (int k = 0; k < s.hidden; k++) w[k] = mixed[k] + (to_delta ? 0 : w[k]);
         if (s.a.fold) w[s.hidden] = squares;
-        expect_norm(t, "a row", got + (size_t)r * (size_t)ld, w, s.hidden);
+        kt_expect_norm(t, "a row", got + (size_t)r * (size_t)ld, w, s.hidden);
     }
     kt_expect(t, "out", out, want);
     kt_expect(t, "conv state", &s.conv_state, conv);
@@ -275,12 +244,6 @@ static bool chain(kt *t, step *s, int first, int rows, kt_array *residual)
     return true;
 }
 
-static void expect_same(kt *t, const char *what, const float *got, const float *want, int n)
-{
-    for (int i = 0; i < n; i++)
-        if (isnan(want[i]) || got[i] != want[i]) kt_fail(t, "%s: residual[%d] is %.9g, together %.9g", what, i, got[i], want[i]);
-}
-
 /* A race would show as a difference between kernels that overlap and kernels that follow each other; and a row knows nothing of others. */
 static void run_same(kt *t, const int *size)
 {
@@ -295,16 +258,16 @@ static void run_same(kt *t, const int *size)
     }
     const int n = s->rows * s->hidden;
     if (!chain(t, s, 0, s->rows, &s->residual)) return;
-    const float *together = fetch(t, &s->residual);
+    const float *together = kt_fetch(t, &s->residual);
     for (int again = 0; again < 3; again++) {
         setenv("PLP_PDL", again % 2 ? "1" : "0", 1);
         if (chain(t, s, 0, s->rows, &s->residual))
-            expect_same(t, again % 2 ? "again" : "one after the other", fetch(t, &s->residual), together, n);
+            kt_expect_same(t, again % 2 ? "again" : "one after the other", kt_fetch(t, &s->residual), together, n);
         unsetenv("PLP_PDL");
     }
     for (int r = 0; r < s->rows; r++)
         if (chain(t, s, r, 1, &s->residual))
-            expect_same(t, "alone", fetch(t, &s->residual) + r * s->hidden, together + r * s->hidden, s->hidden);
+            kt_expect_same(t, "alone", kt_fetch(t, &s->residual) + r * s->hidden, together + r * s->hidden, s->hidden);
 }
 
 /* ------------------------------------------------------------------------------------------------------------- norm and lm_head */

@@ -1,14 +1,16 @@
 /* The state space: kn->ssd on the slices and kn->ssm_step on the decode rows of one batch, against the recurrence in float64. */
 #include "kernel_test.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum {
     SKIP = 1,
     LIMITS = 2,
     LARGE_DT = 4,
-    ALIGNED = 8
-}; /* D x is added; dt is clamped; some dt and decays are extreme; rows 16 bytes apart */
+    ALIGNED = 8,
+    EXTREME = 16
+}; /* D x is added; dt is clamped; some dt and decays are large; rows 16 bytes apart; dt to 0 and 300, x denormal */
 
 typedef struct {
     int heads, groups, dim, state, chunk, flags, ld_x, ld_bc, ld_dt, ld_y;
@@ -35,6 +37,12 @@ static inputs make(kt *t, int tokens, const int *size)
             for (int j = 0; j < in.heads; j++)
                 if (kt_below(t, 8) == 0) in.dt.v[i * in.ld_dt + j] = kt_below(t, 2) ? kt_uniform(t, 18, 40) : -30;
     kt_put(t, &in.dt);
+    static const double raws[] = { -120, -103, -88, -87, -17, 19.999, 20.001, 87, 88, 89, 300 };
+    for (int i = 0; i < tokens && in.flags & EXTREME; i++) {
+        for (int j = 0; j < in.heads; j++) in.dt.v[i * in.ld_dt + j] = raws[kt_below(t, sizeof raws / sizeof *raws)];
+        for (int k = 0; k < in.heads * in.dim; k += 3) in.x.v[i * in.ld_x + k] *= 1e-39;
+    }
+    if (in.flags & EXTREME) kt_put(t, &in.x), kt_put(t, &in.dt);
     in.dt_bias = kt_random(t, PLP_F32, (size_t)in.heads, -1, 1);
     in.D = kt_random(t, PLP_F32, (size_t)in.heads, 1, 0.5);
     in.y = kt_nan(t, t->act, (size_t)tokens * (size_t)in.ld_y);
@@ -192,6 +200,42 @@ static void run_slices(kt *t, const int *size)
     }
 }
 
+/* A long sequence, in slices and in single steps, whose heads forget at 1e-1 to 1e-6 a token: what float32 leaves of the state.  (dt differs
+ * from token to token, as it does in models: of one that is always 1e-6, float32's exp(-1e-6) makes one that is off by up to 3 %.) */
+static void run_long(kt *t, const int *size)
+{
+    enum { SLICE = 1000 };
+    const int total = getenv("PLP_TEST_LONG") ? 1000000 : size[5], decodes = 50;
+    if (t->act != PLP_F32) return; /* 16-bit inputs err by more than what is measured here */
+    const inputs in = make(t, SLICE, size);
+    const size_t head = (size_t)(in.dim * in.state), slot = (size_t)in.heads * head;
+    for (int j = 0; j < in.heads; j++) {
+        in.A.v[j] = -1, in.dt_bias.v[j] = 0;
+        for (int i = 0; i < SLICE; i++) in.dt.v[i * in.ld_dt + j] = log(expm1(pow(10, -1 - j) * exp(0.5 * kt_normal(t))));
+    }
+    kt_put(t, (kt_array *)&in.A), kt_put(t, (kt_array *)&in.dt), kt_put(t, (kt_array *)&in.dt_bias);
+    double *want = kt_host(t, slot * sizeof *want);
+    kt_batch b = kt_sequences(t, 0, 1, (const int[]){ SLICE }, (const int64_t[]){ 0 });
+    kt_array h = kt_nan(t, PLP_F32, (size_t)b.slots * slot);
+    double *all = kt_host(t, h.n * sizeof *all);
+    const kn_ssm_args a = arguments(t, &in, &h);
+    double *y = kt_host(t, in.y.n * sizeof *y);
+    for (int64_t done = 0; done < total;) {
+        const bool one = done % (10 * SLICE) >= 10 * SLICE - decodes; /* the last tokens of every tenth slice come singly */
+        const int n = one ? 1 : done % (10 * SLICE) == 9 * SLICE ? SLICE - decodes : SLICE;
+        const int to = b.dst[0];
+        kt_batch part = kt_sequences(t, one, 1, &n, &done);
+        part.b.src_slot = part.b.dst_slot = kt_upload(t, &to, sizeof to);
+        if (!kt_ok(t, one ? t->kn->ssm_step(t->c, &a, &part.b) : t->kn->ssd(t->c, &a, &part.b))) return;
+        for (int row = 0; row < n; row++)
+            for (int j = 0; j < in.heads; j++) reference(&in, row, j, want + (size_t)j * head, y);
+        done += n;
+    }
+    memcpy(all, h.v, h.n * sizeof *all);
+    memcpy(all + (size_t)b.dst[0] * slot, want, slot * sizeof *want);
+    kt_expect_blocks(t, "h", &h, all, head, 1e-3);
+}
+
 /* rtol 1e-5 of what is summed, and sums of `state` products cancel to about atol; 5e-5 where dt reaches 40 and y hundreds. */
 const kt_case kt_ssm_rows[] = {
     /* name             run  heads groups dim state chunk pattern blocks flags dtype       rtol  atol */
@@ -220,6 +264,9 @@ const kt_case kt_ssm_rows[] = {
     { "ssm.aligned.f16", run, { 3, 2, 64, 64, 64, KT_TILES, 1, ALIGNED, PLP_F16 }, 1e-5, 1e-5 },
     { "ssm.aligned.cut", run, { 7, 3, 64, 128, 64, KT_CUT, 1, SKIP | ALIGNED }, 1e-5, 1e-5 },
     { "ssm.aligned.cut.large_dt", run, { 4, 2, 64, 64, 64, KT_CUT, 2, SKIP | LARGE_DT | ALIGNED }, 5e-5, 5e-5 },
+    { "ssm.extremes", run, { 6, 2, 16, 32, 16, KT_SHORT, 0, SKIP | EXTREME }, 5e-5, 5e-4 },
+    { "ssm.extremes.aligned", run, { 4, 2, 64, 64, 64, KT_CUT, 0, EXTREME | ALIGNED }, 5e-5, 5e-4 },
+    { "ssm.state.long", run_long, { 6, 1, 2, 4, 64, 30000, 0, 0 }, 0, 0 }, /* a million tokens with PLP_TEST_LONG set */
     { "ssm.slices", run_slices, { 6, 2, 64, 32, 64, 300, 0, SKIP }, 0, 0 },
     { "ssm.slices.aligned", run_slices, { 6, 2, 64, 128, 64, 900, 0, SKIP | ALIGNED }, 0, 0 },
     { "ssm.slices.odd", run_slices, { 3, 1, 17, 15, 40, 333, 0, SKIP }, 0, 0 },

@@ -140,6 +140,23 @@ static void score_prompts(void)
     plp_engine_destroy(&e);
 }
 
+/* Collective.  Slots by what memory holds: the demonstration model is small, so that other limits count. */
+static void size_by_memory(void)
+{
+    const int tokens[] = { 0, 40 }, want[] = { 256, 40 };
+    for (int i = 0; i < 2; i++) {
+        const plp_engine_options options = {
+            .model = PLP_DEMO, .device = device, .link = PLP_LINK_MPI, .max_seqs = -1, .max_batch_tokens = tokens[i]
+        };
+        plp_engine *e = NULL;
+        plp_engine_info info = { 0 };
+        if (!CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &options) == PLP_OK)) continue;
+        plp_engine_describe(e, &info);
+        CHECK(info.max_seqs == want[i] && info.max_batch_tokens >= info.max_seqs);
+        plp_engine_destroy(&e);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static answer alone[REQUESTS], together[REQUESTS];
@@ -166,5 +183,6 @@ int main(int argc, char **argv)
         }
     }
     score_prompts();
+    size_by_memory();
     return mpi_test_end(g);
 }

@@ -1,5 +1,4 @@
-/* A step so large that it is computed in two halves, of which one goes on while the other's sums are on their way, gives what one rank gives.
- * On GPUs of their own; elsewhere no step is cut. */
+/* A step so large that the ranks share out the rows of its norms gives what one rank gives.  On GPUs of their own; elsewhere they do not. */
 #include "place.h"
 
 #include "model/model.h"
@@ -96,8 +95,8 @@ static const model_config shapes[] = {
 
 int main(int argc, char **argv)
 {
-    /* Cut inside a sequence, and at its first row; numbers of rows that the ranks divide, and not. */
-    static const int lengths[][3] = { { 100, 3000, 996 }, { 2048, 1000, 1048 }, { 7, 2600, 2 }, { 1024, 1024, 4096 } };
+    /* Numbers of rows that 2, 3, 4 and 8 ranks divide, and not. */
+    static const int lengths[][3] = { { 100, 3000, 996 }, { 7, 2600, 2 }, { 1024, 1024, 4096 } };
     tp_group *g = mpi_test_begin(&argc, &argv), *self = NULL;
     int skipped;
     if (!place_chosen(argc, argv, g, &on, &skipped)) return skipped;

@@ -55,12 +55,23 @@ static const struct {
     MAMBA1(96, 16, 5, 1e-6, true),  /* norms of dt, B and C behind the sum over the ranks      */
     MAMBA1(23, 7, 50, 1e-6, false), /* nothing divides anything; dt_rank is the widest product */
     MAMBA1(5, 33, 1, 0, true),      /* fewer channels than ranks at np 8                       */
+#define FUSED1(HIDDEN, CHANNELS, STATE, RANK, EPS)                                                                                         \
+    {                                                                                                                                      \
+        "bf16 hidden " #HIDDEN " channels " #CHANNELS " state " #STATE " dt_rank " #RANK " norm " #EPS,                                    \
+        {                                                                                                                                  \
+            .family = "mamba", .kind = MODEL_MAMBA1, .hidden = HIDDEN, .layers = 3, .heads = CHANNELS, .head_dim = 1, .inner = CHANNELS,   \
+            .groups = 1, .state = STATE, .conv = 4, .dt_rank = RANK, .chunk = 16, .vocab = VOCAB + 3, .vocab_used = VOCAB,                 \
+            .norm_eps = 1e-5, .dt_max = INFINITY, .mixer_norm_eps = EPS, .tied = true, .conv_bias = true, .dtype = PLP_BF16                \
+        }                                                                                                                                  \
+    }
+    FUSED1(256, 512, 16, 16, 0),    /* of a width that a GPU's fused mixer knows; on a GPU alone */
+    FUSED1(512, 1536, 8, 32, 1e-6), /* 512 channels on each of 3 ranks */
 };
 
 static place on;
 
 /* Computed in the weights' 16 bits, where all the others are in float32. */
-static bool sixteen(const model_config *c) { return c->hidden == 256; }
+static bool sixteen(const model_config *c) { return c->hidden % 256 == 0; }
 
 static int ids_of(int i) { return (int)((unsigned)i * 2654435761u >> 8) % VOCAB; }
 
@@ -139,6 +150,7 @@ int main(int argc, char **argv)
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         const model_config *c = &shapes[s].config;
         model *one = NULL, *many = NULL;
+        if (c->kind == MODEL_MAMBA1 && sixteen(c) && !gpu) continue;
         if (tp_size(g) > c->heads) {
             const model_options o = { .backend = on.backend,
                                       .device = on.device,

@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -85,9 +86,9 @@ plp_status tp_gather_all(const tp_group *g, const void *mine, size_t bytes, void
 }
 
 /* State files are another test's: cli.state. */
-plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path)
+plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path, bool trust)
 {
-    (void)m, (void)digest, (void)path;
+    (void)m, (void)digest, (void)path, (void)trust;
     *f = (state_file){ 0 };
     return PLP_ERR_INPUT;
 }
@@ -101,6 +102,19 @@ plp_status model_slot_write(model *m, int slot, const float *values)
 {
     (void)m, (void)slot, (void)values;
     return PLP_ERR_INTERNAL;
+}
+
+plp_status model_slot_poison(model *m, int slot)
+{
+    m->slot[slot] = (fake_state){ .hash = ~(uint64_t)0, .past = -1 };
+    return PLP_OK;
+}
+plp_status model_slot_scrub(model *m, int slot) { return model_slot_poison(m, slot); }
+plp_status model_find_not_finite(model *m, int slot, char *where, size_t size)
+{
+    (void)m, (void)slot;
+    snprintf(where, size, "the logits");
+    return PLP_OK;
 }
 
 static void take(bool *taken, int slot)
@@ -150,6 +164,8 @@ plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidate
     m->ended++;
     return PLP_OK;
 }
+
+void model_draw_forget(model *m) { m->ended = m->begun; }
 
 /* What was drawn is not what the host tells: it may not have read it. */
 static int id_of(const model *m, int id) { return id >= 0 ? id : m->choice[(m->begun + FLIGHTS - 1) % FLIGHTS][~id].token; }
@@ -328,7 +344,7 @@ static void note_event(const plp_event *e)
     case PLP_EVENT_ERROR:
         a->failed = true;
         assert_int_equal(e->status, PLP_ERR_DATA);
-        assert_non_null(strstr(e->message, "not finite; step "));
+        assert_non_null(strstr(e->message, "non-finite at the logits; step "));
         break;
     }
 }

@@ -118,6 +118,28 @@ static void read_back(tp_page *page, tp_flight *f)
     assert_int_equal(unlink(path), 0);
 }
 
+/* A link to somebody else's file where ours goes, of either kind: it is taken away, not followed. */
+static void planted_links_are_not_followed(void **state)
+{
+    (void)state;
+    tp_page *page = calloc(1, sizeof *page);
+    char path[64], victim[64];
+    struct stat s;
+    snprintf(path, sizeof path, "%s/polylepis-diag.0", directory);
+    snprintf(victim, sizeof victim, "%s/victim", directory);
+    for (int hard = 0; hard < 2; hard++) {
+        FILE *f = fopen(victim, "w");
+        assert_non_null(f);
+        assert_int_equal(fclose(f), 0);
+        assert_int_equal(hard ? link(victim, path) : symlink(victim, path), 0);
+        assert_int_equal(tp_flight_write(directory, page, "node02"), PLP_OK);
+        assert_int_equal(stat(victim, &s), 0);
+        assert_int_equal(s.st_size, 0);
+        assert_int_equal(unlink(path) | unlink(victim), 0);
+    }
+    free(page);
+}
+
 static void what_is_written_is_read(void **state)
 {
     (void)state;
@@ -251,6 +273,7 @@ int main(void)
         cmocka_unit_test(all_wait),
         cmocka_unit_test(a_device_is_waited_for_in_silence),
         cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(planted_links_are_not_followed),
         cmocka_unit_test(the_first_difference),
         cmocka_unit_test(numbers_far_apart),
         cmocka_unit_test(other_files_are_refused),

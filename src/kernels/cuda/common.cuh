@@ -27,7 +27,8 @@ struct kn_context {
     cudaEvent_t mark[KN_MARKS];
     kn_linear_cuda *linear;
     kn_ssd_cuda *ssd;
-    void *candidates; /* partial results of kn->candidates, see candidates.cu */
+    void *candidates;  /* partial results of kn->candidates, see candidates.cu           */
+    unsigned *arrived; /* (2) of a fused mixer's first kernel; 0 between such kernels     */
 };
 
 /* What the files of single operations hang into the context and the table. */

@@ -30,6 +30,7 @@ static void destroy(kn_context **c)
     kn_linear_destroy_cuda(x);
     kn_ssd_destroy_cuda(x);
     cudaFree(x->candidates);
+    cudaFree(x->arrived);
     for (int i = 0; i < KN_MARKS; i++)
         if (x->mark[i] != NULL) cudaEventDestroy(x->mark[i]);
     if (x->stream != NULL) cudaStreamDestroy(x->stream);
@@ -78,6 +79,8 @@ static plp_status setup(kn_context *c)
     PLP_TRY(KN_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
     for (int i = 0; i < KN_MARKS; i++) PLP_TRY(KN_CUDA(cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming)));
     PLP_TRY(probe_hopper(c));
+    PLP_TRY(KN_CUDA(cudaMalloc((void **)&c->arrived, 2 * sizeof *c->arrived)));
+    PLP_TRY(KN_CUDA(cudaMemsetAsync(c->arrived, 0, 2 * sizeof *c->arrived, c->stream)));
     PLP_TRY(kn_linear_create_cuda(c));
     PLP_TRY(kn_ssd_create_cuda(c));
     return kn_candidates_create_cuda(c);
@@ -166,6 +169,7 @@ static kn_backend fill_table(void)
     t.graph_destroy = kn_graph_destroy_cuda;
     t.exchange_sum = kn_exchange_sum_cuda, t.exchanges = kn_exchanges_cuda;
     t.mixer_step_work = kn_mixer_step_work_cuda, t.mixer_step = kn_mixer_step_cuda, t.norm_linear = kn_norm_linear_cuda;
+    t.scan_mixer_work = kn_scan_mixer_work_cuda, t.scan_mixer_begin = kn_scan_mixer_begin_cuda, t.scan_mixer_end = kn_scan_mixer_end_cuda;
     return t;
 }
 

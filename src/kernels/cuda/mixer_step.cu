@@ -1,5 +1,6 @@
-/* src/kernels/cuda/mixer_step.cu -- the fused mixer of a decode step on the host's side: what it knows, its work space, its launches. */
+/* src/kernels/cuda/mixer_step.cu -- the fused mixers of a decode step on the host's side: what they know, their work space, their launches. */
 #include "kernels/cuda/mixer_step.cuh"
+#include "kernels/cuda/mixer_step_product.cuh"
 
 namespace {
 
@@ -8,11 +9,31 @@ enum {
     RING_MOST_IN = 104960, RING_MOST_OUT = 87040 /* bytes; more in flight gains nothing */
 };
 
+static_assert((int)KN_MIXER_ROWS == STEP_ROWS && (int)KN_MIXER_SLICES == PRODUCT_SLICES, "what callers make room for");
+
+/* What both kinds of mixer need. */
 bool knows(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
 {
     const bool decodes = b->tokens == a->rows && b->seqs == a->rows && b->decodes == a->rows;
-    return decodes && a->rows >= 1 && a->rows <= STEP_ROWS && a->heads >= 1 && a->groups >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) &&
-           step_aligned(a->work) && mixer_step_in_knows(a) && mixer_step_ssm_knows(a) && mixer_step_out_knows(a, c->sms);
+    return decodes && a->rows >= 1 && a->rows <= STEP_ROWS && a->heads >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) && step_aligned(a->work) &&
+           mixer_step_in_knows(a) && mixer_step_out_knows(a, c->sms);
+}
+
+/* A Mamba-1 mixer as `in` and `out` see it: 64 channels are a head, there are no groups, and no rows of in_proj for dt. */
+kn_mixer_step_args common_of(const kn_scan_mixer_args *a)
+{
+    kn_mixer_step_args m = {};
+    m.rows = a->rows, m.hidden = a->hidden, m.heads = a->channels / STEP_DIM, m.dim = STEP_DIM, m.width = a->width;
+    m.residual = a->residual, m.delta = a->delta, m.ld_delta = a->ld_delta, m.exchange = a->exchange;
+    m.norm_weight = a->norm_weight, m.norm_eps = a->norm_eps;
+    m.in_proj = a->in_proj, m.in_bias = a->in_bias, m.conv_weight = a->conv_weight, m.conv_bias = a->conv_bias;
+    m.out_proj = a->out_proj, m.out_bias = a->out_bias, m.w_dtype = a->w_dtype;
+    m.conv_state = a->conv_state, m.conv_dtype = a->conv_dtype, m.work = a->work;
+    return m;
+}
+bool knows_scan(const kn_context *c, const kn_scan_mixer_args *a, const kn_mixer_step_args *m, const kn_batch *b)
+{
+    return a->channels % STEP_DIM == 0 && step_aligned(a->x_proj) && knows(c, m, b) && mixer_step_in_second_knows(m) && mixer_step_scan_knows(a);
 }
 
 /* Where the arrays between the kernels lie behind a->work, and the bytes they take. */
@@ -46,6 +67,34 @@ bool ring_slots(step_room in, step_room out, int available, int *slots_in, int *
     return best > 0;
 }
 
+plp_status available_on(const kn_context *c, int *bytes)
+{
+    return KN_CUDA(cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, c->options.device));
+}
+
+/* How a Mamba-1 mixer's kernels share a multiprocessor.  `out` cannot start before `in` has left, for scan's shared memory; where `in`
+ * leaves first there would then be room for two blocks of `out`, and in the end none for the last multiprocessors.  So a block of `out` asks
+ * for half of the memory, whatever its ring takes, a block of scan for a quarter, and the ring of `in` lives in what `out` leaves. */
+struct scan_share {
+    int in_slots, out_slots, out_bytes, scan_bytes; /* bytes: the least that a block takes in all */
+};
+bool share_of(const kn_context *c, const kn_mixer_step_args *a, int available, scan_share *share)
+{
+    const step_room in = mixer_step_in_room(a, c->sms), out = mixer_step_out_room(a, c->sms);
+    const int half = available / 2, rest = available - half - 3 * BLOCK_RESERVED;
+    const int in_fit = (rest - in.fixed) / in.slot, out_fit = (half - out.fixed) / out.slot;
+    *share = { in_fit < RING_SLOTS ? in_fit : (int)RING_SLOTS, out_fit < RING_SLOTS ? out_fit : (int)RING_SLOTS, half, available / 4 };
+    return share->in_slots >= 2 && share->out_slots >= 2;
+}
+
+step_work work_of(const kn_mixer_step_args *a)
+{
+    size_t at[5];
+    char *base = (char *)a->work;
+    place_work(a, at);
+    return { (bf16 *)(base + at[0]), (bf16 *)(base + at[1]), (bf16 *)(base + at[2]), (float *)(base + at[3]), (float *)(base + at[4]) };
+}
+
 } // namespace
 
 extern "C" size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a)
@@ -57,18 +106,51 @@ extern "C" size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a)
 extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done)
 {
     int available, in_slots = 0, out_slots = 0;
-    size_t at[5];
     *done = false;
-    if (!knows(c, a, b)) return PLP_OK;
-    PLP_TRY(KN_CUDA(cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerMultiprocessor, c->options.device)));
+    if (!knows(c, a, b) || a->groups < 1 || !mixer_step_ssm_knows(a)) return PLP_OK;
+    PLP_TRY(available_on(c, &available));
     if (!ring_slots(mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, &in_slots, &out_slots)) return PLP_OK;
-    place_work(a, at);
-    char *base = (char *)a->work;
-    const step_work w = { (bf16 *)(base + at[0]), (bf16 *)(base + at[1]), (bf16 *)(base + at[2]), (float *)(base + at[3]), (float *)(base + at[4]) };
+    const step_work w = work_of(a);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     PLP_TRY(mixer_step_in(c, a, &batch, &w, in_slots));
     PLP_TRY(mixer_step_ssm(c, a, &batch, &w));
     PLP_TRY(mixer_step_out(c, a, &w, out_slots));
     *done = true;
     return PLP_OK;
+}
+
+extern "C" size_t kn_scan_mixer_work_cuda(const kn_scan_mixer_args *a)
+{
+    const kn_mixer_step_args m = common_of(a);
+    return kn_mixer_step_work_cuda(&m);
+}
+
+extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b, bool *done)
+{
+    const kn_mixer_step_args m = common_of(a);
+    scan_share share;
+    int available;
+    *done = false;
+    if (!knows_scan(c, a, &m, b)) return PLP_OK;
+    PLP_TRY(available_on(c, &available));
+    if (!share_of(c, &m, available, &share)) return PLP_OK;
+    const step_work w = work_of(&m);
+    const step_batch batch = { b->src_slot, b->dst_slot, b->past };
+    const product_second x_proj = { (const bf16 *)a->x_proj, w.xbc, a->mixed, c->arrived, a->dt_rank + 2 * a->state, a->channels };
+    PLP_TRY(mixer_step_in(c, &m, &batch, &w, share.in_slots, &x_proj));
+    *done = true;
+    return PLP_OK;
+}
+
+extern "C" plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b)
+{
+    const kn_mixer_step_args m = common_of(a);
+    scan_share share;
+    int available;
+    PLP_TRY(available_on(c, &available));
+    share_of(c, &m, available, &share); /* it fits: begin has seen to that */
+    const step_work w = work_of(&m);
+    const step_batch batch = { b->src_slot, b->dst_slot, b->past };
+    PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes));
+    return mixer_step_out(c, &m, &w, share.out_slots, share.out_bytes);
 }

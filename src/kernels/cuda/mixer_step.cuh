@@ -1,14 +1,16 @@
-/* src/kernels/cuda/mixer_step.cuh -- one Mamba-2 mixer for 1..8 decode rows in three kernels, and RMSNorm + lm_head in one.
+/* src/kernels/cuda/mixer_step.cuh -- one mixer for 1..8 decode rows in three kernels, and RMSNorm + lm_head in one.
  *
- *     in     RMSNorm + in_proj + { z raw | conv1d update + SiLU for x, B, C | softplus and clamp for dt }
- *     ssm    h = exp(dt A) h + dt x B^T;  y = h C + D x;  v = y silu(z);  sum of v^2 per head
- *     out    gated group RMSNorm + out_proj, added to the residual or written as this rank's partial sum
+ *     in     RMSNorm + in_proj + { z raw | conv1d update + SiLU for x, B, C | softplus and clamp for dt };  Mamba-1: + x_proj
+ *     ssm    Mamba-2: h = exp(dt A) h + dt x B^T;  y = h C + D x;  v = y silu(z);  sum of v^2 per head
+ *     scan   Mamba-1: RMSNorms of dt, B, C + dt_proj + softplus, and the same per channel
+ *     out    gated group RMSNorm (Mamba-2) + out_proj, added to the residual or written as this rank's partial sum
  *     head   RMSNorm + lm_head, float32 logits                       (the code of `in` with another epilogue)
  * Weights and activations bf16, products accumulate in float32, state arithmetic and the residual float32.
  *
  * Every kernel lets its successor start at once (programmatic dependent launch), asks for its weights or state, and only then waits for
  * the kernels before it: while one drains, the next one's weights already stream.  in + ssm + out fit on a multiprocessor together:
- * 128 + 64 + 64 registers x 256 threads are the whole register file, and ring_slots() below divides the shared memory.
+ * 128 + 64 + 64 registers x 256 threads are the whole register file, and ring_slots() below divides the shared memory.  scan keeps its part
+ * of dt_proj in shared memory, so that `out` follows when `in` has left: its ring fills while scan, which is all latency, is at work.
  * A kernel writes nothing, and reads nothing that a kernel of the same step writes, before its wait.  What it may read before: weights,
  * the batch's arrays, and the states of its layer.  Those must be complete before the operation queued just ahead of a step began. */
 #ifndef KERNELS_CUDA_MIXER_STEP_CUH
@@ -16,7 +18,6 @@
 
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/mixer_step_ring.cuh"
-#include "kernels/cuda/ssd.cuh"
 
 #include <atomic>
 #include <cstdlib>
@@ -26,6 +27,9 @@
 extern "C" {
 size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a);
 plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+size_t kn_scan_mixer_work_cuda(const kn_scan_mixer_args *a);
+plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b, bool *done);
+plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b);
 plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_args *a, bool *done);
 }
 
@@ -45,16 +49,21 @@ struct step_room {
 };
 step_room mixer_step_in_room(const kn_mixer_step_args *a, int sms);
 step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms);
-plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots);
+struct product_second; /* mixer_step_product.cuh */
+plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const product_second *second = NULL);
 plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w);
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots);
+/* least: bytes of shared memory that a block takes in all, if it needs less. */
+plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least);
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least = 0);
 
 /* Bytes between the rows of w in a slot: measured on an H200, 1 and 2 rows gain 4 % without (faster copies), 8 rows 3 % with (no conflicts). */
 static inline int step_pad(int rows) { return rows <= 2 ? 0 : (int)RING_PAD; }
 
 /* Sizes that the kernels' instances know. */
 bool mixer_step_in_knows(const kn_mixer_step_args *a);
+bool mixer_step_in_second_knows(const kn_mixer_step_args *a);
 bool mixer_step_ssm_knows(const kn_mixer_step_args *a);
+bool mixer_step_scan_knows(const kn_scan_mixer_args *a);
 bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms);
 
 static inline int step_inner(const kn_mixer_step_args *a) { return a->heads * STEP_DIM; }
@@ -62,7 +71,7 @@ static inline int step_channels(const kn_mixer_step_args *a) { return step_inner
 static inline bool step_aligned(const void *p) { return (uintptr_t)p % 16 == 0; }
 
 /* What all of these need of the device and the context. */
-static inline bool step_runs_on(const kn_context *c) { return c->ssd->hopper && c->options.act == PLP_BF16; }
+static inline bool step_runs_on(const kn_context *c) { return c->hopper && c->options.act == PLP_BF16; }
 
 /* Launches Kernel<<<grid, STEP_THREADS, shared>>>(a), as a programmatic dependent of what was queued before.  PLP_PDL=0 in the environment
  * starts kernels one after the other: results must not change, which tells a race from a rounding.  Every kernel gets the same carve-out,

@@ -2,6 +2,7 @@
  *     z        as it is
  *     x, B, C  conv1d update and SiLU: a row is one channel, so the thread that finishes it owns its window
  *     dt       softplus (linear above 20) and clamp
+ * A Mamba-1 mixer has z and x alone, and x_proj behind them: the second product.
  * The window's new value is rounded to bf16, as the state keeps it, before it is used: the next steps will see the same. */
 #include "kernels/cuda/mixer_step.cuh"
 #include "kernels/cuda/mixer_step_product.cuh"
@@ -10,6 +11,7 @@ namespace {
 
 struct in_args {
     product_args product;
+    product_second second; /* Mamba-1 alone */
     const float *in_bias, *conv_weight, *conv_bias; /* (rows) or NULL, (channels, 4), (channels) or NULL */
     bf16 *conv_state;                               /* (slots, 3, channels), oldest first                */
     step_batch batch;
@@ -94,10 +96,10 @@ struct in_epilogue {
     }
 };
 
-template <class S> __global__ void __launch_bounds__(STEP_THREADS, 2) mixer_in_kernel(const __grid_constant__ in_args a)
+template <class S, bool SECOND> __global__ void __launch_bounds__(STEP_THREADS, 2) mixer_in_kernel(const __grid_constant__ in_args a)
 {
     extern __shared__ __align__(128) unsigned char smem[];
-    const int tiles = product_tiles(a.product.rows, S::TILE).count, n = product_place<S>().en;
+    const int tiles = product_tiles(a.product.rows, S::TILE, 0).count, n = product_place<S>().en;
     uint2 *old = (uint2 *)(smem + a.product.slots * S::slot(a.product.pad));
     float4 *tap = (float4 *)(old + tiles * S::TILE * a.product.m);
     in_epilogue e = { a, old, tap, (float *)(tap + tiles * S::TILE), 0, 0, true };
@@ -106,10 +108,12 @@ template <class S> __global__ void __launch_bounds__(STEP_THREADS, 2) mixer_in_k
         e.dst = a.batch.dst[n];
         e.fresh = a.batch.past[n] <= 0;
     }
-    norm_product<S>(a.product, smem, e);
+    if constexpr (SECOND) norm_product<S>(a.product, a.second, smem, e);
+    else norm_product<S>(a.product, product_alone(), smem, e);
 }
 
-int in_rows(const kn_mixer_step_args *a) { return step_inner(a) + step_channels(a) + a->heads; }
+/* Of Mamba-1, whose dt comes later, z and x alone. */
+int in_rows(const kn_mixer_step_args *a) { return step_inner(a) + step_channels(a) + (a->dt_bias ? a->heads : 0); }
 
 } // namespace
 
@@ -130,16 +134,32 @@ step_room mixer_step_in_room(const kn_mixer_step_args *a, int sms)
     return room;
 }
 
-plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots)
+bool mixer_step_in_second_knows(const kn_mixer_step_args *a)
 {
-    const in_args in = { { (const bf16 *)a->in_proj, a->norm_weight, a->residual, NULL, in_rows(a), a->rows, slots, step_pad(a->rows), (float)a->norm_eps },
-                         a->in_bias, a->conv_weight, a->conv_bias, (bf16 *)a->conv_state, *b, *w, a->dt_bias, a->dt_min, a->dt_max,
+    bool fits = false;
+    product_shape_of(a->hidden, [&](auto shape) { fits = step_inner(a) <= PRODUCT_SLICES * decltype(shape)::COLUMNS; });
+    return fits;
+}
+
+plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const product_second *second)
+{
+    in_args in = { { (const bf16 *)a->in_proj, a->norm_weight, a->residual, NULL, in_rows(a), a->rows, slots, step_pad(a->rows), (float)a->norm_eps, 0 },
+                         {}, a->in_bias, a->conv_weight, a->conv_bias, (bf16 *)a->conv_state, *b, *w, a->dt_bias, a->dt_min, a->dt_max,
                          step_inner(a), step_channels(a), a->heads };
     plp_status st = PLP_OK;
     product_shape_of(a->hidden, [&](auto shape) {
         typedef decltype(shape) S;
         const size_t beside = mixer_step_in_room(a, c->sms).fixed - sizeof(product_shared<S>);
-        st = step_launch<mixer_in_kernel<S>>(c, dim3(c->sms), (size_t)slots * S::slot(step_pad(a->rows)) + beside, in);
+        const size_t shared = (size_t)slots * S::slot(step_pad(a->rows)) + beside;
+        if (second == NULL) {
+            st = step_launch<mixer_in_kernel<S, false>>(c, dim3(c->sms), shared, in);
+            return;
+        }
+        /* x before z, so that the second product need not wait for the end; not where the split last tiles would reach across both */
+        const int wave = c->sms * S::TILE, whole = in.product.rows / wave * wave;
+        in.second = *second;
+        in.product.first = whole >= step_inner(a) ? step_inner(a) : 0;
+        st = step_launch<mixer_in_kernel<S, true>>(c, dim3(c->sms), shared, in);
     });
     return st;
 }

@@ -91,7 +91,7 @@ template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREA
     if (warp < a.m) {
         const int lanes = a.lanes, group = lane / lanes;
         float t = 0;
-        if (group < a.groups)
+        if (group < a.groups && (a.scale || a.fold))
             for (int h = a.first[group] + lane % lanes; h < a.first[group + 1]; h += lanes) t += __ldcg(a.work.squares + warp * a.heads + h);
         for (int o = lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
         if (group < a.groups && lane % lanes == 0) {
@@ -200,7 +200,7 @@ step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms)
     return room;
 }
 
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots)
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least)
 {
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
@@ -209,7 +209,8 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
-    const size_t shared = (size_t)slots * s.slot_rows * s.pitch + beside_ring(a, s);
+    const size_t needed = (size_t)slots * s.slot_rows * s.pitch + beside_ring(a, s), wanted = least > (int)sizeof(out_shared) ? least - sizeof(out_shared) : 0;
+    const size_t shared = needed > wanted ? needed : wanted;
     const dim3 grid(c->sms);
     if (a->exchange != NULL)
         return s.parts == 2 ? step_launch<mixer_out_kernel<2, true>>(c, grid, shared, o) : step_launch<mixer_out_kernel<1, true>>(c, grid, shared, o);

@@ -13,6 +13,9 @@
 
 #include "kernels/cuda/mixer_step_ring.cuh"
 
+#include <climits>
+#include <type_traits>
+
 template <int NB_, int NST_, int MH_> struct product_shape { /* NST stages of NB x 32 columns a warp make a row */
     static constexpr int NB = NB_, NST = NST_, MH = MH_, BLOCKS = NB * NST;
     static constexpr int TILE = 8 * MH, COLUMNS = NB * 256, HIDDEN = COLUMNS * NST;
@@ -44,12 +47,30 @@ struct product_args {
     const int *map;      /* (m) row of the residual, or NULL: row n    */
     int rows, m, slots, pad; /* pad: bytes between rows in a slot */
     float eps;
+    int first; /* the row that is dealt first; those before it come last.  No tile may reach across it */
+};
+
+/* A second product on what the first one's rows from product_args.first on became, within the same kernel:
+ *
+ *     out[n][slice][row] = sum over the slice's columns of w[row][k] x[n][k]
+ *
+ * for a few hundred rows, whose time as a kernel of its own would be nearly all waiting.  Its pieces, a tile of rows by one stage of columns,
+ * are stages like any other, late in the order; x is written by the blocks together, so each block says when its part of x is there, and
+ * none goes on before all have.  By then they have, except for small matrices: the wait is for correctness.  All blocks must be able to
+ * run at the same time: one a multiprocessor, and the kernels after this one start when all of its blocks have. */
+enum { PRODUCT_SLICES = 8 };
+struct product_second {
+    const bf16 *w, *x;    /* (rows, columns), (m, columns); columns <= PRODUCT_SLICES stages, a multiple of 32 */
+    float *out;           /* (m, PRODUCT_SLICES, rows): slices that have no columns become zero */
+    unsigned *arrived;    /* warps whose part of x is there, and tiles claimed; both 0 before, and a later kernel sets them to 0 again */
+    int rows, columns;
 };
 
 /* The rows of w that a block computes: whole tiles of the waves, then its share of what is left. */
 struct product_tiles {
-    int tile, wave, waves, last, last_rows, count;
-    __device__ __forceinline__ product_tiles(int rows, int tile_) : tile(tile_), wave((int)gridDim.x * tile_), waves(rows / wave)
+    int tile, wave, waves, last, last_rows, count, all, first;
+    __device__ __forceinline__ product_tiles(int rows, int tile_, int first_)
+        : tile(tile_), wave((int)gridDim.x * tile_), waves(rows / wave), all(rows), first(first_)
     {
         const int64_t rest = rows - waves * wave;
         const int from = (int)(rest * blockIdx.x / gridDim.x), to = (int)(rest * (blockIdx.x + 1) / gridDim.x);
@@ -57,10 +78,65 @@ struct product_tiles {
         last_rows = to - from;
         count = waves + (last_rows > 0);
     }
-    __device__ __forceinline__ int row(int t) const { return t < waves ? t * wave + (int)blockIdx.x * tile : last; }
+    __device__ __forceinline__ int place(int t) const { return t < waves ? t * wave + (int)blockIdx.x * tile : last; } /* in the order of dealing */
+    __device__ __forceinline__ int row(int t) const
+    {
+        const int at = place(t) + first;
+        return at < all ? at : at - all;
+    }
     __device__ __forceinline__ int rows(int t) const { return t < waves ? tile : last_rows; }
 };
 static inline int product_tiles_most(int rows, int tile, int blocks) { return (rows + blocks * tile - 1) / (blocks * tile); }
+
+/* A block's stages: its tiles, and the pieces of the second product among the later ones, each behind a tile so that its operand can be
+ * fetched a tile ahead; or all behind the last tile, where the tiles are too few for that.
+ *
+ * Multiprocessors do not get equal shares of the memory's bandwidth: with tiles dealt evenly, the last block ends an eighth later than the
+ * first.  So the last one or two waves are not dealt but claimed from a counter, by whoever comes to them.  An answer takes a microsecond:
+ * the warp whose turn it is asks for the tile CLAIM_AHEAD later, and tells the others at its next turn, 8 stages on. */
+template <class S> struct product_order {
+    static constexpr int CLAIM_AHEAD = (STEP_WARPS + S::NST - 1) / S::NST + 1, CLAIMS = 32, FINE = S::TILE / 2;
+    int tiles, slices = 1, pieces = 0; /* slices that have columns */
+    int ready = 0, from = 0;           /* x is there before this tile; the first piece comes before it */
+    int dealt;                         /* tiles from here on are claimed */
+    int coarse = 0;                    /* claims of whole tiles; the later ones are of FINE rows, so that blocks end together */
+    bool among = false, claims = false;
+    __device__ __forceinline__ product_order(const product_tiles &t) : tiles(t.count), from(t.count), dealt(t.count) {}
+    __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second, int slots) : product_order(t)
+    {
+        slices = (second.columns + S::COLUMNS - 1) / S::COLUMNS;
+        const int all = (second.rows + S::TILE - 1) / S::TILE * slices, grid = (int)gridDim.x, block = (int)blockIdx.x;
+        const int most = (all + grid - 1) / grid, x_tiles = (t.all - t.first + t.wave - 1) / t.wave;
+        pieces = block < all ? (all - block + grid - 1) / grid : 0;
+        ready = t.first > 0 ? x_tiles + 1 : tiles; /* a tile later: by then the stores are through, and waiting for that is short */
+        const int middle = (ready + t.waves + 2) / 2, latest = t.waves - most; /* all blocks reckon alike */
+        claims = t.first > 0 && latest > ready && (t.waves - 1 - CLAIM_AHEAD) * S::NST >= slots; /* none is asked for before the wait */
+        if (claims) {
+            dealt = t.waves - 1;
+            coarse = (t.all - dealt * t.wave - t.wave / 2) / S::TILE;
+        }
+        among = claims || (t.first > 0 && middle > ready && middle + pieces <= tiles);
+        if (among) from = claims ? min(middle, latest) : middle;
+        else if (ready > tiles) ready = tiles;
+    }
+    struct stage {
+        int tile, piece, part; /* piece -1: stage `part` of a tile */
+    };
+    __device__ __forceinline__ stage at(int i) const
+    {
+        int k = i - from * S::NST;
+        const int period = among ? S::NST + 1 : 1;
+        if (k < 0) return { i / S::NST, -1, i % S::NST };
+        if (k >= pieces * period) return { (i - pieces) / S::NST, -1, (i - pieces) % S::NST };
+        const int piece = k / period, part = k % period;
+        return { from + piece, part ? -1 : piece, part - 1 };
+    }
+    __device__ __forceinline__ int row(int piece) const { return ((int)blockIdx.x + piece * (int)gridDim.x) / slices * S::TILE; }
+    __device__ __forceinline__ int slice(int piece) const { return ((int)blockIdx.x + piece * (int)gridDim.x) % slices; }
+};
+struct product_span {
+    int row, rows; /* rows 0: no tile is left */
+};
 
 template <class S> struct product_shared {
     union { /* of a warp alone until it has its B operand */
@@ -70,6 +146,7 @@ template <class S> struct product_shared {
     float squares[STEP_WARPS][8];
     ring_barriers bars;
     uint64_t sums_full[S::DUTIES], sums_empty[S::DUTIES];
+    uint32_t claimed[product_order<S>::CLAIMS]; /* of tile t in t % CLAIMS: t << 16 | the number of the claim */
 };
 
 /* A thread's place when tiles are finished: weight row er of the tile, batch row en, in every DUTIES-th tile from `duty`. */
@@ -78,22 +155,64 @@ template <class S> struct product_place {
 };
 
 /* The epilogue:  prefetch(tiles, place)        before the wait: fetch what no kernel of this step writes
- *                finish(t, row, place, value)  store one value */
-template <class S, class E> __device__ __forceinline__ void norm_product(const product_args &a, unsigned char *slots, E epilogue)
+ *                finish(t, row, place, value)  store one value
+ * Second: product_second, or product_alone. */
+struct product_alone {};
+template <class S, class Second, class E>
+__device__ __forceinline__ void norm_product(const product_args &a, const Second &second, unsigned char *slots, E epilogue)
 {
 #if STEP_CODE
     constexpr int NB = S::NB, BLOCKS = S::BLOCKS, COLUMNS = S::COLUMNS, HIDDEN = S::HIDDEN, SUM_PITCH = S::SUM_PITCH;
     constexpr int DUTIES = S::DUTIES;
+    constexpr bool TWO = !std::is_same<Second, product_alone>::value;
     const int pitch = COLUMNS * 2 + a.pad;
     __shared__ product_shared<S> sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const product_tiles tiles(a.rows, S::TILE);
+    const product_tiles tiles(a.rows, S::TILE, TWO ? a.first : 0);
+    const product_order<S> order = [&] {
+        if constexpr (TWO) return product_order<S>(tiles, second, a.slots);
+        else return product_order<S>(tiles);
+    }();
     const product_place<S> at;
-    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, tiles.count * S::NST);
-    const auto issue = [&](int i, int slot) {
-        const int t = i / S::NST;
-        ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, pitch);
+    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, order.claims ? INT_MAX : tiles.count * S::NST + order.pieces);
+    const auto span = [&](int t) -> product_span {
+        if constexpr (TWO)
+            if (order.claims && t >= order.dealt) {
+                uint32_t told = 0;
+                while (told >> 16 != (uint32_t)t) told = *(volatile uint32_t *)&sh.claimed[t % order.CLAIMS];
+                const int n = (int)(told & 0xffff), fine = max(n - order.coarse, 0);
+                const int row = order.dealt * tiles.wave + (n - fine) * S::TILE + fine * order.FINE;
+                return { row + tiles.first - tiles.all, min(n >= order.coarse ? (int)order.FINE : (int)S::TILE, max(tiles.all - row, 0)) };
+            }
+        return { tiles.row(t), tiles.rows(t) };
     };
+    unsigned claim = 0; /* what this warp asked for and has not told yet, and for which tile; 0: nothing */
+    int claim_for = 0;
+    const auto issue = [&](int i, int slot) {
+        if constexpr (TWO) {
+            const auto stage = order.at(i);
+            if (claim_for > 0) {
+                if (lane == 0) *(volatile uint32_t *)&sh.claimed[claim_for % order.CLAIMS] = (uint32_t)claim_for << 16 | min(claim, 0xffffu);
+                claim_for = 0;
+            }
+            if (order.claims && stage.piece < 0 && stage.part == 0 && stage.tile + order.CLAIM_AHEAD >= order.dealt) {
+                if (lane == 0) claim = atomicAdd(second.arrived + 1, 1u);
+                claim_for = stage.tile + order.CLAIM_AHEAD;
+            }
+            if (stage.piece >= 0) {
+                const int row = order.row(stage.piece), column = order.slice(stage.piece) * COLUMNS;
+                ring_issue(rg, slot, second.w + (size_t)row * second.columns + column, min(S::TILE, second.rows - row), second.columns,
+                           min(COLUMNS, second.columns - column) * 2, pitch);
+            } else {
+                const product_span to = span(stage.tile);
+                if (to.rows > 0) ring_issue(rg, slot, a.w + (size_t)to.row * HIDDEN + stage.part * COLUMNS, to.rows, HIDDEN, COLUMNS * 2, pitch);
+            }
+        } else {
+            const int t = i / S::NST;
+            ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, pitch);
+        }
+    };
+    if (TWO && threadIdx.x < order.CLAIMS) sh.claimed[threadIdx.x] = 0;
     if (threadIdx.x == 0)
         for (int d = 0; d < DUTIES; d++) {
             kn_bar_init(kn_shared(sh.sums_full + d), STEP_WARPS);
@@ -133,7 +252,34 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
 
     const uint32_t lane_at = g * pitch + warp * NB * 64 + q * 16;
     ring_place place;
-    for (int t = 0; t < tiles.count; t++) {
+    int handed = 0; /* tiles and pieces */
+    /* Hands the partial sums of a tile to the group on duty, which calls store(sum); nobody else waits (the buffer was read DUTIES tiles ago). */
+    const auto hand_over = [&](const float (&acc)[4], auto store) {
+        const int duty = handed % DUTIES, turn = handed / DUTIES;
+        handed++;
+        if (turn) kn_bar_wait(kn_shared(sh.sums_empty + duty), (turn - 1) & 1);
+        float *mine = sh.of[warp].sums[duty];
+        mine[2 * q * SUM_PITCH + g] = acc[0];
+        mine[(2 * q + 1) * SUM_PITCH + g] = acc[1];
+        if (S::MH == 2) {
+            mine[2 * q * SUM_PITCH + g + 8] = acc[2];
+            mine[(2 * q + 1) * SUM_PITCH + g + 8] = acc[3];
+        }
+        __syncwarp();
+        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_full + duty));
+        if (at.duty != duty) return;
+        kn_bar_wait(kn_shared(sh.sums_full + duty), turn & 1);
+        float sum = 0, squares = 0;
+#pragma unroll
+        for (int w = 0; w < STEP_WARPS; w++) {
+            sum += sh.of[w].sums[duty][at.en * SUM_PITCH + at.er];
+            squares += sh.squares[w][at.en];
+        }
+        __syncwarp();
+        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_empty + duty));
+        store(sum, squares);
+    };
+    const auto multiply_tile = [&](int t, const product_span &to) {
         float acc[4] = { 0, 0, 0, 0 };
 #pragma unroll
         for (int st = 0; st < S::NST; st++) {
@@ -147,29 +293,74 @@ template <class S, class E> __device__ __forceinline__ void norm_product(const p
             ring_release(rg, place, issue);
             place.next(rg);
         }
-        /* Hand the partial sums to the group on duty; nobody else waits (the buffer was read DUTIES tiles ago). */
-        const int duty = t % DUTIES, turn = t / DUTIES;
-        if (turn) kn_bar_wait(kn_shared(sh.sums_empty + duty), (turn - 1) & 1);
-        float *mine = sh.of[warp].sums[duty];
-        mine[2 * q * SUM_PITCH + g] = acc[0];
-        mine[(2 * q + 1) * SUM_PITCH + g] = acc[1];
-        if (S::MH == 2) {
-            mine[2 * q * SUM_PITCH + g + 8] = acc[2];
-            mine[(2 * q + 1) * SUM_PITCH + g + 8] = acc[3];
-        }
-        __syncwarp();
-        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_full + duty));
-        if (at.duty != duty) continue;
-        kn_bar_wait(kn_shared(sh.sums_full + duty), turn & 1);
-        float sum = 0, squares = 0;
+        hand_over(acc, [&](float sum, float squares) {
+            if (at.er < to.rows && at.en < a.m) epilogue.finish(t, to.row + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
+        });
+    };
+    if constexpr (!TWO) {
+        for (int t = 0; t < tiles.count; t++) multiply_tile(t, span(t));
+    } else {
+        const auto arrive = [&] { /* this warp's stores to x are done */
+            __syncwarp();
+            if (lane == 0) {
+                __threadfence();
+                atomicAdd(second.arrived, 1u);
+            }
+        };
+        const auto wait_for_all = [&] {
+            while (*(volatile const unsigned *)second.arrived < gridDim.x * STEP_WARPS) {}
+            __threadfence();
+        };
+        uint4 y[NB]; /* the B operand of a piece */
+        const auto piece_column = [&](int piece, int b) { return order.slice(piece) * COLUMNS + (warp * NB + b) * 32; };
+        const auto fetch = [&](int piece) {
 #pragma unroll
-        for (int w = 0; w < STEP_WARPS; w++) {
-            sum += sh.of[w].sums[duty][at.en * SUM_PITCH + at.er];
-            squares += sh.squares[w][at.en];
+            for (int b = 0; b < NB; b++) {
+                const int k = piece_column(piece, b);
+                y[b] = g < a.m && k < second.columns ? __ldcg((const uint4 *)(second.x + (size_t)g * second.columns + k) + q) : make_uint4(0, 0, 0, 0);
+            }
+        };
+        const auto multiply_piece = [&](int piece) {
+            float acc[4] = { 0, 0, 0, 0 };
+            ring_wait(rg, place);
+            const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
+            uint4 low[NB], high[NB] = {};
+            load_row(low, from);
+            if (S::MH == 2) load_row(high, from + 8 * pitch);
+#pragma unroll
+            for (int b = 0; b < NB; b++) /* past the last column lies what was there before */
+                if (piece_column(piece, b) < second.columns) mma32(acc, low[b], high[b], y[b]);
+            ring_release(rg, place, issue);
+            place.next(rg);
+            hand_over(acc, [&](float sum, float) {
+                const int row = order.row(piece) + at.er;
+                if (row < second.rows && at.en < a.m) second.out[((size_t)at.en * PRODUCT_SLICES + order.slice(piece)) * second.rows + row] = sum;
+            });
+        };
+        for (int n = 0; n < a.m; n++)
+            for (int i = order.slices * second.rows + blockIdx.x * STEP_THREADS + threadIdx.x; i < PRODUCT_SLICES * second.rows; i += gridDim.x * STEP_THREADS)
+                second.out[(size_t)n * PRODUCT_SLICES * second.rows + i] = 0;
+        for (int t = 0; order.claims || t < tiles.count; t++) {
+            const product_span to = span(t);
+            if (to.rows == 0) break;
+            if (t == order.ready) arrive();
+            const int piece = t - (order.from - 1);
+            const bool has = order.among && piece >= 0 && piece < order.pieces;
+            if (has) {
+                if (piece == 0) wait_for_all();
+                fetch(piece);
+            }
+            multiply_tile(t, to);
+            if (has) multiply_piece(piece);
         }
-        __syncwarp();
-        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_empty + duty));
-        if (at.er < tiles.rows(t) && at.en < a.m) epilogue.finish(t, tiles.row(t) + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
+        if (!order.claims && order.ready >= tiles.count) arrive();
+        if (!order.among && order.pieces > 0) {
+            wait_for_all();
+            for (int piece = 0; piece < order.pieces; piece++) {
+                fetch(piece);
+                multiply_piece(piece);
+            }
+        }
     }
 #endif
 }

@@ -68,6 +68,56 @@ __device__ __forceinline__ float load_bf16(const bf16 *p) /* from L2: earlier ke
     return __bfloat162float(__ushort_as_bfloat16(__ldcg((const unsigned short *)p)));
 }
 
+/* V = 2, 4 or 8 neighbouring elements of a state, from L2 */
+template <int V> __device__ __forceinline__ void state_load(const float *p, float (&s)[V])
+{
+    if constexpr (V == 2) {
+        const float2 u = __ldcg((const float2 *)p);
+        s[0] = u.x, s[1] = u.y;
+    } else {
+#pragma unroll
+        for (int k = 0; k < V; k += 4) {
+            const float4 u = __ldcg((const float4 *)(p + k));
+            s[k] = u.x, s[k + 1] = u.y, s[k + 2] = u.z, s[k + 3] = u.w;
+        }
+    }
+}
+template <int V> __device__ __forceinline__ void state_load(const bf16 *p, float (&s)[V])
+{
+    uint32_t u[V / 2];
+    if constexpr (V == 8) {
+        const uint4 t = __ldcg((const uint4 *)p);
+        u[0] = t.x, u[1] = t.y, u[2] = t.z, u[3] = t.w;
+    } else if constexpr (V == 4) {
+        const uint2 t = __ldcg((const uint2 *)p);
+        u[0] = t.x, u[1] = t.y;
+    } else {
+        u[0] = __ldcg((const uint32_t *)p);
+    }
+#pragma unroll
+    for (int k = 0; k < V / 2; k++) {
+        const float2 t = unpack(u[k]);
+        s[2 * k] = t.x, s[2 * k + 1] = t.y;
+    }
+}
+/* streaming: nobody reads a state again within the step */
+template <int V> __device__ __forceinline__ void state_store(float *p, const float (&s)[V])
+{
+    if constexpr (V == 2) {
+        __stcs((float2 *)p, make_float2(s[0], s[1]));
+    } else {
+#pragma unroll
+        for (int k = 0; k < V; k += 4) __stcs((float4 *)(p + k), make_float4(s[k], s[k + 1], s[k + 2], s[k + 3]));
+    }
+}
+template <int V> __device__ __forceinline__ void state_store(bf16 *p, const float (&s)[V])
+{
+    if constexpr (V == 8)
+        __stcs((uint4 *)p, make_uint4(kn_pack_bf16(s[0], s[1]), kn_pack_bf16(s[2], s[3]), kn_pack_bf16(s[4], s[5]), kn_pack_bf16(s[6], s[7])));
+    else if constexpr (V == 4) __stcs((uint2 *)p, make_uint2(kn_pack_bf16(s[0], s[1]), kn_pack_bf16(s[2], s[3])));
+    else __stcs((uint32_t *)p, kn_pack_bf16(s[0], s[1]));
+}
+
 /* ------------------------------------------------------------------------------------------------ the ring */
 struct ring_barriers {
     uint64_t full[RING_SLOTS], empty[RING_SLOTS];

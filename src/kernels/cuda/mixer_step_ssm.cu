@@ -16,43 +16,6 @@ struct ssm_args {
     int groups, rows_each;
 };
 
-/* V = 2 or 4 neighbouring elements, from L2 */
-template <int V> __device__ __forceinline__ void load(const float *p, float (&s)[V])
-{
-    if constexpr (V == 4) {
-        const float4 u = __ldcg((const float4 *)p);
-        s[0] = u.x, s[1] = u.y, s[2] = u.z, s[3] = u.w;
-    } else {
-        const float2 u = __ldcg((const float2 *)p);
-        s[0] = u.x, s[1] = u.y;
-    }
-}
-template <int V> __device__ __forceinline__ void load(const bf16 *p, float (&s)[V])
-{
-    uint32_t u[V / 2];
-    if constexpr (V == 4) {
-        const uint2 t = __ldcg((const uint2 *)p);
-        u[0] = t.x, u[1] = t.y;
-    } else {
-        u[0] = __ldcg((const uint32_t *)p);
-    }
-#pragma unroll
-    for (int k = 0; k < V / 2; k++) {
-        const float2 t = unpack(u[k]);
-        s[2 * k] = t.x, s[2 * k + 1] = t.y;
-    }
-}
-/* streaming: nobody reads a state again within the step */
-template <int V> __device__ __forceinline__ void store(float *p, const float (&s)[V])
-{
-    if constexpr (V == 4) __stcs((float4 *)p, make_float4(s[0], s[1], s[2], s[3]));
-    else __stcs((float2 *)p, make_float2(s[0], s[1]));
-}
-template <int V> __device__ __forceinline__ void store(bf16 *p, const float (&s)[V])
-{
-    if constexpr (V == 4) __stcs((uint2 *)p, make_uint2(kn_pack_bf16(s[0], s[1]), kn_pack_bf16(s[2], s[3])));
-    else __stcs((uint32_t *)p, kn_pack_bf16(s[0], s[1]));
-}
 /* The 8 sums over 32 lanes in 9 shuffles: halve the list while halving the lanes.  Lane l returns sum l / 4. */
 __device__ __forceinline__ float sum_rows(float (&y)[8], int lane)
 {
@@ -85,7 +48,7 @@ template <class T, int V, bool MANY> __global__ void __launch_bounds__(STEP_THRE
 #pragma unroll
                 for (int k = 0; k < V; k++) s[j][k] = 0;
             } else {
-                load<V>(from + j * N, s[j]);
+                state_load<V>(from + j * N, s[j]);
             }
         }
     };
@@ -102,8 +65,8 @@ template <class T, int V, bool MANY> __global__ void __launch_bounds__(STEP_THRE
         const bf16 *xbc = a.work.xbc + (size_t)m * (inner + 2 * a.groups * N);
         const float dt = __ldcg(a.work.dt + (size_t)m * heads + h), decay = __expf(dt * A);
         float B[V], C[V], y[8];
-        load<V>(xbc + inner + group * N + lane * V, B);
-        load<V>(xbc + inner + (a.groups + group) * N + lane * V, C);
+        state_load<V>(xbc + inner + group * N + lane * V, B);
+        state_load<V>(xbc + inner + (a.groups + group) * N + lane * V, C);
         const uint4 xu = __ldcg((const uint4 *)(xbc + h * STEP_DIM + warp * 8));
         const float x_p = load_bf16(xbc + p), z_p = load_bf16(a.work.z + (size_t)m * inner + p);
         const float2 x01 = unpack(xu.x), x23 = unpack(xu.y), x45 = unpack(xu.z), x67 = unpack(xu.w);
@@ -119,7 +82,7 @@ template <class T, int V, bool MANY> __global__ void __launch_bounds__(STEP_THRE
                 s[j][k] = decay * s[j][k] + dtx * B[k];
                 y[j] += s[j][k] * C[k];
             }
-            store<V>(to + j * N, s[j]);
+            state_store<V>(to + j * N, s[j]);
         }
         if (MANY && next != m) {
             fetch(next_slot, next_fresh);

@@ -1,8 +1,9 @@
 /* src/kernels/cuda/scan.cu -- kn->scan and kn->scan_step: Mamba-1's selective scan.
  *
  * The decays differ from element to element of the state, so there is no matrix form: every element costs an exponential a token, and the
- * unit that computes those is what a prefill keeps busy.  A thread keeps the states of one channel in registers and walks down the rows.
- * Where the channels alone would leave the GPU idle, slices are cut into pieces that run side by side: pass 1 computes a piece's last state
+ * unit that computes those is what a prefill keeps busy.  A channel's states lie in the registers of neighbouring threads, which walk down
+ * the rows together and share what is done once a token: each computes dt and the gate of some tokens, and holds the sums of those.
+ * Where the states alone would leave the GPU idle, slices are cut into pieces that run side by side: pass 1 computes a piece's last state
  * from zero and the sum of its dt (the decay over the piece is exp(A sum dt)), and pass 2 starts from the state that those give.  That
  * rounds otherwise than one walk, so a deterministic context never cuts. */
 #include "kernels/cuda/ssd.cuh"
@@ -13,6 +14,7 @@ constexpr int THREADS = 128, STEP_THREADS = 256;
 constexpr int AHEAD = 8;     /* tokens that a thread loads, and computes without a branch, together */
 constexpr int RESIDENT = 4;  /* blocks that a multiprocessor holds at once */
 constexpr int SHORTEST = 64; /* pieces are multiples of so many tokens */
+constexpr int FEWEST = 4;    /* pieces: all but the last are computed twice, which fewer do not make up for */
 constexpr int FILL = 132 * RESIDENT * THREADS; /* threads that a large GPU holds: there is work space for so many */
 constexpr float LOG2E = 1.4426950408889634f;
 
@@ -46,13 +48,40 @@ struct pieces {
 };
 __device__ __forceinline__ float *piece_at(const pieces &p, const kn_scan_args &a, int64_t n) { return p.work + n * (a.state + 1) * a.channels; }
 
-/* grid: (channels / (THREADS / LANES), pieces of the longest slice, prefill sequences).  A channel's state is in 1 thread or 32 (LANES),
- * NP values each: value j of lane l is number l + LANES j. */
-template <class T, int NP, int LANES, int PASS>
+/* The sums of y[AHEAD] over neighbouring LANES lanes: halve the list while halving the lanes.  Lane l is left with the sums of tokens
+ * l AHEAD / LANES and so on, in y[0] and so on.  Which lane that is does not change how they round: a + b = b + a. */
+template <int LANES> __device__ __forceinline__ void sum_lanes(float (&y)[AHEAD], int lane)
+{
+#pragma unroll
+    for (int bit = LANES / 2, half = AHEAD / 2; bit > 0; bit /= 2, half /= 2)
+#pragma unroll
+        for (int j = 0; j < half; j++) {
+            const float give = lane & bit ? y[j] : y[j + half], keep = lane & bit ? y[j + half] : y[j];
+            y[j] = keep + __shfl_xor_sync(~0u, give, bit);
+        }
+}
+
+__device__ __forceinline__ void copy16(void *to, const void *from) /* to shared memory, behind the program's back */
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+__device__ __forceinline__ void copies_wait(void) { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+/* grid: (channels / (THREADS / LANES), pieces of the longest slice, prefill sequences).  A channel's states are in LANES threads, NP values
+ * each: neighbours where few threads share them, or for any number of states every 32nd.
+ * STAGED: dt, x and z come through shared memory a stage ahead, and y leaves through it, in rows of 16 bytes; needs such alignment, and
+ * values of 2 bytes.  Otherwise every thread fetches its own values, AHEAD tokens ahead: too few to hide the memory's latency. */
+template <class T, int NP, int LANES, int PASS, bool STAGED>
 __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a, kn_batch b, pieces cut, const int *snap_start, const int *snap_slot)
 {
+    constexpr bool ANY = LANES == 32;
     constexpr int WIDTH = NP * LANES, STAGE = WIDTH > 128 ? 16 : 32; /* tokens whose B and C lie in shared memory */
+    constexpr int OWN = ANY ? AHEAD : AHEAD / LANES;                 /* tokens of AHEAD that a lane prepares and finishes */
+    constexpr int EACH = STAGE * WIDTH / THREADS;                    /* values of B, and of C, that a thread fetches for a stage */
+    constexpr int CHANNELS = THREADS / LANES, PITCH = CHANNELS + 8;  /* elements; the 8 keep the rows of neighbouring lanes in other banks */
+    constexpr int ROW = CHANNELS < 8 ? 1 : CHANNELS / 8;             /* copies of 16 bytes in a row */
     __shared__ alignas(16) float Bs[STAGE][WIDTH], Cs[PASS == 2 ? STAGE : 1][WIDTH];
+    __shared__ alignas(16) T held[STAGED ? 2 : 1][PASS == 2 ? 3 : 2][STAGED ? STAGE : 1][STAGED ? PITCH : 1]; /* dt, x, and z or y */
     const int s = b.decodes + blockIdx.z, lane = threadIdx.x % LANES;
     const int channel = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
     const bool valid = channel < a.channels;
@@ -60,11 +89,12 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
     const int rows = b.start[s + 1] - b.start[s], first = blockIdx.y * cut.length, last = min(rows, first + cut.length);
     if (first >= rows || (PASS == 1 && last == rows)) return;
     const int64_t past = b.past[s], row0 = b.start[s];
+    const auto number = [&](int j) { return ANY ? lane + LANES * j : lane * NP + j; }; /* of this lane's j-th state */
 
     float h[NP], A[NP];
 #pragma unroll
     for (int j = 0; j < NP; j++) {
-        const int n = lane + LANES * j;
+        const int n = number(j);
         A[j] = n < a.state ? a.A[(int64_t)c * a.state + n] * LOG2E : 0.f;
         h[j] = 0.f;
     }
@@ -75,14 +105,14 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
         if (past > 0)
 #pragma unroll
             for (int j = 0; j < NP; j++) {
-                const int n = lane + LANES * j;
+                const int n = number(j);
                 if (n < a.state) h[j] = kn_load_any(a.h, a.state_dtype, ((int64_t)b.src_slot[s] * a.channels + c) * a.state + n);
             }
         for (int64_t i = piece - blockIdx.y; i < piece && first > 0; i++) {
             const float *from = piece_at(cut, a, i) + c, sum = from[(int64_t)a.state * a.channels];
 #pragma unroll
             for (int j = 0; j < NP; j++) {
-                const int n = lane + LANES * j;
+                const int n = number(j);
                 if (n < a.state) h[j] = exp2_fast(A[j] * sum) * h[j] + from[(int64_t)n * a.channels];
             }
         }
@@ -90,7 +120,7 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
     const auto keep = [&](int slot) {
 #pragma unroll
         for (int j = 0; j < NP; j++) {
-            const int n = lane + LANES * j;
+            const int n = number(j);
             if (valid && n < a.state) kn_store_any(a.h, a.state_dtype, ((int64_t)slot * a.channels + c) * a.state + n, h[j]);
         }
     };
@@ -102,71 +132,160 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
         until = a.block - (int)((past + first) % a.block);
         snap = snap_start[s] + (int)((past + first) / a.block - past / a.block);
     }
-    float total = 0.f; /* of dt */
+    float total = 0.f; /* of dt, over the tokens that this lane prepares */
 
+    /* What is fetched ahead of its use: a stage of B and C where a thread's share is small, and the next AHEAD tokens. */
+    T B_raw[ANY ? 1 : EACH], C_raw[ANY ? 1 : EACH], dt_raw[OWN], x_raw[OWN], z_raw[OWN];
+    const auto fetch_stage = [&](int t0) {
+#pragma unroll
+        for (int k = 0; k < (ANY ? 0 : EACH); k++) {
+            const int i = threadIdx.x + k * THREADS, t = i / WIDTH, n = i % WIDTH;
+            const int64_t at = (row0 + min(t0 + t, last - 1)) * a.ld_bc + n;
+            B_raw[k] = ((const T *)a.B)[at]; /* all of WIDTH exist here */
+            if (PASS == 2) C_raw[k] = ((const T *)a.C)[at];
+        }
+    };
+    const auto copy_stage = [&](int t0) { /* the grid has blocks for whole rows alone */
+        for (int i = threadIdx.x; i < STAGE * ROW; i += THREADS) {
+            const int t = i / ROW, n = i % ROW * 8, half = t0 / STAGE % 2;
+            const int64_t at = min(t0 + t, last - 1), from = (int)blockIdx.x * CHANNELS - c + n;
+            if (from + c >= a.channels) continue;
+            copy16(&held[half][0][t][n], dts + at * a.ld_dt + from);
+            copy16(&held[half][1][t][n], xs + at * a.ld_x + from);
+            if (PASS == 2) copy16(&held[half][2][t][n], zs + at * a.ld_z + from);
+        }
+    };
+    const auto store_stage = [&](int t0) {
+        for (int i = threadIdx.x; i < STAGE * ROW; i += THREADS) {
+            const int t = i / ROW, n = i % ROW * 8;
+            if (t0 + t < last && blockIdx.x * CHANNELS + n < a.channels)
+                *(uint4 *)(ys + (int64_t)(t0 + t) * a.ld_y + (int)blockIdx.x * CHANNELS - c + n) = *(const uint4 *)&held[t0 / STAGE % 2][2][t][n];
+        }
+    };
+    const auto fetch_tokens = [&](int t0) {
+#pragma unroll
+        for (int k = 0; k < (STAGED ? 0 : OWN); k++) {
+            const int64_t t = min(t0 + (ANY ? k : lane * OWN + k), last - 1);
+            dt_raw[k] = dts[t * a.ld_dt];
+            x_raw[k] = xs[t * a.ld_x];
+            if (PASS == 2) z_raw[k] = zs[t * a.ld_z];
+        }
+    };
+    fetch_stage(first);
+    fetch_tokens(first);
+    if constexpr (STAGED) copy_stage(first);
     for (int t0 = first; t0 < last; t0 += STAGE) {
         const int count = min(STAGE, last - t0);
-        __syncthreads(); /* the last stage was read */
-        for (int i = threadIdx.x; i < STAGE * WIDTH; i += THREADS) {
-            const int t = i / WIDTH, n = i % WIDTH;
-            const bool inside = t < count && n < a.state;
-            const int64_t at = (row0 + t0 + t) * a.ld_bc + n;
-            Bs[t][n] = inside ? kn_float(((const T *)a.B)[at]) : 0.f;
-            if (PASS == 2) Cs[t][n] = inside ? kn_float(((const T *)a.C)[at]) : 0.f;
+        const int half = t0 / STAGE % 2;
+        if constexpr (STAGED) copies_wait();
+        __syncthreads(); /* the last stage was read, and its y written */
+        if constexpr (STAGED && PASS == 2)
+            if (t0 > first) store_stage(t0 - STAGE);
+        if constexpr (ANY) {
+            for (int i = threadIdx.x; i < STAGE * WIDTH; i += THREADS) {
+                const int t = i / WIDTH, n = i % WIDTH;
+                const bool inside = t < count && n < a.state;
+                const int64_t at = (row0 + t0 + t) * a.ld_bc + n;
+                Bs[t][n] = inside ? kn_float(((const T *)a.B)[at]) : 0.f;
+                if (PASS == 2) Cs[t][n] = inside ? kn_float(((const T *)a.C)[at]) : 0.f;
+            }
+        } else {
+#pragma unroll
+            for (int k = 0; k < EACH; k++) {
+                const int i = threadIdx.x + k * THREADS;
+                Bs[i / WIDTH][i % WIDTH] = kn_float(B_raw[k]);
+                if (PASS == 2) Cs[i / WIDTH][i % WIDTH] = kn_float(C_raw[k]);
+            }
+            if (t0 + STAGE < last) fetch_stage(t0 + STAGE);
         }
         __syncthreads();
+        if constexpr (STAGED)
+            if (t0 + STAGE < last) copy_stage(t0 + STAGE);
         for (int u0 = 0; u0 < count; u0 += AHEAD) {
-            T dt_raw[AHEAD], x_raw[AHEAD], z_raw[AHEAD];
-            float dt[AHEAD];
+            float dt[OWN], x[OWN], in[OWN], gate[OWN], y[AHEAD] = {};
+            if constexpr (STAGED) {
 #pragma unroll
-            for (int u = 0; u < AHEAD; u++) {
-                const int64_t t = t0 + min(u0 + u, count - 1);
-                dt_raw[u] = dts[t * a.ld_dt];
-                x_raw[u] = xs[t * a.ld_x];
-                if (PASS == 2) z_raw[u] = zs[t * a.ld_z];
+                for (int k = 0; k < OWN; k++) {
+                    const int t = u0 + lane * OWN + k, n = threadIdx.x / LANES;
+                    dt_raw[k] = held[half][0][t][n];
+                    x_raw[k] = held[half][1][t][n];
+                    if (PASS == 2) z_raw[k] = held[half][2][t][n];
+                }
             }
 #pragma unroll
-            for (int u = 0; u < AHEAD; u++) dt[u] = softplus(kn_float(dt_raw[u]) + bias);
+            for (int k = 0; k < OWN; k++) {
+                dt[k] = softplus(kn_float(dt_raw[k]) + bias);
+                x[k] = kn_float(x_raw[k]);
+                in[k] = dt[k] * x[k];
+                if (PASS == 2) gate[k] = kn_silu(kn_float(z_raw[k]));
+                if (PASS == 1 && u0 + (ANY ? k : lane * OWN + k) < count) total += dt[k];
+            }
+            if (t0 + u0 + AHEAD < last) fetch_tokens(t0 + u0 + AHEAD);
             const auto token = [&](int u) { /* products and sums are spelt out: they must round alike wherever this is unrolled */
-                const float x = kn_float(x_raw[u]), in = dt[u] * x;
-                float sum = 0.f;
-                if (PASS == 1) total += dt[u];
+                const float step = ANY ? dt[u % OWN] : __shfl_sync(~0u, dt[u % OWN], u / OWN, LANES);
+                const float moved = ANY ? in[u % OWN] : __shfl_sync(~0u, in[u % OWN], u / OWN, LANES);
+                float B[NP], C[NP];
+                if constexpr (ANY) {
+#pragma unroll
+                    for (int j = 0; j < NP; j++) {
+                        B[j] = Bs[u0 + u][number(j)];
+                        if (PASS == 2) C[j] = Cs[u0 + u][number(j)];
+                    }
+                } else {
+                    kn_load<NP>(&Bs[u0 + u][lane * NP], B);
+                    if (PASS == 2) kn_load<NP>(&Cs[u0 + u][lane * NP], C);
+                }
 #pragma unroll
                 for (int j = 0; j < NP; j++) {
-                    const int n = lane + LANES * j;
-                    h[j] = __fmaf_rn(exp2_fast(__fmul_rn(dt[u], A[j])), h[j], __fmul_rn(in, Bs[u0 + u][n]));
-                    if (PASS == 2) sum = __fmaf_rn(h[j], Cs[u0 + u][n], sum);
+                    h[j] = __fmaf_rn(exp2_fast(__fmul_rn(step, A[j])), h[j], __fmul_rn(moved, B[j]));
+                    if (PASS == 2) y[u] = __fmaf_rn(h[j], C[j], y[u]);
                 }
-                if (PASS == 1) return;
-                if (LANES == 32) sum = kn_warp_sum(sum);
-                const float y = __fmaf_rn(skip, x, sum) * kn_silu(kn_float(z_raw[u]));
-                if (valid && lane == 0) ys[(int64_t)(t0 + u0 + u) * a.ld_y] = kn_as<T>(y);
             };
             if (u0 + AHEAD <= count && (until < 0 || until > AHEAD)) {
 #pragma unroll
                 for (int u = 0; u < AHEAD; u++) token(u);
                 if (until > 0) until -= AHEAD;
-                continue;
+            } else {
+#pragma unroll
+                for (int u = 0; u < AHEAD; u++) {
+                    if (u0 + u >= count) break;
+                    token(u);
+                    if (until < 0 || --until > 0) continue;
+                    const int slot = snap_slot[snap++];
+                    until = a.block;
+                    if (slot >= 0) keep(slot);
+                }
+            }
+            if (PASS == 1) continue;
+            if (ANY) {
+#pragma unroll
+                for (int u = 0; u < AHEAD; u++) y[u] = kn_warp_sum(y[u]);
+            } else {
+                sum_lanes<LANES>(y, lane);
             }
 #pragma unroll
-            for (int u = 0; u < AHEAD; u++) {
-                if (u0 + u >= count) break;
-                token(u);
-                if (until < 0 || --until > 0) continue;
-                const int slot = snap_slot[snap++];
-                until = a.block;
-                if (slot >= 0) keep(slot);
+            for (int k = 0; k < OWN; k++) {
+                const int u = u0 + (ANY ? k : lane * OWN + k);
+                const T out = kn_as<T>(__fmaf_rn(skip, x[k], y[k]) * gate[k]);
+                if constexpr (STAGED) held[half][2][u][threadIdx.x / LANES] = out; /* over its own z */
+                else if (valid && u < count && (!ANY || lane == 0)) ys[(int64_t)(t0 + u) * a.ld_y] = out;
             }
         }
+    }
+    if constexpr (STAGED && PASS == 2) {
+        __syncthreads();
+        store_stage(first + (last - first - 1) / STAGE * STAGE);
     }
     if (PASS == 2) {
         if (last == rows) keep(b.dst_slot[s]);
         return;
     }
+    if (!ANY)
+        for (int o = LANES / 2; o > 0; o /= 2) total += __shfl_xor_sync(~0u, total, o);
     float *to = piece_at(cut, a, piece) + c;
 #pragma unroll
     for (int j = 0; j < NP; j++) {
-        const int n = lane + LANES * j;
+        const int n = number(j);
         if (valid && n < a.state) to[(int64_t)n * a.channels] = h[j];
     }
     if (valid && lane == 0) to[(int64_t)a.state * a.channels] = total;
@@ -232,7 +351,7 @@ int cut_slices(const kn_context *c, const kn_scan_args *a, const kn_batch *b, un
     int longest = 1;
     for (int s = 0; s < seqs; s++) longest = start[s + 1] - start[s] > longest ? start[s + 1] - start[s] : longest;
     *length = longest;
-    if (c->options.deterministic || a->work == NULL || 2 * seqs > most) return 1;
+    if (c->options.deterministic || a->work == NULL || FEWEST * seqs > most) return 1;
     for (int n = (int)kn_ceil(kn_ceil(start[seqs] - start[0], most), SHORTEST) * SHORTEST; n < longest; n += SHORTEST) {
         int64_t pieces = 0;
         for (int s = 0; s < seqs; s++) pieces += kn_ceil(start[s + 1] - start[s], n);
@@ -243,15 +362,29 @@ int cut_slices(const kn_context *c, const kn_scan_args *a, const kn_batch *b, un
     return (int)kn_ceil(longest, *length);
 }
 
-template <class T, int NP, int LANES> void launch(kn_context *c, const kn_scan_args *a, const kn_batch *b)
+/* Whether rows of T allow copies of 16 bytes. */
+template <class T> bool takes_rows(const kn_context *c, const kn_scan_args *a)
+{
+    const plp_dtype act = c->options.act;
+    return sizeof(T) == 2 && a->channels % 8 == 0 && kn_aligned(a->dt, a->ld_dt, act, 16) && kn_aligned(a->x, a->ld_x, act, 16) &&
+           kn_aligned(a->z, a->ld_z, act, 16) && kn_aligned(a->y, a->ld_y, act, 16);
+}
+
+template <class T, int NP, int LANES, bool STAGED> void launch_as(kn_context *c, const kn_scan_args *a, const kn_batch *b)
 {
     pieces cut = { 0, (float *)a->work };
     const unsigned blocks = (unsigned)kn_ceil(a->channels, THREADS / LANES);
     const int count = cut_slices(c, a, b, blocks, &cut.length);
     const int *snap_start = a->block > 0 ? c->ssd->snap_start : NULL, *snap_slot = a->block > 0 ? c->ssd->snap_slot : NULL;
     const dim3 grid(blocks, count, b->seqs - b->decodes), before(blocks, count - 1, grid.z);
-    if (count > 1) scan_kernel<T, NP, LANES, 1><<<before, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
-    scan_kernel<T, NP, LANES, 2><<<grid, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+    if (count > 1) scan_kernel<T, NP, LANES, 1, STAGED><<<before, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+    scan_kernel<T, NP, LANES, 2, STAGED><<<grid, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+}
+template <class T, int NP, int LANES> void launch(kn_context *c, const kn_scan_args *a, const kn_batch *b)
+{
+    if constexpr (sizeof(T) == 2 && LANES < 32)
+        if (takes_rows<T>(c, a)) return launch_as<T, NP, LANES, true>(c, a, b);
+    launch_as<T, NP, LANES, false>(c, a, b);
 }
 
 } // namespace
@@ -269,9 +402,9 @@ plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b)
     }
     kn_by_type(c->options.act, [&](auto t) {
         using T = decltype(t);
-        if (a->state == 8) launch<T, 8, 1>(c, a, b);
-        else if (a->state == 16) launch<T, 16, 1>(c, a, b);
-        else if (a->state == 32) launch<T, 32, 1>(c, a, b);
+        if (a->state == 8) launch<T, 4, 2>(c, a, b);
+        else if (a->state == 16) launch<T, 4, 4>(c, a, b);
+        else if (a->state == 32) launch<T, 4, 8>(c, a, b);
         else if (a->state <= 32) launch<T, 1, 32>(c, a, b);
         else if (a->state <= 64) launch<T, 2, 32>(c, a, b);
         else if (a->state <= 128) launch<T, 4, 32>(c, a, b);

@@ -1,0 +1,169 @@
+/* src/kernels/cuda/mixer_step_scan.cu -- the second kernel of a Mamba-1 mixer's decode step, from x_proj's sums to the gated y:
+ *
+ *     [r | B | C] = RMSNorm of each part of x_proj's sums          dt = softplus(dt_proj r + bias)
+ *     h = exp(dt A) h + dt x B;   y = h C + D x;   v = y silu(z)
+ *
+ * A block has 64 channels, a warp 8 of them, and a channel's states lie in 4 lanes: where an mma leaves the product of dt_proj's 8 rows, so
+ * nothing moves but dt from the lane that has its row of the batch.  Before the wait, dt_proj's rows, A and the states of the first rows are
+ * asked for; behind it there is a chain of short things, and every block adds up x_proj's slices and norms them for itself. */
+#include "kernels/cuda/mixer_step.cuh"
+
+namespace {
+
+enum { SCAN_AHEAD = 4, SCAN_SLICES = KN_MIXER_SLICES, SCAN_ROWS = 8 /* of dt_proj a warp */ };
+
+struct scan_args {
+    const bf16 *dt_proj; /* (channels, rank) */
+    const float *mixed;  /* (m, SCAN_SLICES, rank + 2 state) */
+    const float *A, *dt_bias, *D;
+    void *state; /* (slots, channels, state) */
+    step_batch batch;
+    step_work work;
+    unsigned *arrived;
+    int m, channels, rank, pitch, rank_pitch; /* bytes between rows of dt_proj and of its operand, in shared memory */
+    float eps;                                /* 0: no norms */
+};
+
+/* Bytes between rows of 16-byte units that 8 lanes in two rows read together: an odd number of 64 bytes keeps those apart. */
+int odd_pitch(int bytes) { return bytes % 128 <= 64 ? bytes / 128 * 128 + 64 : bytes / 128 * 128 + 192; }
+
+template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_scan_kernel(const __grid_constant__ scan_args a)
+{
+#if STEP_CODE
+    constexpr int N = 4 * V;
+    extern __shared__ __align__(128) unsigned char smem[];
+    __shared__ ring_barriers bars;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    const int channel = blockIdx.x * STEP_DIM + warp * SCAN_ROWS + g, parts = a.rank + 2 * N;
+    const ring rg = ring_make(smem, &bars, STEP_WARPS, SCAN_ROWS * a.pitch, STEP_WARPS); /* a slot a warp, filled once */
+    ring_start(rg, [&](int i, int slot) {
+        ring_issue(rg, slot, a.dt_proj + (size_t)(blockIdx.x * STEP_DIM + i * SCAN_ROWS) * a.rank, SCAN_ROWS, a.rank, a.rank * 2, a.pitch);
+    });
+    dependents_start();
+    unsigned char *operand = smem + STEP_WARPS * SCAN_ROWS * a.pitch; /* (m, rank) bf16, rows rank_pitch bytes apart */
+    float *mixed = (float *)(operand + a.m * a.rank_pitch);           /* (m, parts) */
+    float A[V], s[SCAN_AHEAD][V];
+    const auto row = [&](int slot) { return (T *)a.state + ((size_t)slot * a.channels + channel) * N + q * V; };
+    const auto fetch = [&](float (&h)[V], int n) {
+        if (a.batch.past[n] > 0) {
+            state_load<V>(row(a.batch.src[n]), h);
+        } else { /* no initial state: the slot is dirty */
+#pragma unroll
+            for (int k = 0; k < V; k++) h[k] = 0;
+        }
+    };
+    state_load<V>(a.A + (size_t)channel * N + q * V, A);
+#pragma unroll
+    for (int j = 0; j < SCAN_AHEAD; j++)
+        if (j < a.m) fetch(s[j], j);
+    const float bias = a.dt_bias ? a.dt_bias[channel] : 0.f, D = a.D ? a.D[channel] : 0.f;
+    dependency_wait();
+
+    if (blockIdx.x == 0 && threadIdx.x < 2) a.arrived[threadIdx.x] = 0;
+    float x[2], gate[2]; /* of rows 2 q and 2 q + 1 of the batch, as an mma leaves its sums */
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        const size_t at = (size_t)(2 * q + j) * a.channels + channel;
+        const bool has = 2 * q + j < a.m;
+        x[j] = has ? load_bf16(a.work.xbc + at) : 0.f;
+        gate[j] = has ? load_bf16(a.work.z + at) : 0.f;
+    }
+    for (int i = threadIdx.x; i < a.m * (parts / 4); i += STEP_THREADS) {
+        const int n = i / (parts / 4), k = i % (parts / 4) * 4;
+        const float *from = a.mixed + (size_t)n * SCAN_SLICES * parts + k;
+        float4 v[SCAN_SLICES];
+#pragma unroll
+        for (int j = 0; j < SCAN_SLICES; j++) v[j] = __ldcg((const float4 *)(from + j * parts));
+#pragma unroll
+        for (int j = 1; j < SCAN_SLICES; j++) v[0].x += v[j].x, v[0].y += v[j].y, v[0].z += v[j].z, v[0].w += v[j].w;
+        *(float4 *)(mixed + n * parts + k) = v[0];
+    }
+    __syncthreads();
+    if (warp < a.m) {
+        float *mine = mixed + warp * parts, squares[3] = { 0, 0, 0 };
+        bf16 *to = (bf16 *)(operand + warp * a.rank_pitch);
+        if (a.eps > 0) {
+            for (int k = lane; k < a.rank; k += 32) squares[0] += mine[k] * mine[k];
+            for (int k = lane; k < N; k += 32) {
+                squares[1] += mine[a.rank + k] * mine[a.rank + k];
+                squares[2] += mine[a.rank + N + k] * mine[a.rank + N + k];
+            }
+#pragma unroll
+            for (int j = 0; j < 3; j++) squares[j] = rsqrtf(kn_warp_sum(squares[j]) / (j ? N : a.rank) + a.eps);
+            for (int k = lane; k < N; k += 32) {
+                mine[a.rank + k] *= squares[1];
+                mine[a.rank + N + k] *= squares[2];
+            }
+        }
+        for (int k = lane; k < a.rank; k += 32) to[k] = __float2bfloat16(a.eps > 0 ? mine[k] * squares[0] : mine[k]);
+    }
+    __syncthreads();
+
+    float acc[4] = { 0, 0, 0, 0 };
+    ring_place place;
+    place.slot = warp;
+    ring_wait(rg, place);
+    const uint32_t weights = rg.data + warp * rg.slot_bytes + g * a.pitch + q * 16, at = kn_shared(operand) + g * a.rank_pitch + q * 16;
+#pragma unroll 4
+    for (int k = 0; k < a.rank; k += 32) {
+        const uint4 none = make_uint4(0, 0, 0, 0);
+        const bool has = k + q * 8 < a.rank;
+        mma32(acc, has ? load_shared16(weights + 2 * k) : none, none, has && g < a.m ? load_shared16(at + 2 * k) : none);
+    }
+    const float dt[2] = { kn_softplus(acc[0] + bias), kn_softplus(acc[1] + bias) };
+
+    for (int n0 = 0; n0 < a.m; n0 += SCAN_AHEAD) {
+#pragma unroll
+        for (int j = 0; j < SCAN_AHEAD; j++) {
+            const int n = n0 + j, from = (lane & ~3) + n / 2;
+            if (n >= a.m) break;
+            const float step = __shfl_sync(~0u, n % 2 ? dt[1] : dt[0], from), in = step * __shfl_sync(~0u, n % 2 ? x[1] : x[0], from);
+            const float *B = mixed + n * parts + a.rank + q * V, *C = B + N;
+            float y = 0;
+#pragma unroll
+            for (int k = 0; k < V; k++) {
+                s[j][k] = kn_exp2(step * A[k] * 1.4426950408889634f) * s[j][k] + in * B[k];
+                y += s[j][k] * C[k];
+            }
+            state_store<V>(row(a.batch.dst[n]), s[j]);
+            if (n + SCAN_AHEAD < a.m) fetch(s[j], n + SCAN_AHEAD);
+            y += __shfl_xor_sync(~0u, y, 1);
+            y += __shfl_xor_sync(~0u, y, 2);
+            if (q == n / 2)
+                a.work.v[(size_t)n * a.channels + channel] = __float2bfloat16((y + D * (n % 2 ? x[1] : x[0])) * kn_silu(n % 2 ? gate[1] : gate[0]));
+        }
+    }
+#endif
+}
+
+size_t shared_of(const kn_scan_mixer_args *a)
+{
+    const size_t rows = a->rows, parts = a->dt_rank + 2 * a->state;
+    return (size_t)STEP_DIM * odd_pitch(a->dt_rank * 2) + rows * (odd_pitch(a->dt_rank * 2) + parts * sizeof(float));
+}
+
+template <class T> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s, size_t least)
+{
+    const dim3 grid(a->channels / STEP_DIM);
+    const size_t needed = shared_of(a), shared = needed + sizeof(ring_barriers) > least ? needed : least - sizeof(ring_barriers);
+    if (a->state == 8) return step_launch<mixer_scan_kernel<T, 2>>(c, grid, shared, s);
+    if (a->state == 16) return step_launch<mixer_scan_kernel<T, 4>>(c, grid, shared, s);
+    return step_launch<mixer_scan_kernel<T, 8>>(c, grid, shared, s);
+}
+
+} // namespace
+
+bool mixer_step_scan_knows(const kn_scan_mixer_args *a)
+{
+    enum { ROOM = 128 * 1024 };
+    const bool state = a->state == 8 || a->state == 16 || a->state == 32, type = a->ssm_dtype == PLP_F32 || a->ssm_dtype == PLP_BF16;
+    return state && type && a->dt_rank >= 8 && a->dt_rank % 8 == 0 && shared_of(a) <= ROOM && step_aligned(a->dt_proj) && step_aligned(a->A) &&
+           step_aligned(a->ssm_state) && step_aligned(a->mixed);
+}
+
+plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least)
+{
+    const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, c->arrived, a->rows, a->channels,
+                          a->dt_rank, odd_pitch(a->dt_rank * 2), odd_pitch(a->dt_rank * 2), (float)a->mixer_eps };
+    return a->ssm_dtype == PLP_F32 ? launch<float>(c, a, s, least) : launch<bf16>(c, a, s, least);
+}

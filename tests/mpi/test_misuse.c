@@ -1,0 +1,160 @@
+/* The C library in the hands of a program that errs: what fails says so and touches nothing else, nothing ends the process, and an engine
+ * beside one that has failed goes on. */
+#include "mpi_test.h"
+
+#include "engine/engine.h"
+
+#include "base/error.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { TOKENS = 6 };
+static const int prompt[] = { 5, 6, 7, 8 };
+static int right[TOKENS];
+
+typedef struct {
+    plp_engine *e;
+    int token[TOKENS], tokens;
+    plp_status st;
+    char message[400];
+} work;
+
+static uint64_t submit(plp_engine *e)
+{
+    uint64_t id = 0;
+    plp_request r = plp_request_defaults();
+    r.ids = prompt, r.count = 4, r.max_tokens = TOKENS, r.ignore_eos = 1, r.sampling.seed = 3;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_OK);
+    return id;
+}
+
+/* One request from its beginning to its end, or to the first failure. */
+static void *decode(void *arg)
+{
+    work *w = arg;
+    int left = 1;
+    submit(w->e);
+    w->tokens = 0;
+    while ((w->st = plp_engine_step(w->e, &left)) == PLP_OK && left > 0) {
+        plp_event event;
+        while (plp_engine_next_event(w->e, &event))
+            if (event.kind == PLP_EVENT_TOKEN && w->tokens < TOKENS) w->token[w->tokens++] = event.token;
+    }
+    for (plp_event event; w->st == PLP_OK && plp_engine_next_event(w->e, &event);)
+        if (event.kind == PLP_EVENT_TOKEN && w->tokens < TOKENS) w->token[w->tokens++] = event.token;
+    snprintf(w->message, sizeof w->message, "%s", plp_last_error());
+    return NULL;
+}
+
+static bool is_right(plp_engine *e)
+{
+    work w = { .e = e };
+    decode(&w);
+    return w.st == PLP_OK && w.tokens == TOKENS && memcmp(w.token, right, sizeof right) == 0;
+}
+
+static plp_status create(plp_engine **e, const char *path)
+{
+    return plp_engine_create(e, MPI_COMM_WORLD,
+                             &(plp_engine_options){ .model = path, .device = PLP_DEVICE_CPU, .threads = 1, .max_seqs = 2 });
+}
+
+static plp_status refuse(void *arg, int64_t layer, const char *tensor, const void *data, plp_dtype dtype, int64_t rows, int64_t columns,
+                         int64_t ld)
+{
+    (void)arg, (void)layer, (void)tensor, (void)data, (void)dtype, (void)rows, (void)columns, (void)ld;
+    return PLP_FAIL(PLP_ERR_DEVICE, "a device that is lost, on purpose");
+}
+
+/* One of two engines fails in a step, and says the same ever after. */
+static void one_of_two_fails(plp_engine *good)
+{
+    plp_engine *bad = NULL;
+    work w = { 0 };
+    int left = 7;
+    CHECK(create(&bad, PLP_DEMO) == PLP_OK);
+    model_set_probe(engine_session_of(bad)->model, (layer_probe){ .see = refuse });
+    w.e = bad;
+    decode(&w);
+    CHECK(w.st == PLP_ERR_DEVICE && w.tokens == 0 && strstr(w.message, "a device that is lost") != NULL);
+    CHECK(is_right(good));
+    CHECK(plp_engine_step(bad, &left) == PLP_ERR_DEVICE && strstr(plp_last_error(), "an earlier step of this engine failed") != NULL);
+    plp_engine_destroy(&bad);
+    CHECK(bad == NULL);
+    plp_engine_destroy(&bad); /* twice */
+    CHECK(is_right(good));
+}
+
+static void what_is_wrong_is_refused(plp_engine *e)
+{
+    uint64_t id = 99;
+    plp_request r = plp_request_defaults();
+    plp_engine *none = (plp_engine *)&r;
+    CHECK(create(&none, "/nonexistent/model.h5") != PLP_OK && none == NULL && strlen(plp_last_error()) > 0);
+    none = (plp_engine *)&r;
+    CHECK(create(&none, "/dev/null") != PLP_OK && none == NULL);
+    r.ids = prompt, r.count = 0;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_DATA && id == 99);
+    r.count = 4, r.sampling.top_p = NAN;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_USAGE);
+    r.sampling.top_p = 1, r.max_tokens = 0;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_USAGE);
+    r.max_tokens = 1, r.ids = (const int[]){ 5, -1, 7, 8 };
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_DATA);
+    r.ids = prompt, r.state = "/nonexistent/state";
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_INPUT && id == 99);
+    plp_engine_cancel(e, 12345);
+    CHECK(plp_engine_save_state(e, 12345, "/nonexistent/state") == PLP_ERR_USAGE);
+    CHECK(is_right(e));
+}
+
+/* One thread at a time, but any: and each has its own last message. */
+static void another_thread_steps(plp_engine *e)
+{
+    work w = { .e = e };
+    pthread_t thread;
+    PLP_FAIL(PLP_ERR_IO, "of the main thread");
+    if (!CHECK(pthread_create(&thread, NULL, decode, &w) == 0)) return;
+    pthread_join(thread, NULL);
+    CHECK(w.st == PLP_OK && memcmp(w.token, right, sizeof right) == 0);
+    CHECK(w.message[0] == 0 && strcmp(plp_last_error(), "of the main thread") == 0);
+    CHECK(is_right(e));
+}
+
+/* A child that looks around and leaves takes nothing along. */
+static void a_child_leaves(plp_engine *e)
+{
+    int status = 1;
+    const pid_t child = fork();
+    if (child == 0) {
+        plp_engine_info info;
+        plp_engine_describe(e, &info);
+        _exit(info.max_seqs == 2 ? 0 : 1);
+    }
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    CHECK(is_right(e));
+}
+
+int main(int argc, char **argv)
+{
+    tp_group *g = mpi_test_begin(&argc, &argv);
+    plp_engine *e = NULL;
+    work w = { 0 };
+    if (CHECK(create(&e, PLP_DEMO) == PLP_OK)) {
+        w.e = e;
+        decode(&w);
+        CHECK(w.st == PLP_OK && w.tokens == TOKENS);
+        memcpy(right, w.token, sizeof right);
+        what_is_wrong_is_refused(e);
+        one_of_two_fails(e);
+        another_thread_steps(e);
+        a_child_leaves(e);
+    }
+    plp_engine_destroy(&e);
+    return mpi_test_end(g);
+}

@@ -1,0 +1,142 @@
+/* What runs for long takes no more than it took at first: resident memory, descriptors and threads of engines that are made and destroyed
+ * again and again, and of one that serves request after request.
+ *
+ *     test_soak [ENGINES REQUESTS TOKENS]       TOKENS: of each request; 1000 100000 10 take some minutes
+ *
+ * On the smallest fixture.  What is measured in the last tenth may exceed what was measured after the first tenth by 1 MiB. */
+#include "mpi_test.h"
+
+#include "engine/engine.h"
+
+#include "base/clock.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char model_path[] = PLP_TEST_DATA "/fixtures/mamba2-g1";
+enum { SEQS = 16, MOST_MORE = 1 << 20, LONGEST = 40 };
+
+typedef struct {
+    int64_t resident; /* bytes */
+    int descriptors, threads, shared;
+} footprint;
+
+static int entries(const char *directory)
+{
+    int n = 0;
+    DIR *d = opendir(directory);
+    while (d != NULL && readdir(d) != NULL) n++;
+    if (d != NULL) closedir(d);
+    return n;
+}
+
+static footprint measure(void)
+{
+    footprint f = { .descriptors = entries("/proc/self/fd"), .threads = entries("/proc/self/task"), .shared = entries("/dev/shm") };
+    long long pages = 0;
+    FILE *in = fopen("/proc/self/statm", "r");
+    CHECK(in != NULL && fscanf(in, "%*s %lld", &pages) == 1);
+    if (in != NULL) fclose(in);
+    f.resident = pages * sysconf(_SC_PAGESIZE);
+    return f;
+}
+
+static void compare(const char *what, const footprint *first, const footprint *last, long long n, double seconds)
+{
+#ifndef __SANITIZE_ADDRESS__ /* freed memory stays in its quarantine */
+    CHECK(last->resident - first->resident <= MOST_MORE);
+#endif
+    CHECK(last->descriptors == first->descriptors);
+    CHECK(last->threads == first->threads);
+    printf(
+        "%s: %lld in %.1f s; resident %.2f MB, then %.2f MB; %d descriptors, then %d; %d threads, then %d; %d files in /dev/shm, then %d\n",
+        what, n, seconds, (double)first->resident * 1e-6, (double)last->resident * 1e-6, first->descriptors, last->descriptors,
+        first->threads, last->threads, first->shared, last->shared);
+}
+
+static plp_engine *create(void)
+{
+    plp_engine *e = NULL;
+    const plp_engine_options o = {
+        .model = model_path, .device = PLP_DEVICE_CPU, .threads = 1, .max_seqs = SEQS, .max_batch_tokens = 64, .cache = PLP_CACHE_ALIGN
+    };
+    CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &o) == PLP_OK);
+    return e;
+}
+
+static uint64_t dice = 1;
+static int below(int n)
+{
+    dice = dice * 6364136223846793005u + 1442695040888963407u;
+    return (int)((dice >> 33) % (uint64_t)n);
+}
+
+static bool submit(plp_engine *e, int tokens)
+{
+    static int ids[LONGEST];
+    uint64_t id;
+    plp_request r = plp_request_defaults();
+    for (int k = 0; k < LONGEST; k++) ids[k] = below(100);
+    r.ids = ids, r.count = (size_t)(1 + below(LONGEST));
+    r.max_tokens = tokens, r.ignore_eos = 1;
+    r.sampling.seed = (uint64_t)below(1000), r.sampling.frequency = 0.1;
+    if (below(4) == 0) r.sampling.top_p = 0.9;
+    return CHECK(plp_engine_submit(e, &r, &id) == PLP_OK);
+}
+
+/* Requests one after the other, SEQS of them waiting; every hundredth is cancelled.  The tokens that came. */
+static int64_t serve(plp_engine *e, int64_t requests, int tokens, footprint *first)
+{
+    int64_t submitted = 0, finished = 0, drawn = 0;
+    int left = 0;
+    while (finished < requests) {
+        plp_event event;
+        for (; submitted < requests && submitted - finished < 2 * SEQS; submitted++)
+            if (!submit(e, tokens)) return drawn;
+        if (!CHECK(plp_engine_step(e, &left) == PLP_OK)) return drawn;
+        while (plp_engine_next_event(e, &event)) {
+            drawn += event.kind == PLP_EVENT_TOKEN;
+            finished += event.kind == PLP_EVENT_FINISHED;
+            if (event.kind == PLP_EVENT_TOKEN && event.request % 100 == 7) plp_engine_cancel(e, event.request);
+            if (!CHECK(event.kind != PLP_EVENT_ERROR)) return drawn;
+            if (event.kind == PLP_EVENT_FINISHED && finished == requests / 10) *first = measure();
+        }
+    }
+    CHECK(left == 0);
+    return drawn;
+}
+
+int main(int argc, char **argv)
+{
+    tp_group *g = mpi_test_begin(&argc, &argv);
+    int engines = 30, tokens = 10;
+    int64_t requests = tp_size(g) == 1 ? 6000 : 600; /* ranks that share a busy processor take turns slowly */
+    if (argc == 4) engines = atoi(argv[1]), requests = atoll(argv[2]), tokens = atoi(argv[3]);
+    if (argc == 4) alarm(0); /* longer than a test may take */
+    footprint first = { 0 }, last;
+    double began = plp_seconds();
+    for (int i = 0; i < engines; i++) {
+        plp_engine *e = create();
+        if (e == NULL) break;
+        serve(e, 2, 3, &last);
+        plp_engine_destroy(&e);
+        if (i == engines / 10) first = measure();
+    }
+    last = measure();
+    compare("engines", &first, &last, engines, plp_seconds() - began);
+
+    plp_engine *e = create();
+    if (e != NULL) {
+        began = plp_seconds();
+        const int64_t drawn = serve(e, requests, tokens, &first);
+        last = measure();
+        CHECK(drawn > requests * tokens * 9 / 10);
+        compare("requests", &first, &last, requests, plp_seconds() - began);
+        printf("%lld tokens\n", (long long)drawn);
+    }
+    plp_engine_destroy(&e);
+    return mpi_test_end(g);
+}
