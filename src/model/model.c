@@ -84,6 +84,7 @@ static void set_dims(model *m)
         .hidden = (int)c->hidden,
         .heads = (int)p->heads.count,
         .unit = (int)p->unit,
+        .most_heads = (int)(tp_shard(c->heads / p->unit, 0, p->size).count * p->unit),
         .groups = (int)p->groups.count,
         .dim = (int)c->head_dim,
         .state = (int)c->state,
