@@ -206,9 +206,11 @@ typedef struct {
  * Reads the residual, and either adds the mixer's output to it (delta NULL: one rank, or the sum over the ranks of `exchange`) or writes
  * this rank's partial sum to delta (tokens, ld_delta) float32, with sum(v^2) behind the last column when fold is set.  Weights as the
  * pieces take them.
- * Returns without doing anything, *done = false, for shapes it does not know.
+ * Returns without doing anything, *done = false, for shapes it does not know; more heads than KN_MIXER_HEADS are among those, so that
+ * callers whose ranks differ in that can decide alike.
  * A backend may fetch the weights, the batch's arrays and the mixer's states while operations queued before are still at work (up to the
  * one queued just ahead of a run of mixer steps): what changes those must not be that last one, nor the same mixer's previous step. */
+enum { KN_MIXER_HEADS = 256 };
 typedef struct {
     int rows, hidden, heads, groups, dim, state, width;
     float *residual; /* (rows, hidden) */

@@ -113,7 +113,7 @@ int main(int argc, char **argv)
 {
     tp_group *g = mpi_test_begin(&argc, &argv);
     int engines = 30, tokens = 10;
-    int64_t requests = 600;
+    int64_t requests = tp_size(g) == 1 ? 6000 : 600; /* ranks that share a busy processor take turns slowly */
     if (argc == 4) engines = atoi(argv[1]), requests = atoll(argv[2]), tokens = atoi(argv[3]);
     if (argc == 4) alarm(0); /* longer than a test may take */
     footprint first = { 0 }, last;
