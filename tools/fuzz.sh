@@ -27,7 +27,7 @@ run() {
     [ "$1" != model_file ] || most=16384 # a whole one
     rc=0
     # shellcheck disable=SC2086 # no dictionary, no argument
-    "build/fuzz/tests/fuzz/fuzz_$1" "$limit" $dictionary -max_len=$most -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
+    "build/fuzz/tests/fuzz/fuzz_$1" "$limit" $dictionary ${FUZZ_SEED:+-seed=$FUZZ_SEED} -max_len=$most -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
         -artifact_prefix="$found/$1-" "$new" "$corpus/$1" >"$log" 2>&1 || rc=$?
     awk -v name="$1" -v rc="$rc" '
         /^#/ { for (i = 2; i < NF; i++) if ($i == "cov:") edges = $(i + 1) }
