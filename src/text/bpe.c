@@ -99,7 +99,7 @@ static plp_status read_merge(json_object *merge, const char *where, size_t index
     if (json_object_is_type(merge, json_type_string)) {
         const char *text = json_object_get_string(merge), *space = strchr(text, ' ');
         if (space == NULL || strchr(space + 1, ' ') != NULL)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu, '%s', is not two tokens with one space between", where, index, text);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu, '%.60s', is not two tokens with one space between", where, index, text);
         *split = (size_t)(space - text);
         PLP_TRY(text_buffer_put(joined, text, *split));
         return text_buffer_put(joined, space + 1, strlen(space + 1));
@@ -115,6 +115,9 @@ static plp_status read_merge(json_object *merge, const char *where, size_t index
     }
     return PLP_OK;
 }
+
+/* How much of a token a message shows. */
+static int quoted(size_t bytes) { return bytes < 60 ? (int)bytes : 60; }
 
 static plp_status read_merges(text_bpe *b, json_object *model, const char *where)
 {
@@ -137,8 +140,8 @@ static plp_status read_merges(text_bpe *b, json_object *model, const char *where
         const int right = text_vocab_find(&b->vocab, joined.data + split, joined.used - split);
         const int id = text_vocab_find(&b->vocab, joined.data, joined.used);
         if (left < 0 || right < 0 || id < 0) {
-            st = PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu, '%.*s' + '%.*s': %s is not in the vocabulary", where, i, (int)split,
-                          joined.data, (int)(joined.used - split), joined.data + split,
+            st = PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu, '%.*s' + '%.*s': %s is not in the vocabulary", where, i, quoted(split),
+                          joined.data, quoted(joined.used - split), joined.data + split,
                           left < 0    ? "the first"
                           : right < 0 ? "the second"
                                       : "what they become");
