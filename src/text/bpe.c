@@ -85,7 +85,7 @@ static plp_status read_vocab(text_bpe *b, json_object *model, const char *where)
     {
         int64_t id = -1;
         PLP_TRY(plp_json_int(vocab, token, where, 0, TEXT_MOST_IDS - 1, &id));
-        if (value == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: '%s' has no id", where, token);
+        if (value == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: '%.60s' has no id", where, token);
         if (*token == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d is an empty token's", where, (int)id);
         PLP_TRY(text_vocab_add(&b->vocab, token, strlen(token), (int)id));
     }
@@ -164,7 +164,7 @@ static plp_status refuse_options(json_object *model, const char *where)
     for (size_t i = 0; i < sizeof affixes / sizeof *affixes; i++) {
         const char *affix = "";
         PLP_TRY(plp_json_string(model, affixes[i], where, &affix));
-        if (*affix != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: %s '%s' is not supported", where, affixes[i], affix);
+        if (*affix != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: %s '%.60s' is not supported", where, affixes[i], affix);
     }
     return PLP_OK;
 }
@@ -236,7 +236,7 @@ static plp_status add_characters(text_bpe *b, const char *word, size_t length)
         if (id < 0 && b->byte_fallback) PLP_TRY(add_bytes(b, word + at, size, &added));
         if (added || (id < 0 && b->unk_token == NULL)) continue;
         if (id < 0 && b->unk < 0)
-            return PLP_FAIL(PLP_ERR_DATA, "no token for U+%04X, and the unknown token '%s' is not in the vocabulary; fix: add it",
+            return PLP_FAIL(PLP_ERR_DATA, "no token for U+%04X, and the unknown token '%.60s' is not in the vocabulary; fix: add it",
                             (unsigned)c, b->unk_token);
         if (waiting && (id >= 0 || !b->fuse_unk)) PLP_TRY(add_symbol(b, b->unk));
         waiting = id < 0;

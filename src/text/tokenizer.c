@@ -50,15 +50,15 @@ static plp_status index_tokens(text_tokenizer *t, const char *where)
         const char *name = v->names.data + s->name;
         if (s->id < 0) continue;
         if (t->tokens[s->id].name != NULL)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d belongs to '%s' and to '%s'", where, s->id, t->tokens[s->id].name, name);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d belongs to '%.60s' and to '%.60s'", where, s->id, t->tokens[s->id].name, name);
         t->tokens[s->id] = (struct token){ name, name, s->length, false };
     }
     for (size_t i = 0; i < added; i++) {
         const text_added_token *a = text_added_token_at(t->added, i);
         const char *name = t->tokens[a->id].name;
         if (name != NULL && strcmp(name, a->content) != 0)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: id %d of '%s' is that of '%s' in the vocabulary", where, a->id, a->content,
-                            name);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: id %d of '%.60s' is that of '%.60s' in the vocabulary", where, a->id,
+                            a->content, name);
         t->tokens[a->id] = (struct token){ a->content, a->form, a->form_length, a->special };
     }
     for (size_t i = 0; i < t->template.count; i++) {
