@@ -40,7 +40,7 @@ static plp_status check_options(void)
     if (prompts > 1 || (prompts == 0 && given.load == NULL))
         return PLP_FAIL(PLP_ERR_USAGE, "%d prompts; command line; fix: give one of --prompt, --prompt-file, --prompt-token-ids", prompts);
     PLP_TRY(cli_check_bos(&sampling->bos));
-    if (sampling->logprobs >= 0 && !given.json)
+    if (sampling->logprobs != CLI_NO_LOGPROBS && !given.json)
         return PLP_FAIL(PLP_ERR_USAGE, "--logprobs without --json; command line; fix: give --json as well");
     return PLP_OK;
 }
@@ -299,7 +299,7 @@ static plp_status run(cli *c)
         json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
         o.answer = json_object_new_object();
         json_object_object_add(o.answer, "token_ids", o.ids = json_object_new_array());
-        if (sampling->logprobs >= 0) json_object_object_add(o.answer, "logprobs", o.logprobs = json_object_new_array());
+        if (sampling->logprobs != CLI_NO_LOGPROBS) json_object_object_add(o.answer, "logprobs", o.logprobs = json_object_new_array());
     }
     PLP_DO(generate(c, e, &o, load));
 done:
