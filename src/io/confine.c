@@ -13,13 +13,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* AddressSanitizer's shadow memory is address space, terabytes of it, and it asks for the signal stack before a function that does not return. */
+/* A sanitizer's shadow memory is address space, terabytes of it, and it asks for the signal stack before a function that does not return. */
 #if defined __has_feature
-#    if __has_feature(address_sanitizer)
+#    if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #        define SANITIZED 1
 #    endif
 #endif
-#if defined __SANITIZE_ADDRESS__
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
 #    define SANITIZED 1
 #elif !defined SANITIZED
 #    define SANITIZED 0
