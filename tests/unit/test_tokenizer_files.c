@@ -99,6 +99,7 @@ static void malformed_files_are_refused(void **state)
         { { .model = MODEL("{\"a\": 3, \"b\": 3}", "[]", "") }, "id 3" },
         { { .model = MODEL("{\"\": 0}", "[]", "") }, "empty" },
         { { .model = MODEL("{\"a\\\\\\u0000b\": 0}", "[]", "") }, "NUL" },
+        { { .normalizer = "{\"type\": \"Prepend\", \"prepend\": \"\xc0\xb7\"}" }, "invalid UTF-8" },
         { { .model = MODEL("{\"a\": 0}", "[\"a\"]", "") }, "number 0" },
         { { .model = MODEL("{\"a\": 0}", "[\"a a a\"]", "") }, "number 0" },
         { { .model = MODEL("{\"a\": 0, \"aa\": 1}", "[\"a a\", [\"a\"]]", "") }, "number 1" },
