@@ -19,6 +19,9 @@ if(PLP_SANITIZE)
                                                $<$<COMPILE_LANGUAGE:C>:-fno-omit-frame-pointer>)
   target_link_options(plp_options INTERFACE -fsanitize=${PLP_SANITIZE})
 endif()
+if(PLP_SANITIZE OR PLP_FUZZ) # where memory is not what the program asks for
+  target_compile_definitions(plp_options INTERFACE PLP_SANITIZED)
+endif()
 if(PLP_FUZZ) # libFuzzer's coverage in everything that its targets call; the runtime itself is linked by tests/fuzz
   target_compile_definitions(plp_options INTERFACE PLP_FUZZ)
   target_compile_options(plp_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)

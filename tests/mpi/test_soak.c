@@ -46,7 +46,7 @@ static footprint measure(void)
 
 static void compare(const char *what, const footprint *first, const footprint *last, long long n, double seconds)
 {
-#ifndef __SANITIZE_ADDRESS__ /* freed memory stays in its quarantine */
+#ifndef PLP_SANITIZED /* freed memory stays in its quarantine */
     CHECK(last->resident - first->resident <= MOST_MORE);
 #endif
     CHECK(last->descriptors == first->descriptors);
