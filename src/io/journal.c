@@ -223,13 +223,15 @@ static uint32_t sum_of(int64_t line, bool failed, const char *result, size_t byt
     return plp_crc32c(plp_crc32c(0, head, (size_t)n), result, bytes);
 }
 
-/* What a whole record says; false for a damaged one.  text is NUL-terminated. */
+/* What a whole record says; false for a damaged one.  Its head alone is scanned: sscanf looks for the end of all that it is given, and a window
+ * of the file has none. */
 static bool read_record(const char *text, size_t bytes, int64_t *line, bool *failed, const char **result, size_t *result_bytes)
 {
-    char prefix[PREFIX];
+    char prefix[PREFIX], head[PREFIX] = "";
     int flag;
     uint32_t crc;
-    if (sscanf(text, "{\"line\":%" SCNd64 ",\"failed\":%d,\"crc32c\":\"%8" SCNx32 "\"", line, &flag, &crc) != 3) return false;
+    memcpy(head, text, bytes < PREFIX - 1 ? bytes : PREFIX - 1);
+    if (sscanf(head, "{\"line\":%" SCNd64 ",\"failed\":%d,\"crc32c\":\"%8" SCNx32 "\"", line, &flag, &crc) != 3) return false;
     if (*line < 0 || *line > MOST_LINES) return false;
     *failed = flag != 0;
     const size_t n = (size_t)write_prefix(prefix, *line, *failed, crc);
