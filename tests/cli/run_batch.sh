@@ -94,7 +94,9 @@ printf '%s\n' '{"id": "e", "prompt": "In the beginning", "temperature": 0, "max_
     '{"id": "a", "prompt": [0,1106,260,1894,1074], "temperature": 0, "max_tokens": 2, "logprobs": -1}' \
     '{"id": "b", "prompt": [0,1106,260,1894,1074], "temperature": 0, "max_tokens": 2, "logprobs": 20, "presence_penalty": 1}' \
     '{"id": "c", "prompt": [0,1106,260,1894,1074], "max_tokens": 2, "logprobs": -1, "top_p": 0.9, "seed": 3, "ignore_eos": true}' \
-    '{"id": "x", "prompt": "x", "echo": true, "logprobs": -1}' '{"id": "y", "prompt": "x", "logprobs": 21}' >"$in"
+    '{"id": "x", "prompt": "x", "echo": true, "logprobs": -1}' '{"id": "y", "prompt": "x", "logprobs": 21}' \
+    '{"custom_id": "u", "url": "/v1/embeddings", "body": {"prompt": "x"}}' '{"id": "k", "prompt": "x", "logit_bias": {"1": "a"}}' \
+    '{"id": "m", "prompt": "x", "bad_words": ["a", 1]}' '{"id": "n", "prompt": "x", "bad_words": "a"}' >"$in"
 batch 3
 has 1 '"text":"In the beginning'
 has 2 '"text":"In the beginning of the reign"'
@@ -126,6 +128,10 @@ tops 5 1 | head -n 20 | cut -d ' ' -f 1 >"$work/kept"
 tops 6 1 | cut -d ' ' -f 1 | cmp -s - "$work/kept" || fail "the 20 most probable of all are not those of logprobs 20"
 has 8 'echo with logprobs of all ids'
 has 9 'logprobs: 21 is outside -1 to 20'
+has 10 'url /v1/embeddings; fix: give /v1/completions'
+has 11 'logit_bias of 1 is no number'
+has 12 'bad_words[1] is no text'
+has 13 'bad_words is no list'
 
 # Bad lines get a record each, and do not stop the others.
 fresh
