@@ -136,6 +136,10 @@ static plp_status read_merges(text_bpe *b, json_object *model, const char *where
         json_object *merge = json_object_array_get_idx(merges, i);
         if (json_object_is_type(merge, json_type_string) && strncmp(json_object_get_string(merge), "#version", 8) == 0) continue;
         PLP_DO(read_merge(merge, where, i, &joined, &split));
+        if (joined.used == 0) {
+            st = PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu is of two empty tokens", where, i);
+            goto done;
+        }
         const int left = text_vocab_find(&b->vocab, joined.data, split);
         const int right = text_vocab_find(&b->vocab, joined.data + split, joined.used - split);
         const int id = text_vocab_find(&b->vocab, joined.data, joined.used);

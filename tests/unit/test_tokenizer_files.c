@@ -105,6 +105,7 @@ static void malformed_files_are_refused(void **state)
         { { .model = MODEL("{\"a\": 0, \"aa\": 1}", "[\"a a\", [\"a\"]]", "") }, "number 1" },
         { { .model = MODEL("{\"a\": 0}", "[[\"a\", 1]]", "") }, "number 0" },
         { { .model = MODEL("{\"a\": 0}", "[7]", "") }, "number 0" },
+        { { .model = MODEL("{\"a\": 0}", "[[\"\", \"\"]]", "") }, "number 0 is of two empty" },
         { { .model = MODEL("{\"a\": 0}", "[[\"a\", \"zzzzzzzzzzzzzzzzzzzzzzzz\"]]", "") }, "the second" },
         { { .model = MODEL("{\"a\": 0}", "[[\"\", \"a\"]]", "") }, "the first" },
         { { .model = MODEL("{\"a\": 0}", "[\"a a\"]", "") }, "what they become" },
