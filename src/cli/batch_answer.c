@@ -217,14 +217,13 @@ static json_object *openai_logprobs(const batch_answer *a, const batch_choice *c
     json_object *list = logprobs_list(a, c);
     for (size_t i = 0; i < json_object_array_length(list); i++) {
         json_object *entry = json_object_array_get_idx(list, i), *top = json_object_object_get(entry, "top");
-        json_object *map = json_object_new_object();
         if (entry == NULL) { /* the first of the prompt */
-            json_object_put(map);
             json_object_array_add(tokens, string_or_null(plp_token(e, a->request.request.ids[i])));
             json_object_array_add(values, NULL);
             json_object_array_add(tops, NULL);
             continue;
         }
+        json_object *map = json_object_new_object();
         for (size_t k = 0; k < json_object_array_length(top); k++) {
             json_object *t = json_object_array_get_idx(top, k), *token = json_object_object_get(t, "token");
             if (token != NULL)

@@ -94,16 +94,22 @@ typedef struct {
     double began, first, ended; /* seconds */
 } output;
 
+/* As poll: 1 where stdout takes more, or has failed, within so many milliseconds. */
+static int poll_stdout(int milliseconds)
+{
+    struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
+    return poll(&out, 1, milliseconds);
+}
+
 /* Whether stdout takes more, waiting for that as long as nobody asks us to stop.  mpirun reads nothing more once it got SIGTERM: a rank that
  * waits for it in a write would be killed with the state unsaved. */
 static bool stdout_is_ready(void)
 {
-    struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
     while (cli_stop_asked() == CLI_GO_ON) {
-        const int ready = poll(&out, 1, 200); /* a signal between the look and the wait is seen behind it */
+        const int ready = poll_stdout(200); /* a signal between the look and the wait is seen behind it */
         if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
     }
-    return poll(&out, 1, 0) > 0;
+    return poll_stdout(0) > 0;
 }
 
 static plp_status keep_text(output *o, const char *text, size_t bytes)
@@ -131,8 +137,7 @@ static plp_status put_text(output *o, const char *text, size_t bytes)
 /* The end of the text; what was kept is dropped where still nobody reads. */
 static void end_text(const output *o)
 {
-    struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
-    if (o->used > 0 && poll(&out, 1, 500) <= 0) return;
+    if (o->used > 0 && poll_stdout(500) <= 0) return;
     if (o->used > 0) fwrite(o->text, 1, o->used, stdout);
     putchar('\n');
     fflush(stdout);
