@@ -15,9 +15,12 @@ if(PLP_FAULTS)
   target_compile_definitions(plp_options INTERFACE PLP_FAULTS)
 endif()
 if(PLP_SANITIZE)
-  target_compile_options(plp_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=address,undefined> $<$<COMPILE_LANGUAGE:C>:-fno-sanitize-recover=all>
+  target_compile_options(plp_options INTERFACE $<$<COMPILE_LANGUAGE:C>:-fsanitize=${PLP_SANITIZE}> $<$<COMPILE_LANGUAGE:C>:-fno-sanitize-recover=all>
                                                $<$<COMPILE_LANGUAGE:C>:-fno-omit-frame-pointer>)
-  target_link_options(plp_options INTERFACE -fsanitize=address,undefined)
+  target_link_options(plp_options INTERFACE -fsanitize=${PLP_SANITIZE})
+endif()
+if(PLP_SANITIZE OR PLP_FUZZ) # where memory is not what the program asks for
+  target_compile_definitions(plp_options INTERFACE PLP_SANITIZED)
 endif()
 if(PLP_FUZZ) # libFuzzer's coverage in everything that its targets call; the runtime itself is linked by tests/fuzz
   target_compile_definitions(plp_options INTERFACE PLP_FUZZ)

@@ -1,7 +1,8 @@
 #!/bin/sh
 # fuzz.sh [SECONDS [TARGET...]] -- builds the fuzz targets of tests/fuzz, runs each for so long (60 seconds) from its corpus, and prints what it did.
 # Two run at a time.  What breaks one is left in build/fuzz/found, as are new inputs; neither is put into the tree.
-# FUZZ_RUNS=N: N executions each instead, however long they take.
+# FUZZ_RUNS=N: N executions each instead, however long they take, and a hundredth of model_file, which starts a process each time.
+# FUZZ_SEED=N: the same executions each time.
 # shellcheck source=launch/lib.sh
 . "$(dirname "$0")/../launch/lib.sh"
 seconds=${1:-60}
@@ -24,10 +25,13 @@ run() {
     dictionary=
     [ ! -f "tests/fuzz/$1.dict" ] || dictionary=-dict=tests/fuzz/$1.dict
     most=512
-    [ "$1" != model_file ] || most=16384 # a whole one
+    if [ "$1" = model_file ]; then
+        most=16384 # a whole one
+        [ -z "${FUZZ_RUNS:-}" ] || limit=-runs=$((FUZZ_RUNS / 100))
+    fi
     rc=0
     # shellcheck disable=SC2086 # no dictionary, no argument
-    "build/fuzz/tests/fuzz/fuzz_$1" "$limit" $dictionary -max_len=$most -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
+    "build/fuzz/tests/fuzz/fuzz_$1" "$limit" $dictionary ${FUZZ_SEED:+-seed=$FUZZ_SEED} -max_len=$most -timeout=60 -rss_limit_mb=2048 -print_final_stats=1 \
         -artifact_prefix="$found/$1-" "$new" "$corpus/$1" >"$log" 2>&1 || rc=$?
     awk -v name="$1" -v rc="$rc" '
         /^#/ { for (i = 2; i < NF; i++) if ($i == "cov:") edges = $(i + 1) }

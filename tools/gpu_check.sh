@@ -11,7 +11,7 @@ jobs=$(nproc)
 mkdir -p "$build" "$logs"
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-# Arguments of `polylepis bench`, one run a line.
+# Arguments of `polylepis bench`, one run a line; those behind np2 on two ranks, where there are two GPUs.
 benches="--shape codestral-7b --batch 1,2,4,8,64
 --shape codestral-7b --batch 64,256 --state-dtype bf16
 --shape mamba2-2.7b --batch 1,2,4,8,64,256
@@ -23,7 +23,14 @@ benches="--shape codestral-7b --batch 1,2,4,8,64
 --shape falcon-mamba-7b --mode kernels --batch 1 --tokens 8192
 --shape codestral-7b --mode throughput --batch 256 --state-dtype bf16 --num-prompts 512 --input-len 64:256 --output-len 128:128 --max-batch-tokens 2048
 --shape codestral-7b --mode kernels --batch 64 --tokens 8192
---shape mamba2-2.7b --mode kernels --batch 64 --tokens 8192"
+--shape mamba2-2.7b --mode kernels --batch 64 --tokens 8192
+np2 --mode collectives
+np2 --mode collectives --comm nccl
+np2 --shape codestral-7b --batch 1,8,64
+np2 --shape mamba2-2.7b --batch 1,8,64
+np2 --shape falcon-mamba-7b --batch 1
+np2 --shape codestral-7b --mode prefill --tokens 2048,8192
+np2 --shape mamba2-2.7b --mode prefill --tokens 2048,8192"
 
 arguments=(-S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLP_WERROR=ON -DPLP_CUDA=ON)
 if [ -d .carry ]; then
@@ -48,10 +55,20 @@ if step configure cmake "${arguments[@]}" "$@" && step build cmake --build "$bui
     program=$(find "$build" -name polylepis -type f -perm -u+x | head -n 1)
     if [ -n "$program" ]; then
         row=0
+        gpus=$(nvidia-smi -L | wc -l)
+        if [ "$gpus" -ge 2 ]; then
+            for shape in mamba2-2.7b codestral-7b; do step "verify-$shape" mpirun -np 2 "$program" verify --shape "$shape"; done
+        fi
         while read -r line; do
             row=$((row + 1))
+            command=("$program" bench)
+            case $line in np2*)
+                [ "$gpus" -ge 2 ] || continue
+                command=(mpirun -np 2 "${command[@]}") line=${line#np2}
+                ;;
+            esac
             # shellcheck disable=SC2086 # a list of words
-            step "bench-$row" "$program" bench $line && cat "$logs/bench-$row.log"
+            step "bench-$row" "${command[@]}" $line && cat "$logs/bench-$row.log"
         done <<<"$benches"
     fi
 fi

@@ -29,11 +29,15 @@ echo "the same job $runs times, np 1 and 2, 1 to 7 requests at a time: $(wc -l <
 i=0 alarms=0
 while [ $i -lt "$runs" ]; do
     : >"$work/out"
-    launch 2 "$polylepis" generate -q --device cpu -m "$model" -p "In the" --ignore-eos -n 100000 --watchdog 3 >"$work/out" 2>"$work/err" </dev/null &
+    "${MPIEXEC:-mpirun}" -np 2 "$polylepis" generate -q --device cpu -m "$model" -p "In the" --ignore-eos -n 100000 --watchdog 3 >"$work/out" 2>"$work/err" </dev/null &
     job=$!
     until [ -s "$work/out" ] || ! kill -0 $job 2>/dev/null; do sleep 0.05; done
-    rank=$(tr ' ' '\n' <"/proc/$job/task/$job/children" | grep . | sed -n $((1 + i % 2))p)
-    kill -STOP "$rank" && sleep 1 && kill -CONT "$rank" && sleep 0.7 && kill -0 $job 2>/dev/null || alarms=$((alarms + 1))
+    rank=$(tr ' ' '\n' <"/proc/$job/task/$job/children" | grep . | sed -n $((1 + i % 2))p) # mpirun's children are the ranks
+    if ! grep -q polylepis "/proc/$rank/comm"; then
+        fail "no rank to stop among the children of $job"
+    elif ! { kill -STOP "$rank" && sleep 1 && kill -CONT "$rank" && sleep 0.7 && kill -0 $job; }; then
+        alarms=$((alarms + 1))
+    fi
     kill $job 2>/dev/null
     wait $job
     i=$((i + 1))

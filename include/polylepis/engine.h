@@ -93,12 +93,15 @@ void plp_engine_statistics(const plp_engine *engine, plp_engine_stats *stats);
 /* Ids of a text; add_special: with what the tokenizer's post-processor adds (BOS).  *ids is the caller's: plp_free.  PLP_ERR_USAGE
  * without a tokenizer. */
 plp_status plp_encode(plp_engine *engine, const char *text, size_t bytes, int add_special, int **ids, size_t *count);
+/* The text of ids: whole characters, without special tokens unless they are to be kept.  *text ends with a NUL and is the caller's: plp_free.
+ * PLP_ERR_USAGE without a tokenizer, PLP_ERR_DATA for an id outside its vocabulary. */
+plp_status plp_decode(plp_engine *engine, const int *ids, size_t count, int keep_special, char **text, size_t *bytes);
 /* A token as the tokenizer spells it; NULL for one without a spelling.  Borrowed from the engine. */
 const char *plp_token(const plp_engine *engine, int id);
 void plp_free(void *memory);
 
 /* ------------------------------------------------------------------------------------------------------------------- requests */
-enum { PLP_MOST_LOGPROBS = 20 };
+enum { PLP_MOST_LOGPROBS = 20, PLP_ALL_LOGPROBS = 0x7fffffff };
 
 /* In the order in which they act: penalties, temperature, min_p, top_k, top_p; each after the first renormalises what is left.  Equal
  * probabilities: the lower id. */
@@ -126,8 +129,8 @@ typedef struct plp_request {
     int stop_id_count;
     const char *const *stops; /* text that ends the request; it is not given out */
     int stop_count;
-    int logprobs;        /* -1: none; k: of the token and the k most probable, of the logits as they are */
-    int prompt_logprobs; /* the same of the prompt's tokens but the first; then its prompt is computed whole, whatever is kept */
+    int logprobs;        /* -1: none; k: of the token and the k most probable, of the logits as they are; PLP_ALL_LOGPROBS: of every id */
+    int prompt_logprobs; /* -1 or k, of the prompt's tokens but the first; then its prompt is computed whole, whatever is kept */
     int keep_special;    /* special tokens are part of the text */
     const int *bias_ids; /* (bias_count), and what is added to their logits before all else */
     const double *biases;

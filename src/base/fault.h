@@ -1,7 +1,7 @@
 /* src/base/fault.h -- faults on purpose, in builds with -DPLP_FAULTS=ON alone; elsewhere PLP_FAULT_AT is PLP_OK.
  *
  *     PLP_FAULT=point:rank:n:action     the n-th time (from 1) that this rank comes to the point:
- *     init handshake load forward collective sample journal finish write leave convert link
+ *     init handshake load forward collective sample journal finish write leave convert link nccl
  *     kill SIGKILL   stop SIGSTOP   term SIGTERM   usr1 SIGUSR1   exit exit(3), no goodbye   abort   segv   hang for ever
  *     fail PLP_ERR_INTERNAL   slow 0.7 s, then and every time
  *

@@ -53,23 +53,36 @@ done:
     return st;
 }
 
+/* *end: of the value, or where the error is. */
+static json_object *parse(json_tokener *tokener, int flags, const char *text, size_t bytes, enum json_tokener_error *error, size_t *end)
+{
+    json_tokener_reset(tokener);
+    json_tokener_set_flags(tokener, flags | JSON_TOKENER_VALIDATE_UTF8);
+    json_object *value = json_tokener_parse_ex(tokener, text, (int)bytes);
+    *error = json_tokener_get_error(tokener);
+    *end = json_tokener_get_parse_end(tokener);
+    if (*error == json_tokener_continue && memchr(text, 0, bytes) == NULL) { /* a bare number ends only at a NUL */
+        value = json_tokener_parse_ex(tokener, "", 1);
+        *error = json_tokener_get_error(tokener);
+        *end = bytes;
+    }
+    return value;
+}
+
 plp_status plp_json_parse(const char *text, size_t bytes, const char *where, json_object **root)
 {
     plp_status st = PLP_OK;
     json_tokener *tokener = NULL;
-    json_object *value = NULL;
+    enum json_tokener_error error;
+    size_t end;
     *root = NULL;
     if (bytes > INT32_MAX) return PLP_FAIL(PLP_ERR_DATA, "%s: %zu bytes of JSON, at most %d are read", where, bytes, INT32_MAX);
     PLP_TRY(PLP_ALLOCATED(tokener = json_tokener_new_ex(MOST_DEPTH)));
-    json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-    value = json_tokener_parse_ex(tokener, text, (int)bytes);
-    enum json_tokener_error error = json_tokener_get_error(tokener);
-    size_t end = json_tokener_get_parse_end(tokener);
-    if (error == json_tokener_continue && memchr(text, 0, bytes) == NULL) { /* a bare number ends only at a NUL */
-        value = json_tokener_parse_ex(tokener, "", 1);
-        error = json_tokener_get_error(tokener);
-        end = bytes;
-    }
+    json_object *value = parse(tokener, JSON_TOKENER_STRICT, text, bytes, &error, &end);
+    /* From 0.17 on the strict mode refuses integers that are too large for json-c, which otherwise clamps them: what is right but for these
+     * is read, and whoever wants the number says what its range is. */
+    if (error == json_tokener_error_parse_number && plp_json_check(text, bytes, where) == PLP_OK)
+        value = parse(tokener, 0, text, bytes, &error, &end);
     if (error != json_tokener_success) {
         st = PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: %s", where, end, json_tokener_error_desc(error));
         goto done;

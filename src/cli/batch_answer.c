@@ -8,13 +8,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-plp_status batch_answer_create(batch_answer **out, batch_request *request)
+static plp_status copy_echo(batch_answer *a, const batch_request *r, plp_engine *e)
+{
+    plp_engine_info info;
+    plp_engine_describe(e, &info);
+    if (!r->echo || !r->detokenize || !info.has_tokenizer) return PLP_OK;
+    if (r->text == NULL) return plp_decode(e, r->request.ids, r->request.count, r->request.keep_special, &a->echo, &a->echo_bytes);
+    a->echo_bytes = strlen(r->text);
+    return PLP_ALLOCATED(a->echo = strdup(r->text));
+}
+
+plp_status batch_answer_create(batch_answer **out, batch_request *request, plp_engine *e)
 {
     plp_status st = PLP_OK;
     batch_answer *a = NULL;
     *out = NULL;
     PLP_DO(PLP_ALLOCATED(a = calloc(1, sizeof *a)));
     PLP_DO(PLP_ALLOCATED(a->choice = calloc((size_t)request->n, sizeof *a->choice)));
+    PLP_DO(copy_echo(a, request, e));
     a->request = *request;
     if (request->id == request->number) a->request.id = a->request.number; /* it moved */
     *request = (batch_request){ 0 };
@@ -41,6 +52,7 @@ void batch_answer_destroy(batch_answer **out)
     }
     free(a->choice);
     json_object_put(a->prompt);
+    plp_free(a->echo);
     batch_request_free(&a->request);
     free(a);
     *out = NULL;
@@ -129,7 +141,27 @@ static json_object *text_of(const batch_answer *a, const batch_choice *c, const 
 {
     plp_engine_info info;
     plp_engine_describe(e, &info);
-    return info.has_tokenizer && a->request.detokenize ? json_object_new_string_len(c->used > 0 ? c->text : "", (int)c->used) : NULL;
+    if (!info.has_tokenizer || !a->request.detokenize) return NULL;
+    if (a->echo == NULL) return json_object_new_string_len(c->used > 0 ? c->text : "", (int)c->used);
+    char *both = malloc(a->echo_bytes + c->used + 1);
+    if (both == NULL) return plp_json_made(NULL);
+    memcpy(both, a->echo, a->echo_bytes);
+    if (c->used > 0) memcpy(both + a->echo_bytes, c->text, c->used);
+    json_object *text = json_object_new_string_len(both, (int)(a->echo_bytes + c->used));
+    free(both);
+    return text;
+}
+
+/* A list, one entry a token, of an answer and of what is echoed before it.  NULL: not asked for. */
+static json_object *logprobs_list(const batch_answer *a, const batch_choice *c)
+{
+    if (c->logprobs == NULL || !a->request.echo) return json_object_get(c->logprobs);
+    json_object *list = json_object_new_array();
+    for (size_t i = 0; i < json_object_array_length(a->prompt); i++)
+        json_object_array_add(list, json_object_get(json_object_array_get_idx(a->prompt, i)));
+    for (size_t i = 0; i < json_object_array_length(c->logprobs); i++)
+        json_object_array_add(list, json_object_get(json_object_array_get_idx(c->logprobs, i)));
+    return list;
 }
 
 static void add_ending(json_object *o, const batch_choice *c)
@@ -145,13 +177,15 @@ static void add_ending(json_object *o, const batch_choice *c)
 static void add_plain(json_object *o, const batch_answer *a, const batch_choice *c, const plp_engine *e)
 {
     json_object *ids = json_object_new_array();
+    for (size_t i = 0; i < a->request.request.count && a->request.echo; i++)
+        json_object_array_add(ids, json_object_new_int(a->request.request.ids[i]));
     for (int64_t i = 0; i < c->tokens; i++) json_object_array_add(ids, json_object_new_int(c->ids[i]));
     json_object_object_add(o, "text", text_of(a, c, e));
     json_object_object_add(o, "token_ids", ids);
     add_ending(o, c);
     if (c->logprobs == NULL) return;
     json_object_object_add(o, "cumulative_logprob", json_object_new_double(c->logprob));
-    json_object_object_add(o, "logprobs", json_object_get(c->logprobs));
+    json_object_object_add(o, "logprobs", logprobs_list(a, c));
 }
 
 static json_object *plain_json(const batch_answer *a, const plp_engine *e)
@@ -170,18 +204,25 @@ static json_object *plain_json(const batch_answer *a, const plp_engine *e)
         }
         json_object_object_add(o, "choices", choices);
     }
-    if (a->prompt != NULL) json_object_object_add(o, "prompt_logprobs", json_object_get(a->prompt));
+    if (a->request.lists_prompt) json_object_object_add(o, "prompt_logprobs", json_object_get(a->prompt));
     json_object_object_add(o, "usage", usage_of(a));
     return o;
 }
 
 /* The completions API has its own form of logprobs: one list for each member. */
-static json_object *openai_logprobs(const batch_choice *c)
+static json_object *openai_logprobs(const batch_answer *a, const batch_choice *c, const plp_engine *e)
 {
     json_object *o = json_object_new_object(), *tokens = json_object_new_array(), *values = json_object_new_array(),
                 *tops = json_object_new_array();
-    for (size_t i = 0; i < json_object_array_length(c->logprobs); i++) {
-        json_object *entry = json_object_array_get_idx(c->logprobs, i), *top = json_object_object_get(entry, "top");
+    json_object *list = logprobs_list(a, c);
+    for (size_t i = 0; i < json_object_array_length(list); i++) {
+        json_object *entry = json_object_array_get_idx(list, i), *top = json_object_object_get(entry, "top");
+        if (entry == NULL) { /* the first of the prompt */
+            json_object_array_add(tokens, string_or_null(plp_token(e, a->request.request.ids[i])));
+            json_object_array_add(values, NULL);
+            json_object_array_add(tops, NULL);
+            continue;
+        }
         json_object *map = json_object_new_object();
         for (size_t k = 0; k < json_object_array_length(top); k++) {
             json_object *t = json_object_array_get_idx(top, k), *token = json_object_object_get(t, "token");
@@ -192,6 +233,7 @@ static json_object *openai_logprobs(const batch_choice *c)
         json_object_array_add(values, json_object_get(json_object_object_get(entry, "logprob")));
         json_object_array_add(tops, map);
     }
+    json_object_put(list);
     json_object_object_add(o, "tokens", tokens);
     json_object_object_add(o, "token_logprobs", values);
     json_object_object_add(o, "top_logprobs", tops);
@@ -231,8 +273,8 @@ static json_object *openai_json(const batch_answer *a, const plp_engine *e)
         json_object *choice = json_object_new_object();
         json_object_object_add(choice, "index", json_object_new_int(i));
         json_object_object_add(choice, "text", text_of(a, c, e));
-        json_object_object_add(choice, "logprobs", c->logprobs != NULL ? openai_logprobs(c) : NULL);
-        if (a->prompt != NULL) json_object_object_add(choice, "prompt_logprobs", json_object_get(a->prompt));
+        json_object_object_add(choice, "logprobs", c->logprobs != NULL ? openai_logprobs(a, c, e) : NULL);
+        if (a->request.lists_prompt) json_object_object_add(choice, "prompt_logprobs", json_object_get(a->prompt));
         add_ending(choice, c);
         json_object_array_add(choices, choice);
     }

@@ -21,13 +21,15 @@ typedef struct {
     batch_request request;
     batch_choice *choice; /* (request.n) */
     json_object *prompt;  /* probabilities of its tokens, null for the first; NULL: not asked for */
-    int left;             /* requests of it that the engine still has */
-    plp_status failed;    /* not PLP_OK: the line gets an error record */
+    char *echo;           /* what comes before each text; NULL: nothing */
+    size_t echo_bytes;
+    int left;          /* requests of it that the engine still has */
+    plp_status failed; /* not PLP_OK: the line gets an error record */
     char error[512];
 } batch_answer;
 
-/* Takes the request over. */
-plp_status batch_answer_create(batch_answer **a, batch_request *request);
+/* Takes the request over, unless it fails.  PLP_ERR_DATA for ids that are to be echoed as text, and that the tokenizer does not have. */
+plp_status batch_answer_create(batch_answer **a, batch_request *request, plp_engine *e);
 void batch_answer_destroy(batch_answer **a);
 
 /* What an event of the i-th answer adds. */

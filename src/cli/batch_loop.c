@@ -166,9 +166,12 @@ static plp_status submit(loop *l, int64_t number, const char *text, size_t bytes
         batch_request_free(&r);
         return st;
     }
-    st = batch_answer_create(&a, &r);
-    batch_request_free(&r);
-    PLP_TRY(st);
+    st = batch_answer_create(&a, &r, job->engine);
+    if (st != PLP_OK) {
+        st = put_error(l, &r, st);
+        batch_request_free(&r);
+        return st;
+    }
     st = submit_all(l, a);
     if (st == PLP_OK) return PLP_OK;
     if (a->left > 0) return st; /* the engine has some of it: no line's fault */

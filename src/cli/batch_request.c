@@ -1,5 +1,7 @@
 #include "cli/batch_request.h"
 
+#include "cli/sampling.h"
+
 #include "base/error.h"
 #include "base/options.h"
 #include "base/sha256.h"
@@ -15,8 +17,7 @@ static const int64_t MOST_SEED = INT64_MAX - 1; /* json-c gives INT64_MAX for al
 static const struct {
     const char *name, *nothing;
 } unsupported[] = {
-    { "best_of", "1" },   { "echo", "false" },          { "stream", "false" },
-    { "suffix", "null" }, { "stream_options", "null" }, { "use_beam_search", "false" },
+    { "best_of", "1" }, { "stream", "false" }, { "suffix", "null" }, { "stream_options", "null" }, { "use_beam_search", "false" },
 };
 enum { UNSUPPORTED = sizeof unsupported / sizeof *unsupported };
 
@@ -39,6 +40,7 @@ static const char *const sampling_fields[] = { "prompt",
                                                "skip_special_tokens",
                                                "logprobs",
                                                "prompt_logprobs",
+                                               "echo",
                                                "detokenize",
                                                "logit_bias",
                                                "allowed_token_ids",
@@ -243,11 +245,25 @@ static uint64_t mix(uint64_t seed, const char *text, size_t bytes)
     return value;
 }
 
+/* What is echoed has probabilities where the output has them. */
+static plp_status read_echo(batch_request *r, json_object *o, const char *where)
+{
+    plp_request *q = &r->request;
+    PLP_TRY(plp_json_bool(o, "echo", where, &r->echo));
+    r->lists_prompt = q->prompt_logprobs >= 0;
+    if (!r->echo || q->logprobs < 0 || r->lists_prompt) return PLP_OK;
+    if (q->logprobs == PLP_ALL_LOGPROBS)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: echo with logprobs of all ids; fix: prompt_logprobs from 0 to %d as well", where,
+                        PLP_MOST_LOGPROBS);
+    q->prompt_logprobs = q->logprobs;
+    return PLP_OK;
+}
+
 static plp_status read_sampling(batch_request *r, json_object *o, const char *where, const batch_defaults *defaults)
 {
     plp_request *q = &r->request;
     plp_sampling *s = &q->sampling;
-    int64_t n = defaults->n, logprobs = q->logprobs, prompt_logprobs = -1, seed = -1;
+    int64_t n = defaults->n, logprobs = CLI_NO_LOGPROBS, prompt_logprobs = -1, seed = -1;
     bool ignore_eos = q->ignore_eos, skip_special = !q->keep_special;
     PLP_TRY(plp_json_int(o, "n", where, 1, BATCH_MOST_ANSWERS, &n));
     PLP_TRY(plp_json_int(o, "max_tokens", where, 1, INT32_MAX, &q->max_tokens));
@@ -260,7 +276,7 @@ static plp_status read_sampling(batch_request *r, json_object *o, const char *wh
     PLP_TRY(plp_json_double(o, "frequency_penalty", where, -100, 100, &s->frequency));
     PLP_TRY(plp_json_double(o, "repetition_penalty", where, 1e-3, 1e3, &s->repetition));
     PLP_TRY(plp_json_int(o, "seed", where, 0, MOST_SEED, &seed));
-    PLP_TRY(plp_json_int(o, "logprobs", where, 0, PLP_MOST_LOGPROBS, &logprobs));
+    PLP_TRY(plp_json_int(o, "logprobs", where, -1, PLP_MOST_LOGPROBS, &logprobs));
     PLP_TRY(plp_json_int(o, "prompt_logprobs", where, 0, PLP_MOST_LOGPROBS, &prompt_logprobs));
     PLP_TRY(plp_json_bool(o, "detokenize", where, &r->detokenize));
     PLP_TRY(plp_json_bool(o, "ignore_eos", where, &ignore_eos));
@@ -268,7 +284,9 @@ static plp_status read_sampling(batch_request *r, json_object *o, const char *wh
     PLP_TRY(plp_json_bool(o, "include_stop_str_in_output", where, &r->include_stop));
     if (s->top_k < 0) s->top_k = 0; /* -1 is off as well */
     s->seed = seed >= 0 ? (uint64_t)seed : mix((uint64_t)defaults->seed, r->id, strlen(r->id));
-    r->n = (int)n, q->logprobs = (int)logprobs, q->prompt_logprobs = (int)prompt_logprobs;
+    if (logprobs != CLI_NO_LOGPROBS) q->logprobs = cli_logprobs(logprobs);
+    r->n = (int)n, q->prompt_logprobs = (int)prompt_logprobs;
+    PLP_TRY(read_echo(r, o, where));
     PLP_TRY(read_biases(r, o, where));
     PLP_TRY(read_allowed(r, o, where));
     PLP_TRY(read_bad_words(r, o, where));
@@ -333,7 +351,6 @@ plp_status batch_request_encode(batch_request *r, plp_engine *e, const batch_def
     if (r->text == NULL) return PLP_OK;
     const plp_status st = cli_encode(e, r->text, strlen(r->text), &defaults->bos, &ids, &r->request.count);
     r->request.ids = ids;
-    r->text = NULL;
     return st;
 }
 

@@ -27,11 +27,13 @@ typedef struct {
     const char *id;         /* NULL: the line is not even an object */
     bool openai;            /* the answer has the form of OpenAI's batch API */
     const char *model;      /* what an OpenAI body calls the model, or NULL */
-    const char *text;       /* the prompt, until it is encoded; NULL: given as ids */
+    const char *text;       /* the prompt; NULL: given as ids */
     json_object *bad_words; /* of root, or NULL */
     int n;                  /* answers wanted                       */
     bool detokenize;        /* text is wanted */
     bool include_stop;      /* the stop string is part of the text  */
+    bool echo;              /* the prompt comes before the output   */
+    bool lists_prompt;      /* prompt_logprobs is a field as well   */
     plp_request request;    /* its arrays are owned */
 } batch_request;
 

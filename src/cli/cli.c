@@ -153,7 +153,7 @@ static plp_status check_launcher(void)
     if (getenv("SLURM_STEP_ID") == NULL || tasks == NULL || atoi(tasks) <= alone) return PLP_OK;
     for (size_t i = 0; i < sizeof told / sizeof *told; i++)
         if (getenv(told[i]) != NULL) return PLP_OK;
-    return PLP_FAIL(PLP_ERR_USAGE, "Slurm started %s task%s and told MPI nothing of it; launch; fix: srun --mpi=pmix, or mpirun", tasks,
+    return PLP_FAIL(PLP_ERR_USAGE, "Slurm started %.20s task%s and told MPI nothing of it; launch; fix: srun --mpi=pmix, or mpirun", tasks,
                     atoi(tasks) == 1 ? "" : "s");
 }
 
@@ -165,7 +165,7 @@ static plp_status check_launch(const cli *c)
     if (c->size > 1 || tasks == NULL || atoi(tasks) <= 1) return PLP_OK;
     if (getenv("SLURM_STEP_ID") == NULL || getenv("OMPI_COMM_WORLD_SIZE") != NULL)
         return PLP_OK; /* a batch script, or mpirun -np 1 in it */
-    return PLP_FAIL(PLP_ERR_USAGE, "Slurm started %s tasks and MPI sees 1 rank; launch; fix: srun --mpi=pmix, or mpirun", tasks);
+    return PLP_FAIL(PLP_ERR_USAGE, "Slurm started %.20s tasks and MPI sees 1 rank; launch; fix: srun --mpi=pmix, or mpirun", tasks);
 }
 
 static plp_status choose_command(int argc, char **argv, const cli_command **command)

@@ -7,7 +7,9 @@
 #include "base/error.h"
 #include "base/log.h"
 
+#include <errno.h>
 #include <json-c/json.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -38,7 +40,7 @@ static plp_status check_options(void)
     if (prompts > 1 || (prompts == 0 && given.load == NULL))
         return PLP_FAIL(PLP_ERR_USAGE, "%d prompts; command line; fix: give one of --prompt, --prompt-file, --prompt-token-ids", prompts);
     PLP_TRY(cli_check_bos(&sampling->bos));
-    if (sampling->logprobs >= 0 && !given.json)
+    if (sampling->logprobs != CLI_NO_LOGPROBS && !given.json)
         return PLP_FAIL(PLP_ERR_USAGE, "--logprobs without --json; command line; fix: give --json as well");
     return PLP_OK;
 }
@@ -86,20 +88,32 @@ typedef struct {
     bool prints;         /* rank 0 */
     json_object *answer; /* with --json */
     json_object *ids, *logprobs;
-    char *text; /* with --json */
+    char *text; /* all of it with --json; without, what stdout has not taken when we were asked to stop */
     size_t used, room;
     int64_t tokens;
     double began, first, ended; /* seconds */
 } output;
 
-static plp_status put_text(output *o, const char *text, size_t bytes)
+/* As poll: 1 where stdout takes more, or has failed, within so many milliseconds. */
+static int poll_stdout(int milliseconds)
 {
-    if (o->answer == NULL) {
-        if (bytes == 0) return PLP_OK;
-        fwrite(text, 1, bytes, stdout); /* a failure shows in ferror, which is looked at in the end */
-        fflush(stdout);
-        return PLP_OK;
+    struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
+    return poll(&out, 1, milliseconds);
+}
+
+/* Whether stdout takes more, waiting for that as long as nobody asks us to stop.  mpirun reads nothing more once it got SIGTERM: a rank that
+ * waits for it in a write would be killed with the state unsaved. */
+static bool stdout_is_ready(void)
+{
+    while (cli_stop_asked() == CLI_GO_ON) {
+        const int ready = poll_stdout(200); /* a signal between the look and the wait is seen behind it */
+        if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
     }
+    return poll_stdout(0) > 0;
+}
+
+static plp_status keep_text(output *o, const char *text, size_t bytes)
+{
     if (o->used + bytes > o->room) {
         char *grown = realloc(o->text, 2 * (o->used + bytes));
         PLP_TRY(PLP_ALLOCATED(grown));
@@ -108,6 +122,25 @@ static plp_status put_text(output *o, const char *text, size_t bytes)
     if (bytes > 0) memcpy(o->text + o->used, text, bytes);
     o->used += bytes;
     return PLP_OK;
+}
+
+static plp_status put_text(output *o, const char *text, size_t bytes)
+{
+    if (o->answer != NULL) return keep_text(o, text, bytes);
+    if (bytes == 0) return PLP_OK;
+    if (o->used > 0 || !stdout_is_ready()) return keep_text(o, text, bytes);
+    fwrite(text, 1, bytes, stdout); /* a failure shows in ferror, which is looked at in the end */
+    fflush(stdout);
+    return PLP_OK;
+}
+
+/* The end of the text; what was kept is dropped where still nobody reads. */
+static void end_text(const output *o)
+{
+    if (o->used > 0 && poll_stdout(500) <= 0) return;
+    if (o->used > 0) fwrite(o->text, 1, o->used, stdout);
+    putchar('\n');
+    fflush(stdout);
 }
 
 static json_object *logprob_of(const output *o, int id, double logprob)
@@ -175,7 +208,7 @@ static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
         json_object_object_add(o->answer, "timings", t);
         printf("%s\n", json_object_to_json_string_ext(o->answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
     } else
-        putchar('\n');
+        end_text(o);
     char seeded[48] = "";
     if (sampling->temperature > 0) snprintf(seeded, sizeof seeded, "; --seed %llu", (unsigned long long)seed);
     plp_log(PLP_LOG_INFO, "prefill: %zu tokens in %.3f s, %.1f tokens/s; decode: %lld tokens in %.3f s, %.1f tokens/s%s", prompt, prefill,
@@ -271,7 +304,7 @@ static plp_status run(cli *c)
         json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
         o.answer = json_object_new_object();
         json_object_object_add(o.answer, "token_ids", o.ids = json_object_new_array());
-        if (sampling->logprobs >= 0) json_object_object_add(o.answer, "logprobs", o.logprobs = json_object_new_array());
+        if (sampling->logprobs != CLI_NO_LOGPROBS) json_object_object_add(o.answer, "logprobs", o.logprobs = json_object_new_array());
     }
     PLP_DO(generate(c, e, &o, load));
 done:

@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-cli_sampling cli_sampling_given = { .logprobs = -1, .seed = -1, .temperature = -1, .top_p = 1, .repetition = 1 };
+cli_sampling cli_sampling_given = { .logprobs = CLI_NO_LOGPROBS, .seed = -1, .temperature = -1, .top_p = 1, .repetition = 1 };
 
 #define GIVEN(field) &cli_sampling_given.field
 const plp_option cli_sampling_options[CLI_SAMPLING_OPTIONS] = {
@@ -24,12 +24,14 @@ const plp_option cli_sampling_options[CLI_SAMPLING_OPTIONS] = {
     { "--stop-token-ids", NULL, "1,2", PLP_OPTION_INTS, GIVEN(stop_ids), 0, INT32_MAX, "end at these tokens, besides the model's own" },
     { "--ignore-eos", NULL, NULL, PLP_OPTION_FLAG, GIVEN(ignore_eos), 0, 0, "the model's own stop tokens do not stop" },
     { "--special", NULL, NULL, PLP_OPTION_FLAG, GIVEN(special), 0, 0, "special tokens are part of the text too" },
-    { "--logprobs", NULL, "K", PLP_OPTION_INT, GIVEN(logprobs), 0, PLP_MOST_LOGPROBS,
-      "in JSON: of each token, and of the K most probable" },
+    { "--logprobs", NULL, "K", PLP_OPTION_INT, GIVEN(logprobs), -1, PLP_MOST_LOGPROBS,
+      "in JSON: of each token, and of the K most probable; -1: of all ids" },
     { "--add-bos", NULL, NULL, PLP_OPTION_FLAG, GIVEN(bos.add), 0, 0, "begin with the model's BOS token, whatever the tokenizer does" },
     { "--no-add-bos", NULL, NULL, PLP_OPTION_FLAG, GIVEN(bos.leave_out), 0, 0,
       "leave out what the tokenizer would add; default: what its\npost-processor says (GPT-NeoX's adds nothing)" },
 };
+
+int cli_logprobs(int64_t k) { return k == CLI_NO_LOGPROBS ? -1 : k < 0 ? PLP_ALL_LOGPROBS : (int)k; }
 
 plp_request cli_sampling_request(int64_t max_tokens, double temperature)
 {
@@ -47,7 +49,7 @@ plp_request cli_sampling_request(int64_t max_tokens, double temperature)
     r.ignore_eos = g->ignore_eos;
     r.stop_ids = g->stop_ids.item, r.stop_id_count = g->stop_ids.count;
     r.stops = g->stops.item, r.stop_count = g->stops.count;
-    r.logprobs = (int)g->logprobs;
+    r.logprobs = cli_logprobs(g->logprobs);
     r.keep_special = g->special;
     return r;
 }

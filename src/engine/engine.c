@@ -21,7 +21,7 @@ enum { MESSAGE = 256, SCORED = 64 }; /* bytes; rows of a prompt that are scored 
 /* An event that waits to be read: text is an offset into the engine's text until then. */
 typedef struct {
     plp_event event;
-    size_t text_at, stop_at; /* SIZE_MAX: no stop text */
+    size_t text_at, stop_at, list_at; /* SIZE_MAX: no stop text; the arrays below */
     int top_id[PLP_MOST_LOGPROBS];
     double top_logprob[PLP_MOST_LOGPROBS];
     char message[MESSAGE];
@@ -87,6 +87,10 @@ struct plp_engine {
     int late; /* events from here on came after the step: they stay for the next one */
     char *text;
     size_t text_used, text_room;
+    int *list_id; /* PLP_ALL_LOGPROBS of the events, one after the other */
+    double *list_logprob;
+    size_t list_used, list_room;
+    size_t *list_at; /* (max_seqs) of the rows, like `choice`; SIZE_MAX: none */
 };
 
 /* -------------------------------------------------------------------------------------------------------------------- events */
@@ -114,7 +118,7 @@ static plp_status add_event(plp_engine *e, plp_event_kind kind, const request *r
         e->event = grown, e->event_room = room;
     }
     queued *q = &e->event[e->events];
-    *q = (queued){ .event = { .kind = kind, .request = r->id, .token = -1, .stop_id = -1 }, .stop_at = SIZE_MAX };
+    *q = (queued){ .event = { .kind = kind, .request = r->id, .token = -1, .stop_id = -1 }, .stop_at = SIZE_MAX, .list_at = SIZE_MAX };
     PLP_TRY(add_text(e, "", 0, &q->text_at));
     e->events++;
     *added = q;
@@ -128,8 +132,8 @@ int plp_engine_next_event(plp_engine *e, plp_event *event)
     *event = q->event;
     event->text = e->text + q->text_at;
     event->stop_text = q->stop_at == SIZE_MAX ? NULL : e->text + q->stop_at;
-    event->top_id = q->top_id;
-    event->top_logprob = q->top_logprob;
+    event->top_id = q->list_at == SIZE_MAX ? q->top_id : e->list_id + q->list_at;
+    event->top_logprob = q->list_at == SIZE_MAX ? q->top_logprob : e->list_logprob + q->list_at;
     event->message = q->message;
     return 1;
 }
@@ -142,7 +146,7 @@ static void forget_events(plp_engine *e)
         memmove(e->event, e->event + from, (size_t)(e->events - from) * sizeof *e->event);
         e->events -= from;
     } else
-        e->events = 0, e->text_used = 0;
+        e->events = 0, e->text_used = 0, e->list_used = 0;
     e->read = 0, e->late = INT_MAX;
 }
 
@@ -208,6 +212,7 @@ plp_status engine_create(plp_engine **out, model *m, text_tokenizer *t, const en
     PLP_DO(PLP_ALLOCATED(e->out_row = malloc(seqs * sizeof *e->out_row)));
     PLP_DO(PLP_ALLOCATED(e->past = malloc(seqs * sizeof *e->past)));
     PLP_DO(PLP_ALLOCATED(e->choice = malloc(seqs * sizeof *e->choice)));
+    PLP_DO(PLP_ALLOCATED(e->list_at = malloc(seqs * sizeof *e->list_at)));
     PLP_DO(PLP_ALLOCATED(e->drawn = malloc(seqs * sizeof *e->drawn)));
     PLP_DO(PLP_ALLOCATED(e->kernel_row = malloc(seqs * sizeof *e->kernel_row)));
     for (int i = 0; i < 2; i++) {
@@ -251,6 +256,9 @@ void engine_destroy(plp_engine **out)
     sampling_work_destroy(&e->work);
     engine_scorer_destroy(&e->scorer);
     free(e->choice);
+    free(e->list_at);
+    free(e->list_id);
+    free(e->list_logprob);
     free(e->drawn);
     free(e->logits);
     free(e->penalty_id);
@@ -295,6 +303,13 @@ plp_status plp_encode(plp_engine *e, const char *text, size_t bytes, int add_spe
         return PLP_FAIL(PLP_ERR_USAGE,
                         "the model has no tokenizer; fix: give token ids, or convert it with tokenizer.json in its directory");
     return text_encode(e->tokenizer, text, bytes, add_special, ids, count);
+}
+
+plp_status plp_decode(plp_engine *e, const int *ids, size_t count, int keep_special, char **text, size_t *bytes)
+{
+    if (e->tokenizer == NULL)
+        return PLP_FAIL(PLP_ERR_USAGE, "the model has no tokenizer; fix: convert it with tokenizer.json in its directory");
+    return text_decode(e->tokenizer, ids, count, !keep_special, text, bytes);
 }
 
 const char *plp_token(const plp_engine *e, int id) { return e->tokenizer == NULL ? NULL : text_tokenizer_token(e->tokenizer, id); }
@@ -661,20 +676,47 @@ static plp_status queue_step(plp_engine *e, flight *f)
 }
 
 /* ------------------------------------------------------------------------------------------------------------------- its tokens */
+/* Row i of the last step. */
+static plp_status gather_row(plp_engine *e, int i)
+{
+    if (e->logits == NULL) PLP_TRY(PLP_ALLOCATED(e->logits = malloc((size_t)e->config->vocab * sizeof *e->logits)));
+    return model_gather_logits(e->model, i, e->logits);
+}
+
+/* The whole row behind what was chosen from it, for the event to come. */
+static plp_status list_row(plp_engine *e, const sampling_choice *choice, size_t *at)
+{
+    const size_t valid = (size_t)e->config->vocab_used;
+    if (e->list_used + valid > e->list_room) {
+        const size_t room = 2 * (e->list_used + valid);
+        int *ids = realloc(e->list_id, room * sizeof *ids);
+        PLP_TRY(PLP_ALLOCATED(ids));
+        e->list_id = ids;
+        double *logprobs = realloc(e->list_logprob, room * sizeof *logprobs);
+        PLP_TRY(PLP_ALLOCATED(logprobs));
+        e->list_logprob = logprobs, e->list_room = room;
+    }
+    *at = e->list_used;
+    sampling_list(e->work, e->logits, (int)valid, choice, e->list_id + *at, e->list_logprob + *at);
+    e->list_used += valid;
+    return PLP_OK;
+}
+
 /* *finite: false where a logit is not, and there is no choice. */
 static plp_status choose(plp_engine *e, const flight *f, int i, const kn_choice *chosen, const kn_candidates *candidates,
                          sampling_choice *choice, bool *finite)
 {
     const sampling_result result = sampling_from_choice(e->work, &f->row[i], chosen + i, candidates + i, f->outs, e->ranks, choice);
+    const bool list = f->row[i].list && result != SAMPLING_NOT_FINITE;
     *finite = result != SAMPLING_NOT_FINITE;
-    if (result != SAMPLING_NEEDS_ROW) return PLP_OK;
-    if (e->logits == NULL) PLP_TRY(PLP_ALLOCATED(e->logits = malloc((size_t)e->config->vocab * sizeof *e->logits)));
-    PLP_TRY(model_gather_logits(e->model, i, e->logits));
-    sampling_from_logits(e->work, &f->row[i], candidates + i, f->outs, e->ranks, e->logits, (int)e->config->vocab_used, choice);
-    return PLP_OK;
+    e->list_at[i] = SIZE_MAX;
+    if (result == SAMPLING_NEEDS_ROW || list) PLP_TRY(gather_row(e, i));
+    if (result == SAMPLING_NEEDS_ROW)
+        sampling_from_logits(e->work, &f->row[i], candidates + i, f->outs, e->ranks, e->logits, (int)e->config->vocab_used, choice);
+    return list ? list_row(e, choice, &e->list_at[i]) : PLP_OK;
 }
 
-static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
+static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c, size_t list_at)
 {
     queued *q;
     request_progress p;
@@ -685,6 +727,7 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c)
     q->event.token = c->token, q->event.logprob = c->logprob, q->event.tops = c->tops, q->event.text_bytes = p.ready;
     memcpy(q->top_id, c->top_id, sizeof q->top_id);
     memcpy(q->top_logprob, c->top_logprob, sizeof q->top_logprob);
+    if (list_at != SIZE_MAX) q->list_at = list_at, q->event.tops = (int)e->config->vocab_used;
     PLP_TRY(add_text(e, r->held.text, p.ready, &q->text_at));
     hold_take(&r->held, p.ready);
     if (!p.finished) return PLP_OK;
@@ -784,7 +827,7 @@ static plp_status read_step(plp_engine *e, flight *f)
             r->stale--;
             continue;
         }
-        PLP_TRY(e->drawn[i] == PLP_OK ? deliver(e, r, &e->choice[i]) : fail_request(e, f, r));
+        PLP_TRY(e->drawn[i] == PLP_OK ? deliver(e, r, &e->choice[i], e->list_at[i]) : fail_request(e, f, r));
     }
     e->stats.host_seconds += plp_seconds() - came;
     return PLP_OK;

@@ -77,8 +77,8 @@ static plp_status check(const plp_request *g, const model_config *c, const text_
     if (g->max_tokens < 1 || g->min_tokens < 0 || g->min_tokens > g->max_tokens)
         return PLP_FAIL(PLP_ERR_USAGE, "max_tokens %lld with min_tokens %lld; request; fix: 0 <= min_tokens <= max_tokens, and at least 1",
                         (long long)g->max_tokens, (long long)g->min_tokens);
-    if (g->logprobs < -1 || g->logprobs > PLP_MOST_LOGPROBS)
-        return PLP_FAIL(PLP_ERR_USAGE, "logprobs %d; request; fix: give 0 to %d", g->logprobs, PLP_MOST_LOGPROBS);
+    if (g->logprobs < -1 || (g->logprobs > PLP_MOST_LOGPROBS && g->logprobs != PLP_ALL_LOGPROBS))
+        return PLP_FAIL(PLP_ERR_USAGE, "logprobs %d; request; fix: give 0 to %d, or PLP_ALL_LOGPROBS", g->logprobs, PLP_MOST_LOGPROBS);
     if (g->prompt_logprobs < -1 || g->prompt_logprobs > PLP_MOST_LOGPROBS || (g->prompt_logprobs >= 0 && g->state != NULL))
         return PLP_FAIL(PLP_ERR_USAGE, "prompt_logprobs %d%s; request; fix: give 0 to %d, and the whole prompt", g->prompt_logprobs,
                         g->state != NULL ? " behind a state" : "", PLP_MOST_LOGPROBS);
@@ -147,7 +147,8 @@ sampling_row request_sampling_row(request *r)
         if (completes(r, r->bad[i], r->bad_sizes[i])) r->banned[bans++] = r->bad[i][r->bad_sizes[i] - 1];
     return (sampling_row){
         .params = &r->given.sampling,
-        .logprobs = r->given.logprobs,
+        .logprobs = r->given.logprobs == PLP_ALL_LOGPROBS ? 0 : r->given.logprobs,
+        .list = r->given.logprobs == PLP_ALL_LOGPROBS,
         .position = r->length + r->unread - r->stale,
         .penalty_id = r->seen,
         .penalty_hits = r->hits,

@@ -63,7 +63,7 @@ kn_sample_row sampling_kernel_row(const sampling_row *r, int penalty_first)
 bool sampling_settles(const sampling_row *r)
 {
     const kn_sample_row k = sampling_kernel_row(r, 0);
-    return r->bans == 0 && r->alloweds == 0 && r->biases == 0 && kn_settles(&k);
+    return r->bans == 0 && r->alloweds == 0 && r->biases == 0 && !r->list && kn_settles(&k);
 }
 
 bool sampling_wants_candidates(const sampling_row *r) { return r->logprobs >= 0 || !sampling_settles(r); }
@@ -218,4 +218,18 @@ void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_cand
     if (r->logprobs < 0) return;
     for (int i = 0; r->logprobs > 0 && i < valid; i++) offer(choice, r->logprobs, i, logits[i]);
     normalise(choice, all, stride, ranks);
+}
+
+static int compare(const void *a, const void *b)
+{
+    const kn_item *x = a, *y = b;
+    return before(*x, *y) ? -1 : before(*y, *x);
+}
+
+void sampling_list(sampling_work *w, const float *logits, int valid, const sampling_choice *choice, int *ids, double *logprobs)
+{
+    const double mass = logits[choice->token] - choice->logprob;
+    for (int i = 0; i < valid; i++) w->sorted[i] = (kn_item){ i, logits[i], logits[i] };
+    qsort(w->sorted, (size_t)valid, sizeof *w->sorted, compare);
+    for (int i = 0; i < valid; i++) ids[i] = w->sorted[i].id, logprobs[i] = w->sorted[i].raw - mass;
 }

@@ -10,7 +10,8 @@
 
 typedef struct {
     const plp_sampling *params;
-    int logprobs;                         /* -1: none */
+    int logprobs;                         /* -1: none; of PLP_ALL_LOGPROBS it is 0, and */
+    bool list;                            /* the whole row is wanted as well           */
     int64_t position;                     /* of the token to come, in its sequence: what the noise depends on */
     const int *penalty_id, *penalty_hits; /* ids seen, and how often in the output */
     int penalties;
@@ -57,6 +58,9 @@ sampling_result sampling_from_candidates(sampling_work *w, const sampling_row *r
 /* After SAMPLING_NEEDS_ROW: with the whole row, (vocab) of which the first `valid` may be drawn. */
 void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks, const float *logits,
                           int valid, sampling_choice *choice);
+
+/* Ids and logprobs (valid) of the whole row, most probable first; `choice` has the logprob of its own token, and they fit it. */
+void sampling_list(sampling_work *w, const float *logits, int valid, const sampling_choice *choice, int *ids, double *logprobs);
 
 /* Of an id that a bonus has put among the candidates, and of the `tops` most probable.  false where a logit is not finite. */
 bool sampling_score(const kn_candidates *all, int stride, int ranks, int id, int tops, sampling_choice *score);

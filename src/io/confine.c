@@ -13,16 +13,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* AddressSanitizer's shadow memory is address space, terabytes of it, and it asks for the signal stack before a function that does not return. */
-#if defined __has_feature
-#    if __has_feature(address_sanitizer)
-#        define SANITIZED 1
-#    endif
-#endif
-#if defined __SANITIZE_ADDRESS__
-#    define SANITIZED 1
-#elif !defined SANITIZED
-#    define SANITIZED 0
+/* A sanitizer's shadow memory is address space, terabytes of it, and it asks for the signal stack before a function that does not return. */
+#ifdef PLP_SANITIZED
+enum { SANITIZED = 1 };
+#else
+enum { SANITIZED = 0 };
 #endif
 
 static bool limit(int what, rlim_t most) { return setrlimit(what, &(struct rlimit){ most, most }) == 0; }
@@ -105,7 +100,7 @@ bool io_confine_calls(void)
         PASS(clock_nanosleep), /* HDF5 rests before it reads metadata again whose checksum was wrong */
         PASS(gettimeofday),
         PASS(exit_group),
-#    if SANITIZED
+#    ifdef PLP_SANITIZED
         PASS(sigaltstack),
 #    endif
         PASS(getpid), /* this and what follows: abort(), so that a crash is called by its name */

@@ -223,13 +223,15 @@ static uint32_t sum_of(int64_t line, bool failed, const char *result, size_t byt
     return plp_crc32c(plp_crc32c(0, head, (size_t)n), result, bytes);
 }
 
-/* What a whole record says; false for a damaged one.  text is NUL-terminated. */
+/* What a whole record says; false for a damaged one.  Its head alone is scanned: sscanf looks for the end of all that it is given, and a window
+ * of the file has none. */
 static bool read_record(const char *text, size_t bytes, int64_t *line, bool *failed, const char **result, size_t *result_bytes)
 {
-    char prefix[PREFIX];
+    char prefix[PREFIX], head[PREFIX] = "";
     int flag;
     uint32_t crc;
-    if (sscanf(text, "{\"line\":%" SCNd64 ",\"failed\":%d,\"crc32c\":\"%8" SCNx32 "\"", line, &flag, &crc) != 3) return false;
+    memcpy(head, text, bytes < PREFIX - 1 ? bytes : PREFIX - 1);
+    if (sscanf(head, "{\"line\":%" SCNd64 ",\"failed\":%d,\"crc32c\":\"%8" SCNx32 "\"", line, &flag, &crc) != 3) return false;
     if (*line < 0 || *line > MOST_LINES) return false;
     *failed = flag != 0;
     const size_t n = (size_t)write_prefix(prefix, *line, *failed, crc);
@@ -311,11 +313,12 @@ static plp_status differ(const io_journal *j, json_object *was, json_object *is)
                     count > MOST_DIFFERENCES ? "; ..." : "");
 }
 
-static plp_status check_header(const io_journal *j, const char *text, size_t bytes, json_object *header)
+/* One without its end is not ours, or it would be the expected one cut off: records would be glued to it. */
+static plp_status check_header(const io_journal *j, const io_line *l, json_object *header)
 {
     json_object *was = NULL;
-    plp_status st = plp_json_parse(text, bytes, j->part, &was);
-    if (st != PLP_OK || !json_object_is_type(was, json_type_object))
+    plp_status st = plp_json_parse(l->text, l->bytes, j->part, &was);
+    if (!l->ended || st != PLP_OK || !json_object_is_type(was, json_type_object))
         st = PLP_FAIL(PLP_ERR_CONFIG, "%s.part is no journal; fix: delete it, or choose another output", j->path);
     else
         st = differ(j, was, header);
@@ -333,7 +336,7 @@ static plp_status scan(io_journal *j, json_object *header, const char *expected,
     PLP_DO(io_lines_create(&lines, j->fd, SIZE_MAX / 2, j->part));
     PLP_DO(io_lines_next(lines, &l, &more));
     if (!more || (!l.ended && strncmp(expected, l.text, l.bytes) == 0)) goto done;
-    PLP_DO(check_header(j, l.text, l.bytes, header));
+    PLP_DO(check_header(j, &l, header));
     for (*whole = l.next;; *whole = l.next) {
         int64_t line;
         bool failed;

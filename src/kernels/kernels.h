@@ -206,9 +206,11 @@ typedef struct {
  * Reads the residual, and either adds the mixer's output to it (delta NULL: one rank, or the sum over the ranks of `exchange`) or writes
  * this rank's partial sum to delta (tokens, ld_delta) float32, with sum(v^2) behind the last column when fold is set.  Weights as the
  * pieces take them.
- * Returns without doing anything, *done = false, for shapes it does not know.
+ * Returns without doing anything, *done = false, for shapes it does not know; more rows than KN_MIXER_ROWS and more heads than
+ * KN_MIXER_HEADS are among those: callers need not ask, and ranks that differ can decide alike.
  * A backend may fetch the weights, the batch's arrays and the mixer's states while operations queued before are still at work (up to the
  * one queued just ahead of a run of mixer steps): what changes those must not be that last one, nor the same mixer's previous step. */
+enum { KN_MIXER_ROWS = 8, KN_MIXER_HEADS = 256 };
 typedef struct {
     int rows, hidden, heads, groups, dim, state, width;
     float *residual; /* (rows, hidden) */
@@ -241,7 +243,7 @@ typedef struct {
  *            columns, which the ranks may add up as they are
  *     end    the sum of the slices, RMSNorm of its parts (mixer_eps 0: none; no weights), dt_proj, the state, the gate, out_proj
  * All else as for mixer_step.  end follows begin with the same arguments, and nothing but the collective lies between. */
-enum { KN_MIXER_ROWS = 8, KN_MIXER_SLICES = 8 };
+enum { KN_MIXER_SLICES = 8 };
 typedef struct {
     int rows, hidden, channels, state, width, dt_rank;
     float *residual; /* (rows, hidden) */

@@ -31,7 +31,7 @@ typedef enum { LAYER_NORM_NONE, LAYER_NORM_LOCAL, LAYER_NORM_FOLDED, LAYER_NORM_
 /* This rank's share; pointers are the backend's memory unless they say host.  I = heads * dim, G groups, N state, K conv, R dt_rank. */
 typedef struct {
     int hidden, heads, groups, dim, state, conv, chunk; /* Mamba-1: heads are channels, dim is 1, groups 0 */
-    int unit;                                           /* every rank's heads are a multiple of this */
+    int unit, most_heads;                               /* every rank's heads are a multiple of unit, and at most so many */
     int dt_rank;                                        /* Mamba-1 */
     double eps;
     double mixer_eps; /* Mamba-1: of the norms of dt, B and C; 0: none */

@@ -50,6 +50,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->scan_mixer_begin == NULL || d->deterministic || b->decodes != b->seqs || d->unit % VECTOR != 0) return PLP_OK;
+    if (b->seqs > KN_MIXER_ROWS) return PLP_OK; /* the pieces add what is pending while they norm */
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
     if (!*done) return PLP_OK;

@@ -56,20 +56,25 @@ static int64_t id_of(const id_sources *s, const char *content)
     return -1;
 }
 
+/* So many ids there are at least, when this is one; the largest number that a file can hold stays one. */
+static void count_id(json_object *id, int64_t *count)
+{
+    const int64_t value = json_object_get_int64(id);
+    if (value >= *count) *count = value < INT64_MAX ? value + 1 : value;
+}
+
 /* Ids that tokenizer.json knows: the highest + 1. */
 static int64_t count_ids(json_object *tokenizer)
 {
     json_object *added = member(tokenizer, "added_tokens"), *vocab = member(member(tokenizer, "model"), "vocab");
     int64_t count = 0;
-    for (size_t i = 0; json_object_is_type(added, json_type_array) && i < json_object_array_length(added); i++) {
-        const int64_t id = json_object_get_int64(member(json_object_array_get_idx(added, i), "id"));
-        if (id >= count) count = id + 1;
-    }
+    for (size_t i = 0; json_object_is_type(added, json_type_array) && i < json_object_array_length(added); i++)
+        count_id(member(json_object_array_get_idx(added, i), "id"), &count);
     if (!json_object_is_type(vocab, json_type_object)) return count;
     json_object_object_foreach(vocab, token, value)
     {
         (void)token;
-        if (json_object_get_int64(value) >= count) count = json_object_get_int64(value) + 1;
+        count_id(value, &count);
     }
     return count;
 }

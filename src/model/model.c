@@ -84,6 +84,7 @@ static void set_dims(model *m)
         .hidden = (int)c->hidden,
         .heads = (int)p->heads.count,
         .unit = (int)p->unit,
+        .most_heads = (int)(tp_shard(c->heads / p->unit, 0, p->size).count * p->unit),
         .groups = (int)p->groups.count,
         .dim = (int)c->head_dim,
         .state = (int)c->state,
@@ -240,6 +241,14 @@ static plp_status create_local(model *m, const model_config *c, tp_group *g, con
     return allocate(m);
 }
 
+/* Few: one looks at 26 GB a second, and OpenMP's others would spin on the cores of those that read. */
+static int look_threads(const model_options *o, const tp_group *g)
+{
+    enum { ENOUGH = 4 };
+    const int own = own_threads(o, g);
+    return own < ENOUGH ? own : ENOUGH;
+}
+
 static plp_status create(model **out, const model_config *c, tp_group *g, const model_options *o, model_band_reader read, void *arg)
 {
     plp_status st;
@@ -250,7 +259,7 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
     const double begin = plp_seconds();
     PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg,
-                                          o->check_values && read == model_read_source ? own_threads(o, g) : 0)));
+                                          o->check_values && read == model_read_source ? look_threads(o, g) : 0)));
     m->load_seconds = plp_seconds() - begin;
 done:
     if (st != PLP_OK) model_destroy(&m);

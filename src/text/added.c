@@ -130,10 +130,10 @@ static plp_status read_token(text_added_token *t, json_object *o, const text_voc
     text_buffer form = { 0 };
     PLP_TRY(text_need_string(o, "content", where, &content, &t->length));
     PLP_TRY(plp_json_int(o, "id", where, 0, TEXT_MOST_IDS - 1, &id));
-    if (t->length == 0 || id < 0) return PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: '%s' with id %d", where, content, (int)id);
+    if (t->length == 0 || id < 0) return PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: '%.60s' with id %d", where, content, (int)id);
     const int known = text_vocab_find(vocab, content, t->length);
     if (known >= 0 && known != id)
-        return PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: '%s' has id %d, but %d in the vocabulary", where, content, (int)id, known);
+        return PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: '%.60s' has id %d, but %d in the vocabulary", where, content, (int)id, known);
     t->id = (int)id;
     t->normalized = true;
     PLP_TRY(plp_json_bool(o, "single_word", where, &t->single_word));
@@ -190,8 +190,8 @@ plp_status text_added_create(text_added **added, json_object *list, const text_v
     qsort(a->tokens, count, sizeof *a->tokens, by_id);
     for (size_t i = 1; i < count; i++)
         if (a->tokens[i].id == a->tokens[i - 1].id) {
-            st = PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: id %d belongs to '%s' and to '%s'", where, a->tokens[i].id, a->tokens[i].content,
-                          a->tokens[i - 1].content);
+            st = PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: id %d belongs to '%.60s' and to '%.60s'", where, a->tokens[i].id,
+                          a->tokens[i].content, a->tokens[i - 1].content);
             goto done;
         }
     PLP_DO(build(&a->raw, a, false));

@@ -85,7 +85,7 @@ static plp_status read_vocab(text_bpe *b, json_object *model, const char *where)
     {
         int64_t id = -1;
         PLP_TRY(plp_json_int(vocab, token, where, 0, TEXT_MOST_IDS - 1, &id));
-        if (value == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: '%s' has no id", where, token);
+        if (value == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: '%.60s' has no id", where, token);
         if (*token == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d is an empty token's", where, (int)id);
         PLP_TRY(text_vocab_add(&b->vocab, token, strlen(token), (int)id));
     }
@@ -99,7 +99,7 @@ static plp_status read_merge(json_object *merge, const char *where, size_t index
     if (json_object_is_type(merge, json_type_string)) {
         const char *text = json_object_get_string(merge), *space = strchr(text, ' ');
         if (space == NULL || strchr(space + 1, ' ') != NULL)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu, '%s', is not two tokens with one space between", where, index, text);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu, '%.60s', is not two tokens with one space between", where, index, text);
         *split = (size_t)(space - text);
         PLP_TRY(text_buffer_put(joined, text, *split));
         return text_buffer_put(joined, space + 1, strlen(space + 1));
@@ -115,6 +115,9 @@ static plp_status read_merge(json_object *merge, const char *where, size_t index
     }
     return PLP_OK;
 }
+
+/* How much of a token a message shows. */
+static int quoted(size_t bytes) { return bytes < 60 ? (int)bytes : 60; }
 
 static plp_status read_merges(text_bpe *b, json_object *model, const char *where)
 {
@@ -133,12 +136,16 @@ static plp_status read_merges(text_bpe *b, json_object *model, const char *where
         json_object *merge = json_object_array_get_idx(merges, i);
         if (json_object_is_type(merge, json_type_string) && strncmp(json_object_get_string(merge), "#version", 8) == 0) continue;
         PLP_DO(read_merge(merge, where, i, &joined, &split));
+        if (joined.used == 0) {
+            st = PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu is of two empty tokens", where, i);
+            goto done;
+        }
         const int left = text_vocab_find(&b->vocab, joined.data, split);
         const int right = text_vocab_find(&b->vocab, joined.data + split, joined.used - split);
         const int id = text_vocab_find(&b->vocab, joined.data, joined.used);
         if (left < 0 || right < 0 || id < 0) {
-            st = PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu, '%.*s' + '%.*s': %s is not in the vocabulary", where, i, (int)split,
-                          joined.data, (int)(joined.used - split), joined.data + split,
+            st = PLP_FAIL(PLP_ERR_DATA, "%s: merges: number %zu, '%.*s' + '%.*s': %s is not in the vocabulary", where, i, quoted(split),
+                          joined.data, quoted(joined.used - split), joined.data + split,
                           left < 0    ? "the first"
                           : right < 0 ? "the second"
                                       : "what they become");
@@ -161,7 +168,7 @@ static plp_status refuse_options(json_object *model, const char *where)
     for (size_t i = 0; i < sizeof affixes / sizeof *affixes; i++) {
         const char *affix = "";
         PLP_TRY(plp_json_string(model, affixes[i], where, &affix));
-        if (*affix != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: %s '%s' is not supported", where, affixes[i], affix);
+        if (*affix != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: %s '%.60s' is not supported", where, affixes[i], affix);
     }
     return PLP_OK;
 }
@@ -233,7 +240,7 @@ static plp_status add_characters(text_bpe *b, const char *word, size_t length)
         if (id < 0 && b->byte_fallback) PLP_TRY(add_bytes(b, word + at, size, &added));
         if (added || (id < 0 && b->unk_token == NULL)) continue;
         if (id < 0 && b->unk < 0)
-            return PLP_FAIL(PLP_ERR_DATA, "no token for U+%04X, and the unknown token '%s' is not in the vocabulary; fix: add it",
+            return PLP_FAIL(PLP_ERR_DATA, "no token for U+%04X, and the unknown token '%.60s' is not in the vocabulary; fix: add it",
                             (unsigned)c, b->unk_token);
         if (waiting && (id >= 0 || !b->fuse_unk)) PLP_TRY(add_symbol(b, b->unk));
         waiting = id < 0;

@@ -15,7 +15,7 @@ plp_status text_component_type(json_object *component, const char *where, const 
 
 plp_status text_component_unknown(const char *where, const char *part, const char *type)
 {
-    return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %s is not supported; fix: give token ids instead of text (docs/tokenizers.md has what is)",
+    return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %.60s is not supported; fix: give token ids instead of text (docs/tokenizers.md has what is)",
                     where, part, type);
 }
 
@@ -42,7 +42,7 @@ plp_status text_need_character(json_object *object, const char *key, const char 
     size_t length = 0;
     PLP_TRY(text_need_string(object, key, where, &bytes, &length));
     if (length == 0 || text_utf8_next(bytes, length, c) != length || *c < 0)
-        return PLP_FAIL(PLP_ERR_DATA, "%s: %s: '%s' is not one character", where, key, bytes);
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %s: '%.60s' is not one character", where, key, bytes);
     return PLP_OK;
 }
 

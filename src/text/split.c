@@ -170,7 +170,7 @@ static plp_status read_behaviour(json_object *component, const char *where, beha
     PLP_TRY(plp_json_string(component, "behavior", where, &name));
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0) return *how = (behaviour)i, PLP_OK;
-    return PLP_FAIL(PLP_ERR_DATA, "%s: behavior: %s is not supported", where, name);
+    return PLP_FAIL(PLP_ERR_DATA, "%s: behavior: %.60s is not supported", where, name);
 }
 
 plp_status text_metaspace_read(json_object *component, const char *where, int32_t *replacement, text_prepend *prepend)
@@ -185,10 +185,10 @@ plp_status text_metaspace_read(json_object *component, const char *where, int32_
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(scheme, names[i]) != 0) continue;
         if (!add && i != TEXT_PREPEND_NEVER)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: Metaspace: prepend_scheme is %s, but add_prefix_space is false", where, scheme);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: Metaspace: prepend_scheme is %.60s, but add_prefix_space is false", where, scheme);
         return *prepend = (text_prepend)i, PLP_OK;
     }
-    return PLP_FAIL(PLP_ERR_DATA, "%s: Metaspace: prepend_scheme: %s is not supported", where, scheme);
+    return PLP_FAIL(PLP_ERR_DATA, "%s: Metaspace: prepend_scheme: %.60s is not supported", where, scheme);
 }
 
 static plp_status read_byte_level(struct step *s, json_object *component, const char *where)

@@ -11,14 +11,14 @@ static plp_status read_special(text_ids *parts, json_object *component, const ch
     json_object *tokens = NULL, *token = NULL, *ids = NULL;
     PLP_TRY(text_need(component, "special_tokens", where, json_type_object, &tokens));
     if (!json_object_object_get_ex(tokens, name, &token))
-        return PLP_FAIL(PLP_ERR_DATA, "%s: post_processor: %s is in the template, but not in special_tokens", where, name);
+        return PLP_FAIL(PLP_ERR_DATA, "%s: post_processor: %.60s is in the template, but not in special_tokens", where, name);
     PLP_TRY(text_need(token, "ids", where, json_type_array, &ids));
     for (size_t i = 0; i < json_object_array_length(ids); i++) {
         json_object *id = json_object_array_get_idx(ids, i);
         const int64_t value = json_object_is_type(id, json_type_int) ? json_object_get_int64(id) : -1;
         if (value < 0 || value >= TEXT_MOST_IDS)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: post_processor: %s: ids: %s is outside 0 to %d", where, name, json_object_to_json_string(id),
-                            TEXT_MOST_IDS - 1);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: post_processor: %.60s: ids: %.60s is outside 0 to %d", where, name,
+                            json_object_to_json_string(id), TEXT_MOST_IDS - 1);
         PLP_TRY(text_ids_put(parts, (int)value));
     }
     return PLP_OK;

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "text/added.h"
 #include "text/bpe.h"
 #include "text/component.h"
@@ -50,15 +51,15 @@ static plp_status index_tokens(text_tokenizer *t, const char *where)
         const char *name = v->names.data + s->name;
         if (s->id < 0) continue;
         if (t->tokens[s->id].name != NULL)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d belongs to '%s' and to '%s'", where, s->id, t->tokens[s->id].name, name);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: vocab: id %d belongs to '%.60s' and to '%.60s'", where, s->id, t->tokens[s->id].name, name);
         t->tokens[s->id] = (struct token){ name, name, s->length, false };
     }
     for (size_t i = 0; i < added; i++) {
         const text_added_token *a = text_added_token_at(t->added, i);
         const char *name = t->tokens[a->id].name;
         if (name != NULL && strcmp(name, a->content) != 0)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: id %d of '%s' is that of '%s' in the vocabulary", where, a->id, a->content,
-                            name);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: added_tokens: id %d of '%.60s' is that of '%.60s' in the vocabulary", where, a->id,
+                            a->content, name);
         t->tokens[a->id] = (struct token){ a->content, a->form, a->form_length, a->special };
     }
     for (size_t i = 0; i < t->template.count; i++) {
@@ -96,9 +97,14 @@ static plp_status read_parts(text_tokenizer *t, json_object *root, const char *w
     return PLP_OK;
 }
 
-/* json-c cuts keys off at a NUL, so that two tokens could become one unseen. */
-static plp_status refuse_nul(const char *json, size_t bytes, const char *where)
+/* json-c takes bytes as they come, and cuts keys off at a NUL, so that two tokens could become one unseen. */
+static plp_status check_text(const char *json, size_t bytes, const char *where)
 {
+    for (size_t i = 0, length; i < bytes; i += length) {
+        length = plp_utf8_length(json + i, json + bytes);
+        if (length == 0)
+            return PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: invalid UTF-8; fix: take the file from where the model comes from", where, i);
+    }
     for (size_t i = 0; i + 5 < bytes; i++) {
         if (json[i] != '\\') continue;
         if (memcmp(json + i, "\\u0000", 6) == 0)
@@ -115,7 +121,7 @@ plp_status text_tokenizer_create(text_tokenizer **tokenizer, const char *json, s
     text_tokenizer *t = NULL;
     *tokenizer = NULL;
     PLP_TRY(PLP_ALLOCATED(t = calloc(1, sizeof *t)));
-    PLP_DO(refuse_nul(json, bytes, where));
+    PLP_DO(check_text(json, bytes, where));
     PLP_DO(plp_json_parse(json, bytes, where, &root));
     PLP_DO(read_parts(t, root, where));
 done:

@@ -1,6 +1,7 @@
 #include "tp/group.h"
 
 #include "base/error.h"
+#include "base/fault.h"
 
 #ifdef PLP_CUDA
 #    include <nccl.h>
@@ -21,6 +22,7 @@ plp_status tp_nccl_create(tp_group *g)
     ncclComm_t comm = NULL;
     PLP_TRY(tp_agree(g, g->rank == 0 ? TP_NCCL(ncclGetUniqueId(&id)) : PLP_OK));
     PLP_TRY(tp_broadcast(g, &id, sizeof id, 0));
+    PLP_TRY(PLP_FAULT_AT("nccl"));
     PLP_TRY(tp_agree(g, TP_NCCL(ncclCommInitRank(&comm, g->size, id, g->rank))));
     g->nccl = comm;
     return PLP_OK;

@@ -16,7 +16,7 @@ static size_t most_bytes(int ranks) { return ranks == 2 ? (size_t)4 << 20 : rank
 enum { WORD = 8, PAYLOAD = 4 };
 
 typedef struct {
-    int good;
+    int good, multiprocessors; /* as many everywhere: blocks exchange with the blocks of their number */
     cudaIpcMemHandle_t handle;
 } offer;
 
@@ -31,6 +31,9 @@ static plp_status make_own(tp_group *g, size_t bytes, offer *mine)
 {
     kn_exchange *x = &g->exchange;
     plp_status st = PLP_OK;
+    int device;
+    PLP_DO(peers_status(cudaGetDevice(&device)));
+    PLP_DO(peers_status(cudaDeviceGetAttribute(&mine->multiprocessors, cudaDevAttrMultiProcessorCount, device)));
     PLP_DO(peers_status(cudaMalloc(&x->inbox[g->rank], bytes)));
     PLP_DO(peers_status(cudaMemset(x->inbox[g->rank], 0, bytes)));
     PLP_DO(peers_status(cudaMalloc((void **)&x->count, 2 * sizeof *x->count)));
@@ -45,7 +48,7 @@ done:
 static bool open_others(tp_group *g, const offer *all)
 {
     for (int r = 0; r < g->size; r++)
-        if (!all[r].good) return false;
+        if (!all[r].good || all[r].multiprocessors != all[0].multiprocessors) return false;
     for (int r = 0; r < g->size; r++)
         if (r != g->rank &&
             peers_status(cudaIpcOpenMemHandle(&g->exchange.inbox[r], all[r].handle, cudaIpcMemLazyEnablePeerAccess)) != PLP_OK) {
@@ -72,8 +75,8 @@ plp_status tp_peers_create(tp_group *g)
     for (int r = 0; r < g->size; r++) reached += open[r];
     if (reached == g->size) return PLP_OK;
     if (g->rank == 0)
-        plp_log(PLP_LOG_INFO, "GPUs cannot address each other's memory on %d of %d ranks: sums go through NCCL alone", g->size - reached,
-                g->size);
+        plp_log(PLP_LOG_INFO, "GPUs differ, or cannot address each other's memory, on %d of %d ranks: sums go through NCCL alone",
+                g->size - reached, g->size);
     tp_peers_destroy(g);
     return PLP_OK;
 }

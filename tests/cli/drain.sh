@@ -90,11 +90,14 @@ until_there "$work/out" -c 20
 kill -s USR1 $job
 ended "generate, USR1 to mpirun" 75
 says "generate, USR1 to mpirun" "after [0-9]* tokens"
-# After SIGTERM it kills what is left a second later, and has a status of its own.
+# On its own SIGTERM it reads nothing more, so that stdout takes nothing more, waits, hands the signal on, waits, kills, and has a status of
+# its own.  Its wait of a second each would do here, but not on every busy machine.
+export OMPI_MCA_odls_base_sigkill_timeout=3
 start generate --model "$demo" -p "In the" --ignore-eos -n 30000 --save-state "$work/state"
 until_there "$work/out" -c 20
 kill -s TERM $job
 ended "generate, TERM to mpirun" 1 75
+unset OMPI_MCA_odls_base_sigkill_timeout
 says "generate, TERM to mpirun" "after [0-9]* tokens; fix: --load-state"
 run generate --model "$demo" -q --load-state "$work/state" -n 1
 [ "$rc" = 0 ] || fail "the state of a generation that was stopped: exit $rc"
@@ -114,7 +117,7 @@ grep -q input "$work/err" || fail "USR1 twice: the journal is not good"
 fresh
 
 # The launcher itself is killed: its ranks are gone, and what they had finished is not.
-awk 'BEGIN { for (i = 0; i < 40; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 60 + i }' >"$in"
+awk 'BEGIN { for (i = 0; i < 40; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 400 + i }' >"$in"
 batch 0
 mv "$out" "$work/kept"
 start run-batch --model "$demo" -i "$in" -o "$out" --max-seqs 2

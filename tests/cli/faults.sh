@@ -3,15 +3,25 @@
 # what only looks like a fault does not end it.  HOOKS is ON for a build with -DPLP_FAULTS=ON: faults at places that no signal can aim at.
 # shellcheck source=tests/cli/lib.sh
 . "$(dirname "$0")/lib.sh"
-hooks=$4 last=$((np - 1))
+#
+# PLP_TEST_DEVICE=cuda: the same with a GPU a rank, whose memory must be free again each time.
+hooks=$4 last=$((np - 1)) device=${PLP_TEST_DEVICE:-cpu}
 mkdir "$work/diag"
+
+gpus() { nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2>/dev/null; }
+memory() { gpus | awk '{ sum += $1 } END { print sum + 0 }'; } # MiB
+if [ "$device" = cuda ]; then
+    [ "$(gpus | wc -l)" -ge "$np" ] || exit 77
+    idle=$(memory)
+fi
 
 # start TOKENS ARGS: a job in the background, and waits until it decodes.
 start() {
     tokens=$1
     shift
     : >"$work/out"
-    "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" generate --model "$demo" -q -p "In the" --ignore-eos -n "$tokens" --diag "$work/diag" "$@" \
+    "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" generate --model "$demo" --device "$device" -q -p "In the" --ignore-eos -n "$tokens" \
+        --diag "$work/diag" "$@" \
         >"$work/out" 2>"$work/err" </dev/null &
     job=$!
     tries=0
@@ -36,6 +46,12 @@ check_ended() {
     [ -z "$left" ] || fail "$what: left behind: $left"
     # shellcheck disable=SC2086 # a list
     [ -z "$left" ] || kill -9 $left
+    [ "$device" = cpu ] || memory_is_free
+}
+memory_is_free() {
+    tries=0
+    while [ "$(memory)" -gt $((idle + 64)) ] && [ $tries -lt 50 ]; do sleep 0.1 && tries=$((tries + 1)); done
+    [ $tries -lt 50 ] || fail "$what: $(memory) MiB in use on the GPUs 5 s later, $idle before"
 }
 said() { grep 'error\[' "$work/err" | grep -qE -e "$2" || fail "$1: no \"$2\" in the message"; }
 
@@ -73,7 +89,7 @@ fault() {
     what=$1 within=$(($2 + 4)) code=$3
     shift 3
     began=$(date +%s)
-    PLP_FAULT=$what "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" "$@" --model "$demo" -q --watchdog 3 --diag "$work/diag" \
+    PLP_FAULT=$what "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" "$@" --model "$demo" --device "$device" -q --watchdog 3 --diag "$work/diag" \
         >"$work/out" 2>"$work/err" </dev/null
     rc=$?
     took=$(($(date +%s) - began))
@@ -83,7 +99,9 @@ printf '{"id": "a", "prompt": [1, 2, 3]}\n' >"$work/in.jsonl"
 write="logits -i $work/in.jsonl -o $work/out.h5"
 
 fault load:$last:3:kill 5 137 generate -p a
+[ "$device" = cpu ] || fault nccl:$last:1:kill 5 137 generate -p a --comm nccl
 fault forward:0:1:kill 5 137 generate -p a
+fault forward:$last:5:kill 5 137 generate -f "$source/README.md" --max-slice 64 # in the prompt
 fault forward:$last:9:kill 5 137 generate -p a --ignore-eos
 fault leave:$last:1:kill 5 137 generate -p a
 fault load:$last:3:stop 8 75 generate -p a
@@ -107,7 +125,8 @@ awk 'BEGIN { for (i = 0; i < 6; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, 1
     >"$work/batch.jsonl"
 batch() { # batch CODE FAULT: undisturbed with the fault "-"
     what="run-batch $2" began=$(date +%s)
-    PLP_FAULT=$2 "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" run-batch -q --model "$demo" -i "$work/batch.jsonl" -o "$work/batch" \
+    PLP_FAULT=$2 "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" run-batch -q --model "$demo" --device "$device" -i "$work/batch.jsonl" \
+        -o "$work/batch" \
         >"$work/out" 2>"$work/err" </dev/null
     rc=$? took=$(($(date +%s) - began)) within=9
     check_ended "$1"

@@ -80,13 +80,15 @@ grep "error\[" "$work/err" >"$work/lines" && mv "$work/lines" "$work/err" # with
 plain "hostile ids of logits"
 
 # With no mask at all: others read what is finished, and before that nothing, be it a file or shared memory.
-# Which files the job's processes have open or mapped: the work directory is among their arguments.  (The brackets keep grep from itself.)
+# Which files the job's processes have open or mapped, but those that it was given: the work directory is among their arguments.  (The
+# brackets keep grep from itself.)
+given() { ls -l /proc/$$/fd | sed -n 's/.* -> //p'; }
 pids() { grep -l -a -e "${work%?}[${work#"${work%?}"}]" /proc/[0-9]*/cmdline 2>/dev/null | cut -d/ -f3; }
 used() {
     for pid in $(pids); do
         ls -l "/proc/$pid/fd" 2>/dev/null | sed -n 's/.* -> //p'
         sed -n 's/^[^ ]* rw-s [^/]*//p' "/proc/$pid/maps" 2>/dev/null
-    done | grep -E "^(/dev/shm|/tmp|$work)/" | grep -v '(deleted)$' | sort -u
+    done | grep -E "^(/dev/shm|/tmp|$work)/" | grep -v '(deleted)$' | grep -vxF -e "$(given)" | sort -u
 }
 # Those of them that others can read: a folder that is closed to them closes what is in it.
 readable() {

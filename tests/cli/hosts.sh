@@ -22,15 +22,15 @@ says() { # in one line
     [ "$(grep -c 'error\[' "$work/err")" = 1 ] && grep 'error\[REMOTE\]' "$work/err" | grep -q "$1" || fail "$what: no \"$1\" in one message"
 }
 
-hosts 1 "forward:$last:9:stop" 75 14 -q -n 400
+hosts 1 "forward:$last:9:stop" 75 20 -q -n 400
 says "watchdog: rank $last on .* is stopped or dead"
-hosts 1 forward:0:9:stop 75 14 -q -n 400
+hosts 1 forward:0:9:stop 75 20 -q -n 400
 says "watchdog: rank 0 on .* is stopped or dead"
-hosts 2 "forward:$last:9:stop" 75 14 -q -n 400 # the last host has one rank
+hosts 2 "forward:$last:9:stop" 75 20 -q -n 400 # the last host has one rank
 says "watchdog: rank $last on .* is stopped or dead"
-hosts 1 "collective:$last:99:hang" 75 14 -q -n 400
+hosts 1 "collective:$last:99:hang" 75 20 -q -n 400
 says "watchdog: rank $last on .* does not move and the others wait for it"
-hosts 1 collective:0:99:hang 75 14 -q -n 400
+hosts 1 collective:0:99:hang 75 20 -q -n 400
 says "watchdog: rank 0 on .* does not move and the others wait for it"
 
 # No false alarm: it moves, if slowly, for longer than the limit; or is stopped for less.

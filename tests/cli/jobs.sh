@@ -45,7 +45,7 @@ bad '"prompt": "x", "temperature": -1e400' 'temperature: -inf is outside 0 to 10
 bad '"prompt": "x", "top_p": 1.1' 'top_p: 1.1 is outside 0 to 1'
 bad '"prompt": "x", "top_k": -2' 'top_k: -2 is outside -1 to'
 bad '"prompt": "x", "seed": 18446744073709551616' 'is outside 0 to'
-bad '"prompt": "x", "logprobs": 21' 'logprobs: 21 is outside 0 to 20'
+bad '"prompt": "x", "logprobs": 21' 'logprobs: 21 is outside -1 to 20'
 bad '"prompt": "x", "stop_token_ids": [2048]' 'stop_token_ids: id 2048 at index 0'
 bad '"prompt": "x", "stop": [1]' 'stop is neither a text'
 bad '"prompt": "x", "ignore_eos": 1' 'ignore_eos: 1 is not true or false'

@@ -85,6 +85,54 @@ has 7 'allows none'
 has 8 'id 4000 at index 0'
 grep -q '"hit_tokens":5,' "$work/summary" || fail "two answers to a prompt of 5 tokens: $(cat "$work/summary")"
 
+# The prompt before the output, as scoring asks for it; probabilities of all ids.
+fresh
+printf '%s\n' '{"id": "e", "prompt": "In the beginning", "temperature": 0, "max_tokens": 3, "echo": true}' \
+    '{"id": "i", "prompt": [0,1106,260,1894,1074], "temperature": 0, "max_tokens": 3, "echo": true, "logprobs": 0, "n": 2}' \
+    '{"custom_id": "o", "method": "POST", "url": "/v1/completions", "body": {"prompt": [0,1106,260,1894,1074], "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": true}}' \
+    '{"id": "p", "prompt": [0,1106,260,1894,1074], "temperature": 0, "max_tokens": 1, "logprobs": 1, "prompt_logprobs": 1}' \
+    '{"id": "a", "prompt": [0,1106,260,1894,1074], "temperature": 0, "max_tokens": 2, "logprobs": -1}' \
+    '{"id": "b", "prompt": [0,1106,260,1894,1074], "temperature": 0, "max_tokens": 2, "logprobs": 20, "presence_penalty": 1}' \
+    '{"id": "c", "prompt": [0,1106,260,1894,1074], "max_tokens": 2, "logprobs": -1, "top_p": 0.9, "seed": 3, "ignore_eos": true}' \
+    '{"id": "x", "prompt": "x", "echo": true, "logprobs": -1}' '{"id": "y", "prompt": "x", "logprobs": 21}' \
+    '{"custom_id": "u", "url": "/v1/embeddings", "body": {"prompt": "x"}}' '{"id": "k", "prompt": "x", "logit_bias": {"1": "a"}}' \
+    '{"id": "m", "prompt": "x", "bad_words": ["a", 1]}' '{"id": "n", "prompt": "x", "bad_words": "a"}' >"$in"
+batch 3
+has 1 '"text":"In the beginning'
+has 2 '"text":"In the beginning of the reign"'
+has 2 '"token_ids":[0,1106,260,1894,1074,'
+has 2 '"logprobs":[null,{"id":1106,'
+[ "$(line 2 | grep -o '"logprob":-' | wc -l)" = 14 ] || fail "two answers, of 4 tokens behind the first and 3 more each: 14 logprobs"
+line 2 | grep -q prompt_logprobs && fail "prompt_logprobs were not asked for: $(line 2)"
+# Line 4 is the same request, in the form that the test of the engine holds against teacher forcing.
+values() { line "$1" | grep -o "$2" | head -n 1 | grep -o -- '-[0-9.e-]*' | tr '\n' ' '; }
+echoed=$(values 3 '"token_logprobs":\[null,[^]]*')
+[ "$(echo "$echoed" | wc -w)" = 5 ] || fail "token_logprobs: $(line 3)"
+asked=$(line 4 | sed 's/,"top":\[[^]]*\]//g' | grep -o '"logprob":-[0-9.e-]*' | cut -d: -f2 | tr '\n' ' ')
+[ "$(echo $echoed | tr ' ' '\n' | sort)" = "$(echo $asked | tr ' ' '\n' | sort)" ] || fail "echoed $echoed, asked for $asked"
+line 3 | grep -q '"tokens":\["[^"]*","[^"]*","[^"]*","[^"]*","[^"]*","[^"]*"\]' || fail "tokens: $(line 3)"
+line 3 | grep -q '"top_logprobs":\[null,{' || fail "top_logprobs: $(line 3)"
+# All ids, in order, with a mass of one; the first of them are those of "logprobs": 20.
+tops() { # tops LINE TOKEN: id and logprob, a line each
+    line "$1" | sed 's/"top":/\n&/g' | sed 1d | sed -n "$2{s/}\]}.*/}/p}" | grep -o '"id":[0-9]*,\|"logprob":[0-9.e-]*}' | cut -d: -f2 |
+        tr -d ',}' | paste -d ' ' - -
+}
+for i in 5 7; do
+    for token in 1 2; do
+        tops $i $token | awk 'NR > 1 && $2 > last { bad = 1 } { last = $2; sum += exp($2); seen[$1]++ }
+            END { for (id in seen) n += seen[id] == 1; exit !(NR == 2048 && n == NR && !bad && sum > 0.9999 && sum < 1.0001) }' ||
+            fail "line $i, token $token: no distribution over all ids"
+    done
+done
+tops 5 1 | head -n 20 | cut -d ' ' -f 1 >"$work/kept"
+tops 6 1 | cut -d ' ' -f 1 | cmp -s - "$work/kept" || fail "the 20 most probable of all are not those of logprobs 20"
+has 8 'echo with logprobs of all ids'
+has 9 'logprobs: 21 is outside -1 to 20'
+has 10 'url /v1/embeddings; fix: give /v1/completions'
+has 11 'logit_bias of 1 is no number'
+has 12 'bad_words[1] is no text'
+has 13 'bad_words is no list'
+
 # Bad lines get a record each, and do not stop the others.
 fresh
 {
@@ -94,7 +142,7 @@ fresh
         '{"id": "i", "prompt": "x", "max_tokens": "10"}' '{"id": "j", "prompt": "x", "max_tokens": 0}' \
         '{"id": "k", "prompt": "x", "max_tokens": 9223372036854775808}' '{"id": "l", "prompt": "x", "temperature": 1e400}' \
         '{"id": "m", "prompt": "x", "temperature": NaN}' '{"id": "n", "prompt": "x", "seed": -1}' '{"id": "o", "prompt": "x", "top_p": 0, "top_p": 1}' \
-        '{"id": "p", "prompt": "x", "stop": [""]}' '{"id": "q", "prompt": "x", "echo": true}' '{"id": 7, "prompt": "x"}' \
+        '{"id": "p", "prompt": "x", "stop": [""]}' '{"id": "q", "prompt": "x", "best_of": 2}' '{"id": 7, "prompt": "x"}' \
         '{"custom_id": "r", "url": "/v1/chat/completions", "body": {"messages": []}}' '{"id": "s", "prompt": "x", "min_tokens": 17}'
     printf '{"id": "t", "prompt": "\303("}\n{"id": "u", "prompt": "a\000"}\n{"id": "v", "prompt": "x", "max_tokens": 1e0}'
 } >"$in"
@@ -125,7 +173,7 @@ line 16, byte 43: a value was expected
 seed: -1 is outside 0 to
 field \"top_p\" comes twice
 stop string 0 is empty
-echo is not supported
+best_of is not supported
 id: 7 is not a string
 needs a chat template
 min_tokens 17
@@ -158,7 +206,7 @@ batch 0
 
 # Stopped: what is done is kept, and the same command goes on; a command that differs is refused.
 fresh
-awk 'BEGIN { for (i = 0; i < 60; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 100 + i }' >"$in"
+awk 'BEGIN { for (i = 0; i < 60; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 500 + i }' >"$in"
 batch 0 --max-seqs 4
 cp "$out" "$work/kept"
 begin() { # in the background, until a few lines are finished; leaves $job

@@ -51,7 +51,7 @@ NodeName=$host NodeAddr=127.0.0.1 CPUs=64 Gres=gpu:8 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
     echo "NodeName=$host Name=gpu File=$cluster/gpu[0-7]" >"$cluster/gres.conf"
-    case $(slurmd -V) in *\ 22.* | *\ 23.02*) cgroups=cgroup/v1 ;; *) cgroups=disabled ;; esac # nothing above uses any
+    case $(slurmd -V) in *\ 22.* | *\ 23.*) cgroups=cgroup/v1 ;; *) cgroups=disabled ;; esac # nothing above uses any
     echo "CgroupPlugin=$cgroups" >"$cluster/cgroup.conf"
 }
 

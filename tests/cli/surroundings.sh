@@ -34,7 +34,7 @@ mkdir "$work/there"
     run $job -o /proc/out
     [ "$rc" = 73 ] || [ "$rc" = 77 ] || fail "into /proc: exit $rc"
     [ "$(grep -c 'error\[' "$work/err")" = 1 ] || fail "into /proc: want one line"
-    refused 73 "cannot open directory" convert "$demo" "$work/missing/m.h5"
+    refused 73 "No such file or directory; fix: create it" convert "$demo" "$work/missing/m.h5"
     run $job -o "$work/whole"
     [ "$rc" = 0 ] || fail "a job: exit $rc"
     refused 73 "exists" $job -o "$work/whole"

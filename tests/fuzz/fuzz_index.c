@@ -78,6 +78,7 @@ static void add_memory_file(fuzz_input *in)
 static plp_status read_index(io_checkpoint *c, const char *text, size_t bytes, json_object **root)
 {
     plp_sha256_init(&c->headers);
+    PLP_TRY(io_gather_create(&c->gather));
     PLP_TRY(PLP_ALLOCATED(c->dir = strdup("dir")));
     PLP_TRY(plp_json_parse(text, bytes, "dir/index", root));
     return take_index(c, *root, "dir/index");

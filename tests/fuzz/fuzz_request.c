@@ -25,13 +25,17 @@ static void check_ranges(const batch_request *r)
     const plp_sampling *s = &q->sampling;
     CHECK(r->id != NULL && (r->text != NULL) != (q->ids != NULL), "id %s", r->id);
     CHECK(in_range(r->n, 1, 128) && in_range((double)q->max_tokens, 1, INT32_MAX) && in_range((double)q->min_tokens, 0, INT32_MAX) &&
-              in_range((double)s->top_k, 0, INT32_MAX) && in_range(q->logprobs, -1, PLP_MOST_LOGPROBS),
+              in_range((double)s->top_k, 0, INT32_MAX) &&
+              (in_range(q->logprobs, -1, PLP_MOST_LOGPROBS) || q->logprobs == PLP_ALL_LOGPROBS) &&
+              in_range(q->prompt_logprobs, r->echo && !r->lists_prompt ? q->logprobs : -1, PLP_MOST_LOGPROBS),
           "a number of %s", r->id);
     CHECK(in_range(s->temperature, 0, 1000) && in_range(s->top_p, 0, 1) && in_range(s->min_p, 0, 1) && in_range(s->presence, -100, 100) &&
               in_range(s->frequency, -100, 100) && in_range(s->repetition, 1e-3, 1e3),
           "a parameter of %s", r->id);
     for (size_t i = 0; i < q->count && q->ids != NULL; i++) CHECK(q->ids[i] >= 0, "prompt id %d", q->ids[i]);
     for (int i = 0; i < q->stop_id_count; i++) CHECK(q->stop_ids[i] >= 0, "stop id %d", q->stop_ids[i]);
+    for (int i = 0; i < q->bias_count; i++) CHECK(q->bias_ids[i] >= 0, "biased id %d", q->bias_ids[i]);
+    for (int i = 0; i < q->allowed_count; i++) CHECK(q->allowed[i] >= 0, "allowed id %d", q->allowed[i]);
 }
 
 static bool same(const void *a, const void *b, size_t bytes) { return bytes == 0 || memcmp(a, b, bytes) == 0; }

@@ -1,8 +1,12 @@
-/* What other ranks say, and is not believed: claims of the handshake, what a watcher saw of them, and flight recorders. */
+/* What other ranks say, and is not believed: claims of the handshake, what a watcher saw of them, flight recorders, datagrams. */
+#include <sys/socket.h>
+static ssize_t next_datagram(int fd, void *to, size_t room, int flags, struct sockaddr *from, socklen_t *length);
+#define recvfrom next_datagram
 #include "tp/flight.c"
 #include "tp/group.h"
 #include "tp/handshake.h"
 #include "tp/judge.h"
+#include "tp/link.c"
 
 #include "fuzz.h"
 
@@ -38,6 +42,12 @@ plp_status tp_agree(const tp_group *g, plp_status mine)
     return mine;
 }
 
+plp_status tp_mpi_status(int code, const char *call, const char *file, int line)
+{
+    (void)call, (void)file, (void)line;
+    return code == MPI_SUCCESS ? PLP_OK : PLP_ERR_INTERNAL;
+}
+
 static void shake_hands(fuzz_input *in)
 {
     static const char *const names[] = { "build", "MPI", "HDF5", "CUDA", "NCCL", "options" };
@@ -62,7 +72,7 @@ static void judge(fuzz_input *in)
         const int flags = fuzz_byte(in);
         seen[i] =
             (tp_seen){ .rank = i, .watched = flags & 1, .waits = flags & 2, .queues = flags & 4, .phase = (signed char)fuzz_byte(in) };
-        seen[i].step = fuzz_byte(in), seen[i].seq = (int64_t)fuzz_byte(in) << 55;
+        seen[i].step = fuzz_byte(in), seen[i].seq = (int64_t)fuzz_byte(in) << 54;
         seen[i].gone = flags & 8 ? INFINITY : fuzz_byte(in), seen[i].still = flags & 16 ? NAN : fuzz_byte(in);
     }
     const tp_verdict v = tp_judge(seen, count, all, limit);
@@ -100,12 +110,49 @@ static void compare_recorders(fuzz_input *in)
     CHECK(seq == tp_flight_difference((tp_flight[]){ all[1], all[0] }, 2), "the order of ranks matters");
 }
 
+enum { LEADERS = 3, KNOWN = 7 };
+static tp_link watched = { .leaders = LEADERS, .fd = -1, .centre.secret = "sixteen bytes." };
+
+/* In place of a socket: a datagram that is right but for what the input changes, its length among it; signs out of the input's bytes. */
+static ssize_t next_datagram(int fd, void *to, size_t room, int flags, struct sockaddr *from, socklen_t *length)
+{
+    (void)fd, (void)flags;
+    if (wire->at >= wire->end) return -1;
+    const int what = fuzz_byte(wire), signs = fuzz_below(wire, 5);
+    tp_datagram *d = to;
+    CHECK(room == sizeof *d, "room for %zu bytes", room);
+    memset(from, 0, *length);
+    memcpy(d->secret, watched.centre.secret, sizeof d->secret);
+    d->kind = what & 1 ? TP_HELLO : TP_BEAT, d->leader = fuzz_below(wire, LEADERS), d->count = signs;
+    if (what & 2) d->secret[what >> 4] ^= 1;
+    if (what & 4) d->leader = (signed char)fuzz_byte(wire);
+    if (what & 8) d->count = (int)((unsigned)fuzz_byte(wire) << 24 | (unsigned)fuzz_byte(wire));
+    if (what & 16) d->kind = fuzz_byte(wire);
+    for (int i = 0; i < signs; i++) {
+        d->sign[i] = (tp_sign){ .rank = (signed char)fuzz_byte(wire), .phase = (signed char)fuzz_byte(wire), .watched = 1 };
+        d->sign[i].beats = (int64_t)((uint64_t)fuzz_byte(wire) << 56), d->sign[i].moves = fuzz_byte(wire);
+    }
+    return what & 32 ? (ssize_t)fuzz_byte(wire) * 200 : (ssize_t)tp_datagram_bytes(signs);
+}
+
+static void watch(fuzz_input *in)
+{
+    static struct sockaddr_in peers[LEADERS];
+    tp_sign signs[KNOWN];
+    for (int i = 0; i < KNOWN; i++) signs[i] = (tp_sign){ .rank = i };
+    wire = in;
+    watched.peer = peers;
+    tp_link_receive(&watched, signs, KNOWN);
+    for (int i = 0; i < KNOWN; i++) CHECK(signs[i].rank == i && signs[i].beats >= 0, "rank %d says that it is %d", i, (int)signs[i].rank);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     fuzz_input in = { data, data + bytes };
-    switch (fuzz_below(&in, 3)) {
+    switch (fuzz_below(&in, 4)) {
     case 0: shake_hands(&in); break;
     case 1: judge(&in); break;
+    case 3: watch(&in); break;
     default: compare_recorders(&in);
     }
     return 0;

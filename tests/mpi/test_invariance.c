@@ -37,7 +37,7 @@ typedef struct {
 
 static job *jobs;
 static const kn_backend *backend; /* the CPU, or with the argument `cuda` a GPU that the ranks share */
-#ifdef __SANITIZE_ADDRESS__
+#ifdef PLP_SANITIZED
 static int count = 12, seqs = 6; /* there everything takes ten times as long */
 #else
 static int count = 36, seqs = 8;

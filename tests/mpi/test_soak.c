@@ -46,7 +46,7 @@ static footprint measure(void)
 
 static void compare(const char *what, const footprint *first, const footprint *last, long long n, double seconds)
 {
-#ifndef __SANITIZE_ADDRESS__ /* freed memory stays in its quarantine */
+#ifndef PLP_SANITIZED /* freed memory stays in its quarantine */
     CHECK(last->resident - first->resident <= MOST_MORE);
 #endif
     CHECK(last->descriptors == first->descriptors);
@@ -113,7 +113,7 @@ int main(int argc, char **argv)
 {
     tp_group *g = mpi_test_begin(&argc, &argv);
     int engines = 30, tokens = 10;
-    int64_t requests = 600;
+    int64_t requests = tp_size(g) == 1 ? 6000 : 600; /* ranks that share a busy processor take turns slowly */
     if (argc == 4) engines = atoi(argv[1]), requests = atoll(argv[2]), tokens = atoi(argv[3]);
     if (argc == 4) alarm(0); /* longer than a test may take */
     footprint first = { 0 }, last;

@@ -331,6 +331,8 @@ static void ids_come_from_the_first_that_tells(void **state)
     assert_int_equal(ids(HF "}", NULL, "{\"eos_token\":\"</s>\",\"added_tokens_decoder\":{\"2\":{\"content\":\"</s>\"}}}", NULL, &c),
                      PLP_OK);
     assert_true(c.stops == 1 && c.stop[0] == 2);
+    assert_int_equal(ids(HF "}", NULL, NULL, "{\"model\":{\"vocab\":{\"a\":9223372036854775807}}}", &c), PLP_ERR_DATA);
+    assert_int_equal(ids(HF "}", NULL, NULL, "{\"added_tokens\":[{\"id\":9223372036854775807}]}", &c), PLP_ERR_DATA);
     assert_int_equal(ids(HF "}", NULL, NULL, tokenizer, &c), PLP_OK);
     assert_true(c.stops == 1 && c.stop[0] == 2); /* what such a token is usually called */
     assert_int_equal(ids(HF "}", NULL, NULL, NULL, &c), PLP_OK);

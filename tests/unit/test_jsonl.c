@@ -139,7 +139,7 @@ static void memory_is_that_of_the_limit(void **state)
     assert_int_equal(lines, (LINES / 2048 + 1) * 2048);
     io_lines_destroy(&l);
     close(fd);
-#ifndef __SANITIZE_ADDRESS__ /* which keeps what was freed */
+#ifndef PLP_SANITIZED /* which keeps what was freed */
     assert_true(peak_kilobytes() - before < 2 * LIMIT / 1024 + 2048);
 #else
     (void)before;

@@ -460,7 +460,7 @@ static void hostile_content_is_refused(void **state)
     (void)state;
     for (size_t i = 0; i < PROFILE_EDITS; i++) assert_edit_refused(&profile_edits[i]);
     for (size_t i = 0; i < sizeof manifest_edits / sizeof *manifest_edits; i++) assert_edit_refused(&manifest_edits[i]);
-#ifndef __SANITIZE_ADDRESS__
+#ifndef PLP_SANITIZED
     struct rusage children, self; /* whatever the sizes that they state */
     assert_int_equal(getrusage(RUSAGE_CHILDREN, &children), 0);
     assert_int_equal(getrusage(RUSAGE_SELF, &self), 0);
@@ -552,7 +552,8 @@ static void every_flipped_bit_of_a_payload_is_found(void **state)
     (void)state;
     io_model_file *f = NULL;
     uint8_t *data, *got = malloc(bytes_of(0));
-    spill(other, data, slurp(path, &data));
+    const size_t size = slurp(path, &data);
+    spill(other, data, size);
     free(data);
     const int fd = open(other, O_RDWR);
     srand(3);

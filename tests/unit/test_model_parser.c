@@ -62,7 +62,7 @@ static void each_layer_suffices(void **state)
         { "map", DONE, NULL, KILLED, NULL },          { "unmask", DONE, NULL, KILLED, NULL },
         { "model", REFUSED, NULL, KILLED, NULL }, /* it was opened for reading */
         { "inherited", DONE, NULL, KILLED, REFUSED },
-#ifndef __SANITIZE_ADDRESS__
+#ifndef PLP_SANITIZED
         { "memory", DONE, NULL, NULL, REFUSED },
 #endif
     };
@@ -83,7 +83,7 @@ static void a_parser_that_breaks_is_bad_data(void **state)
 {
     (void)state;
     size_t bytes;
-#ifdef __SANITIZE_ADDRESS__
+#ifdef PLP_SANITIZED
     assert_ends("all-crash", ""); /* its report is a call that is not allowed, or an exit */
 #else
     assert_ends("all-crash", "crashed (signal 11");

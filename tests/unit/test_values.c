@@ -34,7 +34,7 @@ static void poison(const model_config *c, model_band band, plp_dtype dtype, floa
     for (int64_t i = 0; i < n; i++) put(data, dtype, i, 0.25f);
     assert_int_equal(model_check_values(c, band, 0, first, count, data, dtype, 3), PLP_OK);
     for (int k = 0; k < 3; k++) {
-        char name[IO_NAME], words[IO_NAME + 80];
+        char name[IO_NAME], words[IO_NAME + 160];
         const int64_t i = places[k], row = across ? i / count : first + i / columns, column = across ? first + i % count : i % columns;
         put(data, dtype, i, bad);
         assert_int_equal(model_check_values(c, band, 0, first, count, data, dtype, 3), PLP_ERR_DATA);

@@ -34,7 +34,7 @@ plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_args *a, co
 plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_args *a, bool *done);
 }
 
-enum { STEP_DIM = 64, STEP_TAPS = 4, STEP_HEADS = 256, STEP_GROUPS = 32 };
+enum { STEP_DIM = 64, STEP_TAPS = 4, STEP_HEADS = KN_MIXER_HEADS, STEP_GROUPS = 32 };
 
 struct step_batch { /* device pointers, (m) */
     const int *src, *dst;
