@@ -58,7 +58,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs || d->norm == LAYER_NORM_SUMMED) return PLP_OK;
-    if (b->seqs > KN_MIXER_ROWS) return PLP_OK;        /* the pieces add what is pending while they norm */
+    if (b->seqs > 64) return PLP_OK; /* the pieces add what is pending while they norm */
     if (d->most_heads > KN_MIXER_HEADS) return PLP_OK; /* all ranks go one way: they may sum inside the mixer */
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));

@@ -157,18 +157,21 @@ static inline int wide_columns(int m)
     wide_by_rows(m, [&](auto n) { columns = decltype(n)::value; });
     return columns;
 }
-/* Shared memory: the ring, what is beside it, and room behind the last stage for the rows that a product of 64 reads past a band. */
-static inline int wide_behind(int box, int n)
+/* Shared memory: the ring, what is beside it, and room behind the last stage for the rows that `groups` products of 64 read past a band. */
+static inline int wide_behind(int box, int n, int groups)
 {
-    const int past = (int)kn_ceil(box, 64) * KN_TILE - wide_stage(box, n);
+    const int past = groups * KN_TILE - wide_stage(box, n);
     return past > 0 ? past : 0;
 }
 /* Stages that fit; 0: fewer than two do. */
-static inline int wide_slots(int box, int n, int beside, int available)
+static inline int wide_slots(int box, int n, int groups, int beside, int available)
 {
-    const int most = (available - WIDE_SPARE - beside - wide_behind(box, n)) / wide_stage(box, n);
+    const int most = (available - WIDE_SPARE - beside - wide_behind(box, n, groups)) / wide_stage(box, n);
     return most < 2 ? 0 : most < WIDE_SLOTS ? most : (int)WIDE_SLOTS;
 }
-static inline size_t wide_bytes(int box, int n, int slots) { return (size_t)WIDE_SPARE + (size_t)(slots * wide_stage(box, n) + wide_behind(box, n)); }
+static inline size_t wide_bytes(int box, int n, int groups, int slots)
+{
+    return (size_t)WIDE_SPARE + (size_t)(slots * wide_stage(box, n) + wide_behind(box, n, groups));
+}
 
 #endif

@@ -172,8 +172,8 @@ template <int N, int GROUPS> __global__ void __launch_bounds__(GROUPS * 128 + 32
 int in_rows(const kn_mixer_step_args *a) { return step_inner(a) + step_channels(a) + a->heads; }
 template <int N, int GROUPS> plp_status launch(kn_context *c, in_args *in, int available)
 {
-    in->product.slots = wide_slots(in->product.box, N, (int)sizeof(in_shared<N>), available);
-    return step_launch<wide_in_kernel<N, GROUPS>>(c, dim3(c->sms), wide_bytes(in->product.box, N, in->product.slots), *in, GROUPS * 128 + 32);
+    in->product.slots = wide_slots(in->product.box, N, GROUPS, (int)sizeof(in_shared<N>), available);
+    return step_launch<wide_in_kernel<N, GROUPS>>(c, dim3(c->sms), wide_bytes(in->product.box, N, GROUPS, in->product.slots), *in, GROUPS * 128 + 32);
 }
 
 } // namespace

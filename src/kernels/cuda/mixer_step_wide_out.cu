@@ -203,8 +203,8 @@ plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const
         if (st == PLP_OK) st = kn_tensor_map(&o.product.x, w->v, a->rows, inner, inner, N);
         if (st != PLP_OK) return;
         const int scales = o.span * N * (int)sizeof(float);
-        o.product.slots = wide_slots(s.box, N, (int)sizeof(out_shared) + scales, available);
-        st = step_launch<wide_out_kernel<N>>(c, dim3(s.bands * s.parts), wide_bytes(s.box, N, o.product.slots) + scales, o, OUT_THREADS + 32);
+        o.product.slots = wide_slots(s.box, N, OUT_GROUPS, (int)sizeof(out_shared) + scales, available);
+        st = step_launch<wide_out_kernel<N>>(c, dim3(s.bands * s.parts), wide_bytes(s.box, N, OUT_GROUPS, o.product.slots) + scales, o, OUT_THREADS + 32);
     });
     return st;
 }
