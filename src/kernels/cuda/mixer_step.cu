@@ -10,7 +10,7 @@ enum {
     RING_MOST_IN = 104960, RING_MOST_OUT = 87040 /* bytes; more in flight gains nothing */
 };
 
-static_assert((int)KN_MIXER_ROWS == STEP_ROWS && (int)KN_MIXER_SLICES == PRODUCT_SLICES, "what callers make room for");
+static_assert((int)KN_MIXER_ROWS == STEP_ROWS && (int)KN_MIXER_WIDE == WIDE_ROWS && (int)KN_MIXER_SLICES == PRODUCT_SLICES, "what callers make room for");
 
 /* What both kinds of mixer need. */
 bool knows(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
@@ -108,17 +108,24 @@ step_work work_of(const kn_mixer_step_args *a)
     return { (bf16 *)(base + at[0]), (bf16 *)(base + at[1]), (bf16 *)(base + at[2]), (float *)(base + at[3]), (float *)(base + at[4]) };
 }
 
-plp_status step_wide(kn_context *c, const kn_mixer_step_args *a, const step_batch *b)
+/* Up to STEP_ROWS rows of a Mamba-2 mixer, and the slots of its rings. */
+bool knows_narrow(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, int *in_slots, int *out_slots)
+{
+    int available;
+    return knows(c, a, b) && a->groups >= 1 && mixer_step_ssm_knows(a) && available_on(c, &available) == PLP_OK &&
+           ring_slots(mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, in_slots, out_slots);
+}
+
+plp_status step_wide(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w)
 {
     size_t at[ARRAYS];
     char *base = (char *)a->work;
     place_work(a, at);
-    const step_work w = work_of(a);
     const wide_work x = { (bf16 *)(base + at[5]), (float *)(base + at[6]), (float *)(base + at[7]), (unsigned *)(base + at[8]) };
     PLP_TRY(mixer_step_wide_norm(c, a, &x));
-    PLP_TRY(mixer_step_wide_in(c, a, b, &w, &x));
-    PLP_TRY(mixer_step_ssm(c, a, b, &w));
-    return mixer_step_wide_out(c, a, &w, &x);
+    PLP_TRY(mixer_step_wide_in(c, a, b, w, &x));
+    PLP_TRY(mixer_step_ssm(c, a, b, w));
+    return mixer_step_wide_out(c, a, w, &x);
 }
 
 } // namespace
@@ -131,22 +138,22 @@ extern "C" size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a)
 
 extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done)
 {
-    int available, in_slots = 0, out_slots = 0;
-    *done = knows_wide(c, a, b);
-    if (*done) {
-        const step_batch batch = { b->src_slot, b->dst_slot, b->past };
-        return step_wide(c, a, &batch);
-    }
-    if (!knows(c, a, b) || a->groups < 1 || !mixer_step_ssm_knows(a)) return PLP_OK;
-    PLP_TRY(available_on(c, &available));
-    if (!ring_slots(mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, &in_slots, &out_slots)) return PLP_OK;
+    int in_slots = 0, out_slots = 0;
+    const bool wide = knows_wide(c, a, b);
+    *done = wide || knows_narrow(c, a, b, &in_slots, &out_slots);
+    if (!*done) return PLP_OK;
     const step_work w = work_of(a);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
+    if (wide) return step_wide(c, a, &batch, &w);
     PLP_TRY(mixer_step_in(c, a, &batch, &w, in_slots));
     PLP_TRY(mixer_step_ssm(c, a, &batch, &w));
-    PLP_TRY(mixer_step_out(c, a, &w, out_slots));
-    *done = true;
-    return PLP_OK;
+    return mixer_step_out(c, a, &w, out_slots);
+}
+
+extern "C" bool kn_mixer_step_knows_cuda(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
+{
+    int in_slots, out_slots;
+    return knows_wide(c, a, b) || knows_narrow(c, a, b, &in_slots, &out_slots);
 }
 
 extern "C" size_t kn_scan_mixer_work_cuda(const kn_scan_mixer_args *a)

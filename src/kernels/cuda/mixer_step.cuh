@@ -28,6 +28,7 @@
 extern "C" {
 size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a);
 plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+bool kn_mixer_step_knows_cuda(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b);
 size_t kn_scan_mixer_work_cuda(const kn_scan_mixer_args *a);
 plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b, bool *done);
 plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b);
