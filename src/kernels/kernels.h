@@ -206,11 +206,11 @@ typedef struct {
  * Reads the residual, and either adds the mixer's output to it (delta NULL: one rank, or the sum over the ranks of `exchange`) or writes
  * this rank's partial sum to delta (tokens, ld_delta) float32, with sum(v^2) behind the last column when fold is set.  Weights as the
  * pieces take them.
- * Returns without doing anything, *done = false, for shapes it does not know; more rows than KN_MIXER_ROWS and more heads than
- * KN_MIXER_HEADS are among those: callers need not ask, and ranks that differ can decide alike.
+ * Returns without doing anything, *done = false, for shapes it does not know, as mixer_step_knows tells beforehand; more rows than
+ * KN_MIXER_WIDE, with an exchange than KN_MIXER_ROWS, and more heads than KN_MIXER_HEADS are among those: ranks that differ can decide alike.
  * A backend may fetch the weights, the batch's arrays and the mixer's states while operations queued before are still at work (up to the
  * one queued just ahead of a run of mixer steps): what changes those must not be that last one, nor the same mixer's previous step. */
-enum { KN_MIXER_ROWS = 8, KN_MIXER_HEADS = 256 };
+enum { KN_MIXER_ROWS = 8, KN_MIXER_WIDE = 64, KN_MIXER_HEADS = 256 };
 typedef struct {
     int rows, hidden, heads, groups, dim, state, width;
     float *residual; /* (rows, hidden) */
@@ -418,6 +418,7 @@ typedef struct kn_backend {
     bool (*exchanges)(const kn_add_norm_args *a);
 
     size_t (*mixer_step_work)(const kn_mixer_step_args *a);
+    bool (*mixer_step_knows)(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b);
     plp_status (*mixer_step)(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
     size_t (*scan_mixer_work)(const kn_scan_mixer_args *a);
     plp_status (*scan_mixer_begin)(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b, bool *done);

@@ -120,10 +120,10 @@ plp_status layer_convolve(const layer_call *l, int first, int rows, int channels
 }
 
 /* What the projection's output travels in.  Many rows: the type of activations, half the bytes to write, to sum over the ranks and to
- * read again.  Rows that must not depend on how many there are get float32 always. */
+ * read again.  Rows that must not depend on how many there are get float32 always; a fused step leaves it, too. */
 static plp_dtype delta_dtype(const layer_call *l)
 {
-    enum { FEW = 64 };
+    enum { FEW = KN_MIXER_WIDE };
     return l->d->deterministic || l->b->tokens <= FEW ? PLP_F32 : l->d->act;
 }
 

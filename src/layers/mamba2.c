@@ -15,7 +15,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     const kn_batch *b = l->b;
     const kn_exchange *exchange = tp_exchange(l->g, (size_t)b->seqs * (size_t)layer_ld_delta(d) * sizeof(float));
     const bool adds = tp_size(l->g) == 1 || exchange != NULL;
-    const kn_mixer_step_args a = {
+    kn_mixer_step_args a = {
         .rows = b->seqs,
         .hidden = d->hidden,
         .heads = d->heads,
@@ -58,11 +58,12 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs || d->norm == LAYER_NORM_SUMMED) return PLP_OK;
-    if (b->seqs > KN_MIXER_ROWS) return PLP_OK;        /* the pieces add what is pending while they norm */
     if (d->most_heads > KN_MIXER_HEADS) return PLP_OK; /* all ranks go one way: they may sum inside the mixer */
+    if (exchange && b->seqs > KN_MIXER_ROWS) a.exchange = NULL, a.delta = l->s->delta, a.out_bias = NULL; /* the layer sums behind it */
+    if (!l->kn->mixer_step_knows(l->c, &a, b)) return PLP_OK; /* the pieces add what is pending while they norm */
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));
-    *up_to_date = *done && adds;
+    *up_to_date = *done && a.delta == NULL;
     return PLP_OK;
 }
 

@@ -248,14 +248,14 @@ float *kt_fetch(kt *t, const kt_array *a)
     return got;
 }
 
-void kt_expect_norm(kt *t, const char *what, const float *got, const double *want, int n)
+void kt_expect_norm(kt *t, const char *what, const float *got, const double *want, int n, double limit)
 {
     double wrong = 0, all = 0;
     for (int i = 0; i < n; i++) {
         wrong += (got[i] - want[i]) * (got[i] - want[i]);
         all += want[i] * want[i];
     }
-    if (!(wrong <= 4e-6 * all)) kt_fail(t, "%s is off by %.3g of its norm, at most 2e-3", what, sqrt(wrong / all));
+    if (!(wrong <= limit * limit * all)) kt_fail(t, "%s is off by %.3g of its norm, at most %.3g", what, sqrt(wrong / all), limit);
 }
 
 void kt_expect_same(kt *t, const char *what, const float *got, const float *want, int n)

@@ -67,8 +67,8 @@ void kt_expect_blocks(kt *t, const char *what, const kt_array *a, const double *
 
 /* A copy of a float32 array. */
 float *kt_fetch(kt *t, const kt_array *a);
-/* |got - want| <= 2e-3 |want| over n values together: sharper than any single value's tolerance. */
-void kt_expect_norm(kt *t, const char *what, const float *got, const double *want, int n);
+/* |got - want| <= limit |want| over n values together: sharper than any single value's tolerance. */
+void kt_expect_norm(kt *t, const char *what, const float *got, const double *want, int n, double limit);
 /* The same bits, and none of them NaN. */
 void kt_expect_same(kt *t, const char *what, const float *got, const float *want, int n);
 

@@ -173,7 +173,7 @@ static void run(kt *t, const int *size)
         }
         reference_end(&s, r, ssm, p, mixed, row);
         for (int k = 0; k < s.hidden; k++) w[k] = row[k] + (s.flags & DELTA ? 0 : w[k]);
-        kt_expect_norm(t, "a row", got + (size_t)r * (size_t)ld, w, s.hidden);
+        kt_expect_norm(t, "a row", got + (size_t)r * (size_t)ld, w, s.hidden, 2e-3);
     }
     kt_expect(t, "out", out, want);
     kt_expect(t, "conv state", &s.conv_state, conv);
@@ -209,7 +209,7 @@ static void run_unknown(kt *t, const int *size)
 }
 
 /* ------------------------------------------------------------------------------------------- the same bits however it is launched */
-enum { LAYERS = 3, STEPS = 3 };
+enum { LAYERS = 3, STEPS = 3, AGAIN = 40 /* a claim that went lost showed in one run of 60 */ };
 
 /* All layers over rows first .. first + rows of the batch, STEPS times, from the states as they were made. */
 static bool chain(kt *t, step *s, int first, int rows, kt_array *residual)
@@ -257,7 +257,7 @@ static void run_same(kt *t, const int *size)
         return;
     }
     const float *together = kt_fetch(t, &s->residual);
-    for (int again = 0; again < 3; again++) {
+    for (int again = 0; again < AGAIN; again++) {
         setenv("PLP_PDL", again % 2 ? "1" : "0", 1);
         if (chain(t, s, 0, s->rows, &s->residual))
             kt_expect_same(t, again % 2 ? "again" : "one after the other", kt_fetch(t, &s->residual), together, n);
@@ -315,6 +315,7 @@ const kt_case kt_scan_mixer_rows[] = {
     { "scan_mixer.unknown", run_unknown, { 8, 256, 512, 16, 16, 0 }, 0, 0 },
     { "scan_mixer.context", run_context, { 2, 768, 1536, 16, 48, 0 }, 0, 0 },
     { "scan_mixer.same", run_same, { 3, 1024, 8192, 16, 64, NORMS }, 0, 0 },
+    { "scan_mixer.same.claims", run_same, { 3, 2048, 6144, 16, 64, NORMS }, 0, 0 }, /* late tiles go to whoever comes first */
     { "scan_mixer.same.small", run_same, { 3, 256, 512, 16, 16, BF16_STATE }, 0, 0 },
     { 0 }
 };

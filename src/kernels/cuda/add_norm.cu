@@ -26,6 +26,7 @@ template <class D, int V> __device__ __forceinline__ void add(const kn_add_norm_
 template <class D, class O, int V> __global__ void add_norm_kernel(kn_add_norm_args a)
 {
     __shared__ float shared[32];
+    kn_early_begin();
     const int64_t t = a.map != NULL ? a.map[blockIdx.x] : blockIdx.x;
     const int step = blockDim.x * V, first = threadIdx.x * V;
     const float scale = a.sumsq != NULL ? rsqrtf(a.sumsq[t * a.ld_sumsq] / (float)a.sumsq_width + (float)a.sumsq_eps) : 1.f;
@@ -78,9 +79,9 @@ void launch(kn_context *c, const kn_add_norm_args *a, int rows)
     kn_by_type(a->delta != NULL ? a->delta_dtype : PLP_F32, [&](auto d) {
         kn_by_type(c->options.act, [&](auto o) {
             if (wide)
-                add_norm_kernel<decltype(d), decltype(o), 4><<<rows, threads, 0, c->stream>>>(*a);
+                kn_early_launch(c, add_norm_kernel<decltype(d), decltype(o), 4>, rows, threads, *a);
             else
-                add_norm_kernel<decltype(d), decltype(o), 1><<<rows, threads, 0, c->stream>>>(*a);
+                kn_early_launch(c, add_norm_kernel<decltype(d), decltype(o), 1>, rows, threads, *a);
         });
     });
 }

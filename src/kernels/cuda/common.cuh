@@ -47,6 +47,7 @@ void kn_graph_destroy_cuda(kn_context *c, kn_graph **graph);
 
 extern "C" size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a);
 extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+extern "C" bool kn_mixer_step_knows_cuda(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b);
 extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_args *a, bool *done);
 
 plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a);
@@ -66,6 +67,29 @@ plp_status kn_gated_norm_cuda(kn_context *c, const kn_gated_norm_args *a);
 plp_status kn_candidates_cuda(kn_context *c, const kn_candidates_args *a);
 plp_status kn_choose_cuda(kn_context *c, const kn_choose_args *a);
 plp_status kn_feed_cuda(kn_context *c, int *ids, const kn_choice *from, int rows);
+
+/* Programmatic dependent launch, for kernels that have nothing to do before the kernels ahead of them are complete: the launch itself is
+ * out of the way by then.  kn_early_begin() comes first in such a kernel, which is launched with kn_early_launch. */
+__device__ __forceinline__ void kn_early_begin()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+template <class A> void kn_early_launch(const kn_context *c, void (*kernel)(A), dim3 grid, int threads, const A &a)
+{
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.stream = c->stream;
+    config.attrs = &early;
+    config.numAttrs = c->hopper;
+    cudaLaunchKernelEx(&config, kernel, a); /* KN_LAUNCHED() sees its error */
+}
 
 /* ------------------------------------------------------------------------------------------------------------------ element types */
 __host__ __device__ __forceinline__ float kn_float(float v) { return v; }

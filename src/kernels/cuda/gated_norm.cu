@@ -70,6 +70,7 @@ __device__ __forceinline__ void norm_group(const kn_gated_norm_args &a, int64_t 
 template <class T, int V> __global__ void gated_norm_kernel(kn_gated_norm_args a)
 {
     __shared__ float shared[32];
+    kn_early_begin();
     const bool whole = a.mode == KN_NORM_FOLD || a.mode == KN_NORM_NONE;
     const int g = blockIdx.y, from = whole ? 0 : a.first[g], to = whole ? a.channels : a.first[g + 1];
     if ((from | to) % V == 0)
@@ -95,9 +96,9 @@ plp_status kn_gated_norm_cuda(kn_context *c, const kn_gated_norm_args *a)
     kn_by_type(act, [&](auto t) {
         using T = decltype(t);
         if (wide)
-            gated_norm_kernel<T, 16 / sizeof(T)><<<grid, threads, 0, c->stream>>>(*a);
+            kn_early_launch(c, gated_norm_kernel<T, 16 / sizeof(T)>, grid, threads, *a);
         else
-            gated_norm_kernel<T, 1><<<grid, threads, 0, c->stream>>>(*a);
+            kn_early_launch(c, gated_norm_kernel<T, 1>, grid, threads, *a);
     });
     return KN_LAUNCHED();
 }

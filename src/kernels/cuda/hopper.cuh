@@ -2,6 +2,8 @@
 #ifndef KERNELS_CUDA_HOPPER_CUH
 #define KERNELS_CUDA_HOPPER_CUH
 
+#include "kernels/cuda/common.cuh"
+
 #include <cuda.h>
 #include <stdint.h>
 
@@ -37,6 +39,8 @@ __device__ __forceinline__ void kn_bar_wait(uint32_t bar, int parity)
                  "r"(parity)
                  : "memory");
 }
+/* Describes bf16 (rows, columns), rows `ld` elements apart, for copies of tiles of 64 columns of box_rows <= 256 rows. */
+plp_status kn_tensor_map(CUtensorMap *map, const void *p, int rows, int columns, int64_t ld, int box_rows);
 /* Columns from `column` and rows from `row` of a mapped matrix to a tile; what lies outside the matrix arrives as zeros. */
 __device__ __forceinline__ void kn_tile_load(uint32_t to, const CUtensorMap *map, int column, int row, uint32_t bar)
 {
@@ -95,7 +99,21 @@ template <int K> __device__ __forceinline__ void kn_touch(float (&r)[K])
     "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"              \
     "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
 
-/* d (64x64) (+)= A B^T, both in shared memory, K-major */
+/* d (64 x 16, 32 or 64) (+)= A B^T, both in shared memory, K-major */
+__device__ __forceinline__ void kn_wgmma_ss(float (&d)[8], uint64_t a, uint64_t b, int add)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\nwgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7}, %8, %9, p, 1, 1, 0, 0;\n}"
+                 : KN_F8(d, 0)
+                 : "l"(a), "l"(b), "r"(add));
+}
+__device__ __forceinline__ void kn_wgmma_ss(float (&d)[16], uint64_t a, uint64_t b, int add)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\nwgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
+                 "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, %16, %17, p, 1, 1, 0, 0;\n}"
+                 : KN_F8(d, 0), KN_F8(d, 8)
+                 : "l"(a), "l"(b), "r"(add));
+}
 __device__ __forceinline__ void kn_wgmma_ss(float (&d)[32], uint64_t a, uint64_t b, int add)
 {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " KN_R32

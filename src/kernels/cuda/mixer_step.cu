@@ -1,6 +1,7 @@
 /* src/kernels/cuda/mixer_step.cu -- the fused mixers of a decode step on the host's side: what they know, their work space, their launches. */
 #include "kernels/cuda/mixer_step.cuh"
 #include "kernels/cuda/mixer_step_product.cuh"
+#include "kernels/cuda/mixer_step_wide.cuh"
 
 namespace {
 
@@ -9,7 +10,7 @@ enum {
     RING_MOST_IN = 104960, RING_MOST_OUT = 87040 /* bytes; more in flight gains nothing */
 };
 
-static_assert((int)KN_MIXER_ROWS == STEP_ROWS && (int)KN_MIXER_SLICES == PRODUCT_SLICES, "what callers make room for");
+static_assert((int)KN_MIXER_ROWS == STEP_ROWS && (int)KN_MIXER_WIDE == WIDE_ROWS && (int)KN_MIXER_SLICES == PRODUCT_SLICES, "what callers make room for");
 
 /* What both kinds of mixer need. */
 bool knows(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
@@ -17,6 +18,15 @@ bool knows(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
     const bool decodes = b->tokens == a->rows && b->seqs == a->rows && b->decodes == a->rows;
     return decodes && a->rows >= 1 && a->rows <= STEP_ROWS && a->heads >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) && step_aligned(a->work) &&
            mixer_step_in_knows(a) && mixer_step_out_knows(a, c->sms);
+}
+
+/* More rows of a Mamba-2 mixer, for mixer_step_wide.cuh. */
+bool knows_wide(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
+{
+    const bool decodes = b->tokens == a->rows && b->seqs == a->rows && b->decodes == a->rows;
+    return decodes && a->rows > STEP_ROWS && a->rows <= WIDE_ROWS && a->heads >= 1 && a->groups >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) &&
+           step_aligned(a->work) && a->exchange == NULL && mixer_step_ssm_knows(a) && mixer_step_out_knows(a, c->sms) &&
+           mixer_step_wide_in_knows(a, c->sms) && mixer_step_wide_out_knows(a, c->sms);
 }
 
 /* A Mamba-1 mixer as `in` and `out` see it: 64 channels are a head, there are no groups, and no rows of in_proj for dt. */
@@ -36,13 +46,16 @@ bool knows_scan(const kn_context *c, const kn_scan_mixer_args *a, const kn_mixer
     return a->channels % STEP_DIM == 0 && step_aligned(a->x_proj) && knows(c, m, b) && mixer_step_in_second_knows(m) && mixer_step_scan_knows(a);
 }
 
-/* Where the arrays between the kernels lie behind a->work, and the bytes they take. */
-size_t place_work(const kn_mixer_step_args *a, size_t at[5])
+/* Where the arrays between the kernels lie behind a->work, and the bytes they take.  The last are for more than STEP_ROWS rows. */
+enum { ARRAYS = 9 };
+size_t place_work(const kn_mixer_step_args *a, size_t at[ARRAYS])
 {
-    const size_t m = a->rows, inner = step_inner(a), channels = step_channels(a), heads = a->heads;
-    const size_t bytes[] = { m * inner * 2, m * channels * 2, m * inner * 2, m * heads * 4, m * heads * 4 };
+    const size_t m = a->rows < WIDE_ROWS ? a->rows : WIDE_ROWS, inner = step_inner(a), channels = step_channels(a), heads = a->heads;
+    const size_t hidden = m > STEP_ROWS ? a->hidden : 0, parts = WIDE_PARTS;
+    const size_t bytes[ARRAYS] = { m * inner * 2, m * channels * 2, m * inner * 2, m * heads * 4, m * heads * 4,
+                                   m * hidden * 2, m * 4, parts * m * hidden * 4, WIDE_TILES * sizeof(unsigned) };
     size_t top = 0;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < ARRAYS; i++) {
         at[i] = top;
         top += (size_t)kn_ceil((int64_t)bytes[i], 256) * 256;
     }
@@ -89,34 +102,58 @@ bool share_of(const kn_context *c, const kn_mixer_step_args *a, int available, s
 
 step_work work_of(const kn_mixer_step_args *a)
 {
-    size_t at[5];
+    size_t at[ARRAYS];
     char *base = (char *)a->work;
     place_work(a, at);
     return { (bf16 *)(base + at[0]), (bf16 *)(base + at[1]), (bf16 *)(base + at[2]), (float *)(base + at[3]), (float *)(base + at[4]) };
+}
+
+/* Up to STEP_ROWS rows of a Mamba-2 mixer, and the slots of its rings. */
+bool knows_narrow(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, int *in_slots, int *out_slots)
+{
+    int available;
+    return knows(c, a, b) && a->groups >= 1 && mixer_step_ssm_knows(a) && available_on(c, &available) == PLP_OK &&
+           ring_slots(mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, in_slots, out_slots);
+}
+
+plp_status step_wide(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w)
+{
+    size_t at[ARRAYS];
+    char *base = (char *)a->work;
+    place_work(a, at);
+    const wide_work x = { (bf16 *)(base + at[5]), (float *)(base + at[6]), (float *)(base + at[7]), (unsigned *)(base + at[8]) };
+    PLP_TRY(mixer_step_wide_norm(c, a, &x));
+    PLP_TRY(mixer_step_wide_in(c, a, b, w, &x));
+    PLP_TRY(mixer_step_ssm(c, a, b, w));
+    return mixer_step_wide_out(c, a, w, &x);
 }
 
 } // namespace
 
 extern "C" size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a)
 {
-    size_t at[5];
+    size_t at[ARRAYS];
     return place_work(a, at);
 }
 
 extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done)
 {
-    int available, in_slots = 0, out_slots = 0;
-    *done = false;
-    if (!knows(c, a, b) || a->groups < 1 || !mixer_step_ssm_knows(a)) return PLP_OK;
-    PLP_TRY(available_on(c, &available));
-    if (!ring_slots(mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, &in_slots, &out_slots)) return PLP_OK;
+    int in_slots = 0, out_slots = 0;
+    const bool wide = knows_wide(c, a, b);
+    *done = wide || knows_narrow(c, a, b, &in_slots, &out_slots);
+    if (!*done) return PLP_OK;
     const step_work w = work_of(a);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
+    if (wide) return step_wide(c, a, &batch, &w);
     PLP_TRY(mixer_step_in(c, a, &batch, &w, in_slots));
     PLP_TRY(mixer_step_ssm(c, a, &batch, &w));
-    PLP_TRY(mixer_step_out(c, a, &w, out_slots));
-    *done = true;
-    return PLP_OK;
+    return mixer_step_out(c, a, &w, out_slots);
+}
+
+extern "C" bool kn_mixer_step_knows_cuda(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
+{
+    int in_slots, out_slots;
+    return knows_wide(c, a, b) || knows_narrow(c, a, b, &in_slots, &out_slots);
 }
 
 extern "C" size_t kn_scan_mixer_work_cuda(const kn_scan_mixer_args *a)

@@ -1,4 +1,5 @@
-/* src/kernels/cuda/mixer_step.cuh -- one mixer for 1..8 decode rows in three kernels, and RMSNorm + lm_head in one.
+/* src/kernels/cuda/mixer_step.cuh -- one mixer for 1..8 decode rows in three kernels, and RMSNorm + lm_head in one.  For 9 to 64 rows
+ * of Mamba-2 the same with products of another kind and a kernel for the norm: mixer_step_wide.cuh.
  *
  *     in     RMSNorm + in_proj + { z raw | conv1d update + SiLU for x, B, C | softplus and clamp for dt };  Mamba-1: + x_proj
  *     ssm    Mamba-2: h = exp(dt A) h + dt x B^T;  y = h C + D x;  v = y silu(z);  sum of v^2 per head
@@ -27,6 +28,7 @@
 extern "C" {
 size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a);
 plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
+bool kn_mixer_step_knows_cuda(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b);
 size_t kn_scan_mixer_work_cuda(const kn_scan_mixer_args *a);
 plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b, bool *done);
 plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b);
@@ -73,10 +75,10 @@ static inline bool step_aligned(const void *p) { return (uintptr_t)p % 16 == 0; 
 /* What all of these need of the device and the context. */
 static inline bool step_runs_on(const kn_context *c) { return c->hopper && c->options.act == PLP_BF16; }
 
-/* Launches Kernel<<<grid, STEP_THREADS, shared>>>(a), as a programmatic dependent of what was queued before.  PLP_PDL=0 in the environment
+/* Launches Kernel<<<grid, threads, shared>>>(a), as a programmatic dependent of what was queued before.  PLP_PDL=0 in the environment
  * starts kernels one after the other: results must not change, which tells a race from a rounding.  Every kernel gets the same carve-out,
  * all of it shared memory, so that they can be neighbours on a multiprocessor. */
-template <auto Kernel, class A> plp_status step_launch(kn_context *c, dim3 grid, size_t shared, const A &a)
+template <auto Kernel, class A> plp_status step_launch(kn_context *c, dim3 grid, size_t shared, const A &a, int threads = STEP_THREADS)
 {
     static std::atomic<uint64_t> prepared; /* a bit for each device */
     const uint64_t bit = 1ull << (c->options.device & 63);
@@ -95,7 +97,7 @@ template <auto Kernel, class A> plp_status step_launch(kn_context *c, dim3 grid,
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = grid;
-    config.blockDim = dim3(STEP_THREADS);
+    config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared;
     config.stream = c->stream;
     config.attrs = &early;

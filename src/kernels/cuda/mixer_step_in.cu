@@ -22,7 +22,7 @@ struct in_args {
 };
 
 /* Shared memory behind the ring: the three old columns of every (tile, batch row, channel) in bf16, then the taps and the bias of every
- * (tile, channel). */
+ * (tile, channel); of dt the bias alone. */
 enum { OLD_BYTES = sizeof(uint2), TAP_BYTES = sizeof(float4) + sizeof(float) };
 
 struct in_epilogue {
@@ -48,7 +48,11 @@ struct in_epilogue {
                 o0[j] = o1[j] = o2[j] = 0;
                 w[j] = make_float4(0, 0, 0, 0);
                 wb[j] = 0;
-                if (t >= tiles.count || at.er >= tiles.rows(t) || ch < 0 || ch >= a.channels) continue;
+                if (t >= tiles.count || at.er >= tiles.rows(t) || ch < 0) continue;
+                if (ch >= a.channels) { /* dt */
+                    if (at.en == 0) wb[j] = __ldg(a.dt_bias + ch - a.channels);
+                    continue;
+                }
                 if (!fresh) {
                     o0[j] = __ldcg(state + ch);
                     o1[j] = __ldcg(state + a.channels + ch);
@@ -90,7 +94,7 @@ struct in_epilogue {
             a.work.xbc[(size_t)n * a.channels + ch] = __float2bfloat16(kn_silu(o));
         } else {
             const int h = ch - a.channels;
-            const float dt = kn_softplus(value + __ldg(a.dt_bias + h));
+            const float dt = kn_softplus(value + bias[t * S::TILE + at.er]);
             a.work.dt[(size_t)n * a.heads + h] = fminf(fmaxf(dt, a.dt_min), a.dt_max);
         }
     }

@@ -2,9 +2,9 @@
  *
  *     out[n][row] (+)= bias[row] + sum over norm groups of rstd[n][group] * sum_{k in group} w[row][k] v[n][k]
  *
- * Columns are the outer loop over up to 32 rows of w, so a block reads v once: every warp copies its own 64 columns ahead of time,
- * V_AHEAD stages deep (an L2 hit takes microseconds while the memory queues are full of weights).  A warp's 64 columns of a stage are one
- * head, so the scale of the head's group multiplies the stage's float32 sums: any head -> group map works, and nothing is rounded twice.
+ * Columns are the outer loop over up to 32 rows of w, so a block reads v once: every warp copies its own 64 columns of a turn, V_AHEAD turns
+ * ahead (an L2 hit takes microseconds while the memory queues are full of weights; the copy engine's queue is one of them).  They are one
+ * head, so the scale of the head's group multiplies the turn's float32 sums: any head -> group map works, and nothing is rounded twice.
  *
  * Where the ranks' devices are neighbours, block i of each owns the same rows of w, so the threads that finish them exchange their sums
  * right there: no collective, and the next kernel's weights stream meanwhile. */
@@ -17,7 +17,7 @@ enum {
     COLUMNS = STEP_WARPS * STEP_DIM, /* of a stage */
     SUM_PITCH = 32 + 4,
     V_AHEAD = 4,
-    V_PITCH = STEP_DIM * 2 + 16,
+    V_PITCH = STEP_DIM * 2 + 16, /* no bank conflicts */
     PART_ROWS = 16 /* of w; more make two stages of every 512 columns */
 };
 
@@ -58,7 +58,7 @@ template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREA
     const ring rg = ring_make(smem, &sh.bars, a.slots, a.slot_rows * a.pitch, PARTS * nst);
     const auto issue = [&](int i, int slot) {
         const int ks = columns_of(i / PARTS), part = i % PARTS, rows = part ? n - a.slot_rows : min(a.slot_rows, n);
-        ring_issue(rg, slot, a.w + (size_t)(r0 + part * a.slot_rows) * inner + ks * COLUMNS, rows, inner, min(COLUMNS, inner - ks * COLUMNS) * 2, a.pitch);
+        ring_issue(rg, slot, a.w + (size_t)(r0 + part * a.slot_rows) * inner + ks * COLUMNS, rows, inner, min((int)COLUMNS, inner - ks * COLUMNS) * 2, a.pitch);
     };
     ring_start(rg, issue);
     dependents_start();
@@ -72,18 +72,23 @@ template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREA
     const float bias = mine && a.bias ? a.bias[r0 + er] : 0.f;
     dependency_wait();
 
-    /* The warp's own ring of v: V_AHEAD x (m, 64 columns), one cp.async group a stage. */
-    const uint32_t v_at = kn_shared(smem) + a.slots * a.slot_rows * a.pitch + a.spare_bytes + warp * V_AHEAD * a.m * V_PITCH;
-    const auto fetch_v = [&](int st) {
-        if (st < nst) {
-            const int head = columns_of(st) * STEP_WARPS + warp;
-            for (int c = lane; head < a.heads && c < a.m * 8; c += 32)
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(v_at + ((st % V_AHEAD) * a.m + c / 8) * V_PITCH + c % 8 * 16),
-                             "l"(a.work.v + (size_t)(c / 8) * inner + head * STEP_DIM + c % 8 * 8) : "memory");
+    /* The warp's own ring of v: V_AHEAD x (m, 64 columns), one cp.async group a turn; 16 bytes of row lane / 8 and of row lane / 8 + 4 a lane. */
+    const int v_slot = a.m * V_PITCH;
+    const uint32_t v_at = kn_shared(smem) + a.slots * a.slot_rows * a.pitch + a.spare_bytes + warp * V_AHEAD * v_slot;
+    const uint32_t v_to = v_at + lane / 8 * V_PITCH + lane % 8 * 16;
+    const bf16 *v_from = a.work.v + (size_t)(lane / 8) * inner + warp * STEP_DIM + lane % 8 * 8;
+    const auto fetch_v = [&](int st, int slot) {
+        const int ks = columns_of(st);
+        if (st < nst && ks * STEP_WARPS + warp < a.heads) {
+            const bf16 *from = v_from + ks * COLUMNS;
+            const uint32_t to = v_to + slot * v_slot;
+            if (lane / 8 < a.m) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+            if (lane / 8 + 4 < a.m) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + 4 * V_PITCH), "l"(from + 4 * inner) : "memory");
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
-    for (int st = 0; st < V_AHEAD; st++) fetch_v(st);
+#pragma unroll
+    for (int st = 0; st < V_AHEAD; st++) fetch_v(st, st);
     const exchange_turn turn(a.x, EXCHANGE);
     float *out = a.out + en * a.ld + r0 + er;
     const float old = mine && a.add ? __ldcg(out) : 0.f;
@@ -109,34 +114,34 @@ template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREA
     __syncthreads();
 
     const uint32_t lane_at = g * a.pitch + warp * STEP_DIM * 2 + q * 16;
+    const uint32_t x_at = v_at + min(g, a.m - 1) * V_PITCH + q * 16; /* lanes beyond the rows compute what nobody reads */
     ring_place place;
     float acc[PARTS][4] = {};
     for (int st = 0; st < nst; st++) {
         const int head = columns_of(st) * STEP_WARPS + warp;
         const bool has = head < a.heads; /* the last columns may be fewer than 512 */
         const float2 scale = has ? *(const float2 *)&sh.rstd[sh.group[head]][2 * q] : make_float2(0, 0);
+        uint4 x[2];
         asm volatile("cp.async.wait_group %0;" ::"n"(V_AHEAD - 1) : "memory");
         __syncwarp();
-        uint4 x[2];
-#pragma unroll
-        for (int b = 0; b < 2; b++) x[b] = has && g < a.m ? load_shared16(v_at + ((st % V_AHEAD) * a.m + g) * V_PITCH + b * 64 + q * 16) : make_uint4(0, 0, 0, 0);
+        load_row(x, x_at + st % V_AHEAD * v_slot);
         __syncwarp();
-        fetch_v(st + V_AHEAD);
+        fetch_v(st + V_AHEAD, st % V_AHEAD);
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             ring_wait(rg, place);
             if (has) { /* rows past the last are somebody else's numbers, never used */
                 const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
-                float s[4] = { 0, 0, 0, 0 };
+                float s[2][4] = {}; /* two chains: an mma waits for the one before it */
                 uint4 low[2], high[2] = {};
                 load_row(low, from);
                 if (a.slot_rows > 8) load_row(high, from + 8 * a.pitch);
 #pragma unroll
-                for (int b = 0; b < 2; b++) mma32(s, low[b], high[b], x[b]);
-                acc[part][0] += scale.x * s[0];
-                acc[part][1] += scale.y * s[1];
-                acc[part][2] += scale.x * s[2];
-                acc[part][3] += scale.y * s[3];
+                for (int b = 0; b < 2; b++) mma32(s[b], low[b], high[b], x[b]);
+                acc[part][0] += scale.x * (s[0][0] + s[1][0]);
+                acc[part][1] += scale.y * (s[0][1] + s[1][1]);
+                acc[part][2] += scale.x * (s[0][2] + s[1][2]);
+                acc[part][3] += scale.y * (s[0][3] + s[1][3]);
             }
             ring_release(rg, place, issue);
             place.next(rg);

@@ -93,7 +93,10 @@ static inline int product_tiles_most(int rows, int tile, int blocks) { return (r
  *
  * Multiprocessors do not get equal shares of the memory's bandwidth: with tiles dealt evenly, the last block ends an eighth later than the
  * first.  So the last one or two waves are not dealt but claimed from a counter, by whoever comes to them.  An answer takes a microsecond:
- * the warp whose turn it is asks for the tile CLAIM_AHEAD later, and tells the others at its next turn, 8 stages on. */
+ * the warp whose turn it is asks for the tile CLAIM_AHEAD later, and tells the others at its next turn, 8 stages on.
+ * The answers of a block must rise from tile to tile, because it ends at the first that is too large.  Two turns apart they do: a warp
+ * releases a stage only behind its own turn, and that turn waits for the release.  Neighbours may overtake each other, so a tile that is a
+ * single stage is never claimed. */
 template <class S> struct product_order {
     static constexpr int CLAIM_AHEAD = (STEP_WARPS + S::NST - 1) / S::NST + 1, CLAIMS = 32, FINE = S::TILE / 2;
     int tiles, slices = 1, pieces = 0; /* slices that have columns */
@@ -110,7 +113,7 @@ template <class S> struct product_order {
         pieces = block < all ? (all - block + grid - 1) / grid : 0;
         ready = t.first > 0 ? x_tiles + 1 : tiles; /* a tile later: by then the stores are through, and waiting for that is short */
         const int middle = (ready + t.waves + 2) / 2, latest = t.waves - most; /* all blocks reckon alike */
-        claims = t.first > 0 && latest > ready && (t.waves - 1 - CLAIM_AHEAD) * S::NST >= slots; /* none is asked for before the wait */
+        claims = S::NST >= 2 && t.first > 0 && latest > ready && (t.waves - 1 - CLAIM_AHEAD) * S::NST >= slots; /* none is asked for before the wait */
         if (claims) {
             dealt = t.waves - 1;
             coarse = (t.all - dealt * t.wave - t.wave / 2) / S::TILE;

@@ -596,38 +596,12 @@ cut best_cut(kn_context *c, const kn_ssm_args *a, const kn_batch *b, kn_ssd_segm
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- launching */
-typedef CUresult (*encode_function)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
-                                    const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                    CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-plp_status encoder(encode_function *out)
-{
-    void *f = NULL;
-    cudaDriverEntryPointQueryResult found;
-#if CUDART_VERSION >= 12050
-    PLP_TRY(KN_CUDA(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found)));
-#else
-    PLP_TRY(KN_CUDA(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &f, cudaEnableDefault, &found)));
-#endif
-    *out = (encode_function)f;
-    return f != NULL ? PLP_OK : PLP_FAIL(PLP_ERR_DEVICE, "the driver has no cuTensorMapEncodeTiled; fix: update it to CUDA 12 or later");
-}
-
 /* The map of matrix `which` (0 x, 1 B, 2 C), made again only when it is another one: the layers of a step use the same buffers. */
 plp_status map_matrix(kn_context *c, int which, const void *p, int rows, int columns, int64_t ld)
 {
     auto &seen = c->ssd->mapped[which];
     if (seen.p == p && seen.rows == rows && seen.columns == columns && seen.ld == ld) return PLP_OK;
-    encode_function encode;
-    PLP_TRY(encoder(&encode));
-    const cuuint64_t size[2] = { (cuuint64_t)columns, (cuuint64_t)rows }, stride[1] = { (cuuint64_t)ld * 2 };
-    const cuuint32_t box[2] = { 64, 64 }, step[2] = { 1, 1 };
-    const CUresult r = encode(&c->ssd->map[which], CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)p, size, stride, box, step,
-                              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                              CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (r != CUDA_SUCCESS)
-        return PLP_FAIL(PLP_ERR_INTERNAL, "ssd: no tensor map for %d rows of %d, %lld apart (driver error %d)", rows, columns,
-                        (long long)ld, (int)r);
+    PLP_TRY(kn_tensor_map(&c->ssd->map[which], p, rows, columns, ld, 64));
     seen = { p, rows, columns, ld };
     return PLP_OK;
 }

@@ -1,0 +1,177 @@
+/* src/kernels/cuda/mixer_step_wide.cuh -- matrix products of a mixer's decode step for 9 to 64 rows: weights are streamed once from memory,
+ *
+ *     d[r][n] = sum_k w[r][k] x[n][k]                  w (rows, k) weights, x (m, k) activations, both bf16, sums in float32
+ *
+ * One block a multiprocessor owns a band of up to 256 rows of w, and perhaps a part of k.  Its last warp asks the copy engine for stages of
+ * 64 columns, of w and x alike, into a ring that takes nearly all shared memory: more than half, so that the next product of the stream
+ * becomes resident when this block leaves, and fills its own ring while the others finish.  A warpgroup multiplies 64 rows of the band by
+ * all of x (wgmma, the weights are the operand that is 64 wide).  Every block reads all of x from L2, which bounds the rows this is good for.
+ *
+ * The weights are asked for before the wait for the kernels before (see mixer_step.cuh), x behind it.  Blocks start at different columns,
+ * or they would all ask for the same offsets of rows a power of two apart.  A row's sums do not depend on the rows beside it. */
+#ifndef KERNELS_CUDA_MIXER_STEP_WIDE_CUH
+#define KERNELS_CUDA_MIXER_STEP_WIDE_CUH
+
+#include "kernels/cuda/mixer_step.cuh"
+
+enum {
+    WIDE_ROWS = 64,    /* of the batch, at most                      */
+    WIDE_BAND = 256,   /* rows of w of a block, at most              */
+    WIDE_COLUMNS = 64, /* of a stage: 128 bytes of each row          */
+    WIDE_SLOTS = 12,   /* stages of the ring, at most                */
+    WIDE_SPARE = 1024  /* the ring begins at a multiple of this      */
+};
+
+/* Work space beside step_work: what the norm leaves for in_proj, and what parts of out_proj's sums leave for the last of them. */
+struct wide_work {
+    bf16 *normed;    /* (m, hidden): residual * weight, before the scale    */
+    float *scale;    /* (m): the scale                                      */
+    float *parts;    /* (WIDE_PARTS, m, hidden)                             */
+    unsigned *ended; /* (tiles): how many parts of a tile are there         */
+};
+enum { WIDE_PARTS = 6, WIDE_TILES = 256 };
+
+plp_status mixer_step_wide_norm(kn_context *c, const kn_mixer_step_args *a, const wide_work *w);
+plp_status mixer_step_wide_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, const wide_work *x);
+plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, const wide_work *x);
+bool mixer_step_wide_in_knows(const kn_mixer_step_args *a, int sms);
+bool mixer_step_wide_out_knows(const kn_mixer_step_args *a, int sms);
+
+/* ------------------------------------------------------------------------------------------------ bands, stages */
+struct wide_args {
+    CUtensorMap w, x;
+    int rows, m, box; /* of w, of the batch; rows of w in a stage, a multiple of 8 */
+    int chunks;       /* of 64 columns, of all parts                               */
+    int slots;
+};
+/* Bands begin and end at multiples of 8 rows. */
+static inline int wide_box(int rows, int bands) { return (int)kn_ceil(kn_ceil(rows, 8), bands) * 8; }
+static __host__ __device__ __forceinline__ int wide_stage(int box, int n) { return (box + n) * WIDE_COLUMNS * 2; }
+
+struct wide_barriers {
+    uint64_t full[WIDE_SLOTS], empty[WIDE_SLOTS];
+};
+/* What a block computes: rows row0 .. row0 + rows of w, `count` chunks from `first` on, beginning at the start-th of them. */
+struct wide_piece {
+    int row0, rows, first, count, start;
+    __device__ __forceinline__ wide_piece(const wide_args &a, int band, int bands, int part, int parts)
+    {
+        const int units = (a.rows + 7) / 8, u0 = (int)((int64_t)units * band / bands), u1 = (int)((int64_t)units * (band + 1) / bands);
+        row0 = u0 * 8;
+        rows = min(u1 * 8, a.rows) - row0;
+        first = (int)((int64_t)a.chunks * part / parts);
+        count = (int)((int64_t)a.chunks * (part + 1) / parts) - first;
+        start = band % count;
+    }
+    __device__ __forceinline__ int chunk(int i) const { return first + (start + i < count ? start + i : start + i - count); }
+};
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+__device__ __forceinline__ unsigned char *wide_ring(unsigned char *shared)
+{
+    return shared + (WIDE_SPARE - kn_shared(shared) % WIDE_SPARE) % WIDE_SPARE;
+}
+/* The whole block: barriers for `warps` warps that multiply. */
+__device__ __forceinline__ void wide_start(wide_barriers *b, int slots, int warps)
+{
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < slots; s++) {
+            kn_bar_init(kn_shared(b->full + s), 1);
+            kn_bar_init(kn_shared(b->empty + s), warps);
+        }
+        kn_bar_init_done();
+        kn_fence_async();
+    }
+    __syncthreads();
+}
+/* One thread: all stages, those of w that fit before the wait. */
+template <int N> __device__ __forceinline__ void wide_fetch(const wide_args &a, const wide_piece &p, unsigned char *ring, wide_barriers *b)
+{
+    const uint32_t base = kn_shared(ring);
+    const int stage = wide_stage(a.box, N), x_at = a.box * WIDE_COLUMNS * 2, ahead = min(a.slots, p.count);
+    const auto fetch_w = [&](int i, int slot) {
+        kn_bar_expect(kn_shared(b->full + slot), stage);
+        kn_tile_load(base + slot * stage, &a.w, p.chunk(i) * WIDE_COLUMNS, p.row0, kn_shared(b->full + slot));
+    };
+    const auto fetch_x = [&](int i, int slot) {
+        kn_tile_load(base + slot * stage + x_at, &a.x, p.chunk(i) * WIDE_COLUMNS, 0, kn_shared(b->full + slot));
+    };
+    for (int i = 0; i < ahead; i++) fetch_w(i, i);
+    dependency_wait();
+    for (int i = 0; i < ahead; i++) fetch_x(i, i);
+    for (int i = ahead, slot = 0, phase = 0; i < p.count; i++) {
+        kn_bar_wait(kn_shared(b->empty + slot), phase);
+        fetch_w(i, slot);
+        fetch_x(i, slot);
+        if (++slot == a.slots) slot = 0, phase ^= 1;
+    }
+}
+/* A warpgroup in the ring: the next stage to multiply. */
+struct wide_place {
+    int stage = 0, slot = 0, phase = 0;
+};
+/* A warpgroup: acc = (or with `add`, +=) its 64 rows of the band by x, over the stages from the place up to `end`. */
+template <int N>
+__device__ __forceinline__ void wide_multiply(const wide_args &a, unsigned char *ring, wide_barriers *b, wide_place &at, int end, bool add,
+                                              float (&acc)[N / 2])
+{
+    const int stage = wide_stage(a.box, N), lane = threadIdx.x % 32;
+    const uint32_t base = kn_shared(ring), w_at = threadIdx.x / 128 * KN_TILE, x_at = a.box * WIDE_COLUMNS * 2;
+    int last = -1;
+    const auto release = [&] { /* stage `last` has been multiplied */
+        if (lane == 0) kn_bar_arrive(kn_shared(b->empty + last));
+    };
+    for (; at.stage < end; at.stage++) {
+        kn_bar_wait(kn_shared(b->full + at.slot), at.phase);
+        const uint32_t from = base + at.slot * stage, w = kn_k_major(from + w_at), x = kn_k_major(from + x_at);
+        kn_touch(acc);
+        kn_wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < WIDE_COLUMNS / 16; k++) kn_wgmma_ss(acc, kn_descriptor(w, k * 32), kn_descriptor(x, k * 32), add || k > 0);
+        kn_wgmma_commit();
+        kn_wgmma_wait<1>();
+        if (last >= 0) release();
+        last = at.slot;
+        add = true;
+        if (++at.slot == a.slots) at.slot = 0, at.phase ^= 1;
+    }
+    kn_wgmma_wait<0>();
+    kn_touch(acc);
+    if (last >= 0) release();
+}
+/* A barrier of the warps that multiply. */
+__device__ __forceinline__ void wide_sync(int threads) { asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory"); }
+#endif
+
+/* ------------------------------------------------------------------------------------------------ the host's side */
+/* Calls f with an integral constant, the number of columns of wgmma for m rows. */
+template <class F> static inline void wide_by_rows(int m, F f)
+{
+    if (m <= 16) f(std::integral_constant<int, 16>());
+    else if (m <= 32) f(std::integral_constant<int, 32>());
+    else f(std::integral_constant<int, 64>());
+}
+static inline int wide_columns(int m)
+{
+    int columns;
+    wide_by_rows(m, [&](auto n) { columns = decltype(n)::value; });
+    return columns;
+}
+/* Shared memory: the ring, what is beside it, and room behind the last stage for the rows that `groups` products of 64 read past a band. */
+static inline int wide_behind(int box, int n, int groups)
+{
+    const int past = groups * KN_TILE - wide_stage(box, n);
+    return past > 0 ? past : 0;
+}
+/* Stages that fit; 0: fewer than two do. */
+static inline int wide_slots(int box, int n, int groups, int beside, int available)
+{
+    const int most = (available - WIDE_SPARE - beside - wide_behind(box, n, groups)) / wide_stage(box, n);
+    return most < 2 ? 0 : most < WIDE_SLOTS ? most : (int)WIDE_SLOTS;
+}
+static inline size_t wide_bytes(int box, int n, int groups, int slots)
+{
+    return (size_t)WIDE_SPARE + (size_t)(slots * wide_stage(box, n) + wide_behind(box, n, groups));
+}
+
+#endif
