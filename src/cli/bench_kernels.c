@@ -545,6 +545,43 @@ done:
     return st;
 }
 
+/* One all-reduce of IN_A_GRAPH that follow each other in a graph, as a decode step has them. */
+static plp_status time_graph(bench *b, kn_context *c, float *data, int64_t bytes, bench_row *r)
+{
+    enum { IN_A_GRAPH = 32 };
+    plp_status st = PLP_OK;
+    const kn_backend *kn = b->options.backend;
+    const int repeats = b->repeats < 64 ? b->repeats : 64;
+    const float one = 1, want = (float)pow(tp_size(b->group), IN_A_GRAPH);
+    double times[64];
+    float first;
+    kn_graph *graph = NULL;
+    snprintf(r->name, sizeof r->name, "all_reduce in a graph (%s)", tp_comm_name(b->group));
+    PLP_DO(kn->capture_begin(c));
+    for (int i = 0; i < IN_A_GRAPH && st == PLP_OK; i++) st = tp_all_reduce(b->group, data, bytes / 4, PLP_F32);
+    const plp_status queued = st;
+    st = kn->capture_end(c, &graph);
+    if (queued != PLP_OK) st = queued;
+    PLP_DO(st);
+    for (int i = -2; i < repeats; i++) {
+        PLP_DO(kn->fill(c, data, 0, (size_t)bytes));
+        PLP_DO(kn->to_device(c, data, &one, sizeof one));
+        PLP_DO(kn->sync(c));
+        PLP_DO(tp_barrier(b->group));
+        const double begin = plp_seconds();
+        PLP_DO(kn->replay(c, graph));
+        PLP_DO(kn->sync(c));
+        if (i >= 0) times[i] = (plp_seconds() - begin) / IN_A_GRAPH;
+        PLP_DO(kn->to_host(c, &first, data, sizeof first));
+        PLP_DO(kn->sync(c));
+        if (!(fabsf(first / want - 1) < 1e-5f)) r->good = false, snprintf(r->check, sizeof r->check, "wrong sum");
+    }
+    bench_times(r, times, repeats);
+done:
+    if (graph) kn->graph_destroy(c, &graph);
+    return st;
+}
+
 plp_status bench_collectives(bench *b)
 {
     plp_status st = PLP_OK;
@@ -567,7 +604,7 @@ plp_status bench_collectives(bench *b)
     PLP_DO(tp_attach(b->group, kn, c, b->options.comm, (size_t)most));
     float *data = take_random(&pool, most / 4, PLP_F32, 1, 0);
     PLP_DO(pool.st);
-    for (int64_t bytes = 2048; bytes <= most; bytes *= 4) {
+    for (int64_t bytes = 2048; bytes <= most; bytes *= 4) { /* 8 KiB among them: a row of 2048 */
         bench_row r = { .np = tp_size(b->group), .dtype = "F32", .good = true, .bytes = (double)bytes };
         double times[64], sum = 0;
         float first;
@@ -592,6 +629,10 @@ plp_status bench_collectives(bench *b)
         if (sum != (double)(repeats + 2) * tp_size(b->group)) r.good = false, snprintf(r.check, sizeof r.check, "wrong sum");
         bench_times(&r, times, repeats);
         PLP_DO(bench_print(b, &r));
+        if (kn->capture_begin && tp_capturable(b->group) && tp_size(b->group) > 1) {
+            PLP_DO(time_graph(b, c, data, bytes, &r));
+            PLP_DO(bench_print(b, &r));
+        }
     }
 done:
     drain(&pool);

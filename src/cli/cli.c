@@ -15,6 +15,7 @@
 #include "tp/watchdog.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -237,11 +238,12 @@ static plp_status run(cli *c, int argc, char **argv)
 }
 
 /* Ranks leave together.  Each says how it fared; the lowest one that failed prints its line, and its code is everybody's.  Whoever failed
- * and is not joined by the others within two seconds failed alone: they wait for it somewhere, and MPI_Abort ends them. */
+ * and is not joined by the others within two seconds of that failed alone: they wait for it somewhere, and MPI_Abort ends them before
+ * their watchdogs take this rank, which may have had a GPU's memory to free meanwhile, for dead. */
 static int leave(cli *c, plp_status st)
 {
     enum { CODES = 256 };
-    const double patience = plp_seconds() + 2;
+    const double now = plp_seconds(), patience = fmax(plp_last_error_time() + 2, now + 0.3);
     const struct timespec pause = { .tv_nsec = 1000000 };
     const int place = st == PLP_ERR_REMOTE ? c->size : c->rank; /* the rank that it heard of has more to say */
     int mine = st == PLP_OK ? INT_MAX : place * CODES + plp_status_exit(st), first = INT_MAX, all_here = 0;

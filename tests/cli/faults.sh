@@ -106,11 +106,16 @@ fault forward:$last:9:kill 5 137 generate -p a --ignore-eos
 fault leave:$last:1:kill 5 137 generate -p a
 fault load:$last:3:stop 8 75 generate -p a
 said "stopped while loading" "rank $last on .*phase load"
-fault collective:0:40:hang 8 75 generate -p a --ignore-eos
-said "hangs before a collective" "rank 0 on .* does not move .*phase decode"
-"$polylepis" diag "$work/diag" >"$work/out" || fail "diag: exit $?"
-grep -q 'first difference: collective [1-9]' "$work/out" && grep -qE '^ +rank 0 +none$' "$work/out" &&
-    grep -qE "^ +rank $last +all-reduce of .* bytes, not done$" "$work/out" || fail "diag: $(cat "$work/out")"
+if [ "$device" = cpu ]; then
+    fault collective:0:40:hang 8 75 generate -p a --ignore-eos
+    said "hangs before a collective" "rank 0 on .* does not move .*phase decode"
+    "$polylepis" diag "$work/diag" >"$work/out" || fail "diag: exit $?"
+    grep -q 'first difference: collective [1-9]' "$work/out" && grep -qE '^ +rank 0 +none$' "$work/out" &&
+        grep -qE "^ +rank $last +all-reduce of .* bytes, not done$" "$work/out" || fail "diag: $(cat "$work/out")"
+else # collectives pass the host only until a step is a graph, and where the GPUs do not write into each other's memory
+    fault collective:0:3:hang 8 75 generate -p a --ignore-eos --comm nccl
+    said "hangs before a collective" "rank 0 on .* does not move"
+fi
 fault sample:$last:5:fail 5 70 generate -p a --ignore-eos
 said "fails alone" "fault at sample"
 # shellcheck disable=SC2086 # words
