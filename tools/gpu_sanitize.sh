@@ -1,15 +1,17 @@
 #!/bin/bash
 # gpu_sanitize.sh [BUILD [SECONDS]] -- compute-sanitizer on a host with a GPU: memcheck, racecheck, initcheck and synccheck over the rows of
-# test_kernels, a group of rows at a time, then over sums of two ranks where there are two GPUs.  A line for each: ok, FAILED with the end of
-# its log, or how long it had (SECONDS each, 120).  Logs go to ${OUT:-BUILD/logs}.  Exit status: 0 if nothing failed.
+# test_kernels, a group of rows at a time, as many at once as there are cores, and over sums of two ranks where there are two GPUs.  A line
+# for each: ok, FAILED with the end of its log, or how long it had (SECONDS each, 300).  Logs go to ${OUT:-BUILD/logs}.  Exit status: 0 if
+# nothing failed.
 set -u
-cd "$(dirname "$0")/.."
-build=${1:-build-gpu} seconds=${2:-120}
+cd "$(dirname "$0")/.." || exit
+build=${1:-build-gpu} seconds=${2:-300}
 logs=${OUT:-$PWD/$build/logs}
 mkdir -p "$logs"
 export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 groups=$(sed -n 's/.*{ "\([a-z_]*\)\..*/\1/p' tests/kernels/*_test.c | sort -u)
-failed=0
+gpus=$(nvidia-smi -L | wc -l)
+started=0
 
 check() { # check NAME COMMAND...
     local name=$1 begin=$SECONDS rc=0
@@ -19,16 +21,30 @@ check() { # check NAME COMMAND...
     0) result=ok ;;
     77) result="skipped: no GPU" ;;
     124) result="no error in $seconds s, not finished" ;;
-    *) result="FAILED ($rc)" failed=1 ;;
+    *) result="FAILED ($rc)" ;;
     esac
-    printf '%-28s %s, %d s\n' "$name" "$result" $((SECONDS - begin))
-    case $result in FAILED*) tail -n 20 "$logs/$name.log" ;; esac
+    grep -qE 'ERROR SUMMARY: [1-9]|RACECHECK SUMMARY: [1-9]' "$logs/$name.log" && result="FAILED ($rc)"
+    {
+        printf '%-28s %s, %d s\n' "$name" "$result" $((SECONDS - begin))
+        case $result in FAILED*) grep '=====' "$logs/$name.log" | head -n 20 ;; esac
+    } >"$logs/$name.result"
 }
+in_turn() { # the same in the background, on the next GPU
+    while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+    CUDA_VISIBLE_DEVICES=$((started % gpus)) check "$@" &
+    started=$((started + 1))
+}
+rm -f "$logs"/*.result
 for tool in memcheck racecheck initcheck synccheck; do
     sanitizer=(compute-sanitizer --tool "$tool" --error-exitcode 9)
-    for group in $groups; do check "$tool-$group" "${sanitizer[@]}" "$build/tests/kernels/test_kernels" cuda "$group."; done
-    if [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
-        for where in peers nccl; do check "$tool-$where" mpirun -np 2 "${sanitizer[@]}" "$build/tests/mpi/test_tp" $where; done
-    fi
+    for group in $groups; do in_turn "$tool-$group" "${sanitizer[@]}" "$build/tests/kernels/test_kernels" cuda "$group."; done
 done
-exit $failed
+wait
+if [ "$gpus" -ge 2 ]; then
+    for tool in memcheck racecheck initcheck synccheck; do
+        sanitizer=(compute-sanitizer --tool "$tool" --error-exitcode 9)
+        for where in peers nccl; do check "$tool-$where" mpirun -np 2 "${sanitizer[@]}" "$build/tests/mpi/test_tp" $where; done
+    done
+fi
+cat "$logs"/*.result
+! grep -q FAILED "$logs"/*.result

@@ -1,6 +1,5 @@
 #include "base/error.h"
 
-#include "base/clock.h"
 #include "base/utf8.h"
 
 #include <errno.h>
@@ -11,7 +10,6 @@
 
 static _Thread_local char message[1024];
 static _Thread_local char site[128];
-static _Thread_local double recorded;
 
 static const struct {
     const char *name;
@@ -46,8 +44,6 @@ const char *plp_last_error(void) { return message; }
 
 const char *plp_last_error_site(void) { return site; }
 
-double plp_last_error_time(void) { return recorded; }
-
 /* File names and tensor names end up in messages: a newline or an escape sequence in one must not forge a log line, and a name that was
  * cut in the middle of a character must not make the record that quotes it unreadable. */
 void plp_escape_control(char *text)
@@ -73,7 +69,6 @@ plp_status plp_fail(plp_status code, const char *file, int line, const char *for
     plp_escape_control(text);
     memcpy(message, text, sizeof message);
     snprintf(site, sizeof site, "%s:%d", file, line);
-    recorded = plp_seconds();
     return code;
 }
 

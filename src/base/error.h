@@ -28,8 +28,6 @@ plp_status plp_fail(plp_status code, const char *file, int line, const char *for
 
 /* Where the last failure of this thread was raised, "file:line"; for debug output only. */
 const char *plp_last_error_site(void);
-/* When it was recorded, in plp_seconds(); 0: never. */
-double plp_last_error_time(void);
 
 /* Control characters, and bytes that are not UTF-8, become '?', in place. */
 void plp_escape_control(char *text);

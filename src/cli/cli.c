@@ -15,7 +15,6 @@
 #include "tp/watchdog.h"
 
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -222,6 +221,49 @@ static plp_status compare_programs(const cli *c)
     return tp_handshake(c->group, claims, cli_program_claims(claims));
 }
 
+/* How a rank fared: the lowest such number of all ranks decides.  The rank that an error only heard of has more to say. */
+enum { CODES = 256, FINE = INT_MAX };
+static int fared(const cli *c, plp_status st)
+{
+    return st == PLP_OK ? FINE : ((st == PLP_ERR_REMOTE ? c->size : c->rank) + 1) * CODES + plp_status_exit(st);
+}
+
+/* Ranks leave together.  Each says how it fared; whoever failed and is not joined by the others within two seconds failed alone: they wait
+ * for it somewhere, and MPI_Abort ends them. */
+static void join_all(cli *c, plp_status st)
+{
+    const double patience = plp_seconds() + 2;
+    const struct timespec pause = { .tv_nsec = 1000000 };
+    const int mine = fared(c, st);
+    int all_here = 0;
+    MPI_Request request;
+    if (c->fared != 0) return;
+    tp_stamp(TP_LEAVE, 0);
+    MPI_Iallreduce(&mine, &c->fared, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD, &request);
+    for (;;) {
+        MPI_Test(&request, &all_here, MPI_STATUS_IGNORE);
+        if (all_here || (st != PLP_OK && plp_seconds() > patience)) break;
+        nanosleep(&pause, NULL);
+    }
+    if (all_here) return;
+    plp_log_failure(st);
+    cli_dump(false);
+    cli_abort(st);
+}
+
+static plp_status flushed(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_IO, "cannot write to standard output; fix: check where it goes");
+}
+
+plp_status cli_join(cli *c, plp_status st)
+{
+    if (st == PLP_OK) st = flushed();
+    join_all(c, st);
+    return st;
+}
+
 static plp_status run(cli *c, int argc, char **argv)
 {
     const cli_command *command = NULL;
@@ -233,40 +275,20 @@ static plp_status run(cli *c, int argc, char **argv)
     PLP_TRY(tp_agree(c->group, read_command_line(c, argc, argv, &command)));
     PLP_TRY(tp_agree(c->group, tp_watchdog_start(c->group, (double)common.watchdog, cli_watchdog_ends)));
     PLP_TRY(command->run(c));
-    if (fflush(stdout) != 0 || ferror(stdout)) return PLP_FAIL(PLP_ERR_IO, "cannot write to standard output; fix: check where it goes");
-    return PLP_OK;
+    return c->fared == 0 ? flushed() : PLP_OK;
 }
 
-/* Ranks leave together.  Each says how it fared; the lowest one that failed prints its line, and its code is everybody's.  Whoever failed
- * and is not joined by the others within two seconds of that failed alone: they wait for it somewhere, and MPI_Abort ends them before
- * their watchdogs take this rank, which may have had a GPU's memory to free meanwhile, for dead. */
+/* The lowest rank that failed prints its line, and its code is everybody's. */
 static int leave(cli *c, plp_status st)
 {
-    enum { CODES = 256 };
-    const double now = plp_seconds(), patience = fmax(plp_last_error_time() + 2, now + 0.3);
-    const struct timespec pause = { .tv_nsec = 1000000 };
-    const int place = st == PLP_ERR_REMOTE ? c->size : c->rank; /* the rank that it heard of has more to say */
-    int mine = st == PLP_OK ? INT_MAX : place * CODES + plp_status_exit(st), first = INT_MAX, all_here = 0;
-    MPI_Request request;
     if (PLP_FAULT_AT("leave") != PLP_OK) st = PLP_ERR_INTERNAL;
-    tp_stamp(TP_LEAVE, 0);
-    MPI_Iallreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD, &request);
-    for (;;) {
-        MPI_Test(&request, &all_here, MPI_STATUS_IGNORE);
-        if (all_here || (st != PLP_OK && plp_seconds() > patience)) break;
-        nanosleep(&pause, NULL);
-    }
-    if (!all_here) {
-        plp_log_failure(st);
-        cli_dump(false);
-        cli_abort(st);
-    }
-    if (first != INT_MAX && first == mine) plp_log_failure(st);
-    if (first != INT_MAX) cli_dump(true);
+    join_all(c, st);
+    if (c->fared != FINE && c->fared == fared(c, st)) plp_log_failure(st);
+    if (c->fared != FINE) cli_dump(true);
     tp_watchdog_stop();
     tp_group_destroy(&c->group);
     MPI_Finalize();
-    return first == INT_MAX ? 0 : first % CODES;
+    return c->fared == FINE ? 0 : c->fared % CODES;
 }
 
 int cli_main(int argc, char **argv)

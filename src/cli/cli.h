@@ -19,6 +19,7 @@ typedef struct {
     int count;
     bool quiet;
     plp_engine_options model; /* of commands that open a model */
+    int fared;                /* the worst of all ranks, once they have told each other; else 0 */
 } cli;
 
 typedef struct {
@@ -35,6 +36,10 @@ typedef struct {
 } cli_command;
 
 int cli_main(int argc, char **argv);
+
+/* Collective.  Before a command frees what ranks share, where GPUs may wait for each other: tells the others how this rank fared, st or what
+ * its standard output says.  Does not return if it failed alone. */
+plp_status cli_join(cli *c, plp_status st);
 
 /* Collective.  A whole file, read by rank 0 alone: a file that only some ranks can see must not hang the others.  NUL behind it; *text is
  * the caller's to free. */

@@ -310,6 +310,7 @@ static plp_status run(cli *c)
 done:
     json_object_put(o.answer);
     free(o.text);
+    st = cli_join(c, st);
     plp_engine_destroy(&e);
     free(given.ids.item);
     cli_sampling_free();

@@ -137,6 +137,7 @@ static plp_status run(cli *c)
     if (c->rank == 0) st = io_logits_finish(&out.writer);
 done:
     io_logits_discard(&out.writer);
+    st = cli_join(c, st);
     engine_session_close(&s);
     free(text);
     return st;

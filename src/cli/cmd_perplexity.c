@@ -190,6 +190,7 @@ static plp_status run(cli *c)
     PLP_DO(score_windows(c, &s, &tokens, nats));
 done:
     free(nats);
+    st = cli_join(c, st);
     engine_session_close(&s);
     free(tokens.ids);
     free(text);

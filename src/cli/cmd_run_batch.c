@@ -214,6 +214,7 @@ done:
     if (summary != NULL && fclose(summary) != 0 && st == PLP_OK) st = PLP_FAIL_ERRNO("write", given.summary);
     batch_output_close(&job.output);
     batch_input_destroy(&job.input);
+    st = cli_join(c, st);
     plp_engine_destroy(&job.engine);
     cli_sampling_free();
     return st;

@@ -106,6 +106,7 @@ static plp_status run(cli *c)
     }
 done:
     free(list);
+    st = cli_join(c, st);
     engine_session_close(&whole);
     engine_session_close(&shard);
     return st;
