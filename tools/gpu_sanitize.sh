@@ -27,7 +27,7 @@ check() { # check NAME COMMAND...
     {
         printf '%-28s %s, %d s\n' "$name" "$result" $((SECONDS - begin))
         case $result in FAILED*) grep '=====' "$logs/$name.log" | head -n 20 ;; esac
-    } >"$logs/$name.result"
+    } | tee "$logs/$name.result"
 }
 in_turn() { # the same in the background, on the next GPU
     while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
@@ -46,5 +46,4 @@ if [ "$gpus" -ge 2 ]; then
         for where in peers nccl; do check "$tool-$where" mpirun -np 2 "${sanitizer[@]}" "$build/tests/mpi/test_tp" $where; done
     done
 fi
-cat "$logs"/*.result
 ! grep -q FAILED "$logs"/*.result

@@ -27,7 +27,7 @@ struct kn_context {
 
 /* A parallel region costs microseconds: work that is done in less (an operation here is an add or a multiply, or a few bytes moved)
  * stays on the calling thread. */
-static inline int kn_threads(const kn_context *c, double operations) { return operations < 1e5 ? 1 : c->threads; }
+static inline int kn_threads(const kn_context *c, double operations) { return operations < 3e5 ? 1 : c->threads; }
 
 /* Memory for what is streamed: weights and states lie in large pages where the system has them, or the processor spends its time looking
  * up small ones.  free() releases it. */

@@ -2,17 +2,39 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/ssm_cpu.h"
 
+enum { LANES = 16 };
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
+
+/* Left to itself, the compiler ends a sum in as many dependent additions as there are lanes: a third of the step's time. */
+KN_INLINE float sum_of(const lanes *partial)
+{
+    lanes v = *partial;
+    v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    return v[0] + v[1];
+}
+
 /* h = decay old + dtx B, and the sum of h C.  h may be old. */
 KN_INLINE float advance(float *h, const float *old, float decay, float dtx, const float *B, const float *C, int n)
 {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < n; i++) {
-        const float next = decay * old[i] + dtx * B[i];
-        h[i] = next;
-        sum += next * C[i];
+    lanes sum = { 0 };
+    float rest = 0;
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        lanes was, b, c;
+        memcpy(&was, old + i, sizeof was);
+        memcpy(&b, B + i, sizeof b);
+        memcpy(&c, C + i, sizeof c);
+        const lanes next = decay * was + dtx * b;
+        memcpy(h + i, &next, sizeof next);
+        sum += next * c;
     }
-    return sum;
+    for (; i < n; i++) {
+        h[i] = decay * old[i] + dtx * B[i];
+        rest += h[i] * C[i];
+    }
+    return sum_of(&sum) + rest;
 }
 
 /* One token of one sequence for one head; reads `source` unless it is NULL (no initial state), writes `target`. */
