@@ -69,7 +69,8 @@ plp_status kn_choose_cuda(kn_context *c, const kn_choose_args *a);
 plp_status kn_feed_cuda(kn_context *c, int *ids, const kn_choice *from, int rows);
 
 /* Programmatic dependent launch, for kernels that have nothing to do before the kernels ahead of them are complete: the launch itself is
- * out of the way by then.  kn_early_begin() comes first in such a kernel, which is launched with kn_early_launch. */
+ * out of the way by then.  kn_early_begin() comes first in such a kernel, which is launched with kn_early_launch.  What does more before
+ * it waits (mixer_step.cuh) takes kn_launch. */
 __device__ __forceinline__ void kn_early_begin()
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -77,18 +78,24 @@ __device__ __forceinline__ void kn_early_begin()
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-template <class A> void kn_early_launch(const kn_context *c, void (*kernel)(A), dim3 grid, int threads, const A &a)
+template <class A>
+cudaError_t kn_launch(const kn_context *c, bool early, void (*kernel)(A), dim3 grid, int threads, size_t shared, const A &a)
 {
     cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = grid;
     config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
     config.stream = c->stream;
-    config.attrs = &early;
-    config.numAttrs = c->hopper;
-    cudaLaunchKernelEx(&config, kernel, a); /* KN_LAUNCHED() sees its error */
+    config.attrs = &attribute;
+    config.numAttrs = early;
+    return cudaLaunchKernelEx(&config, kernel, a);
+}
+template <class A> void kn_early_launch(const kn_context *c, void (*kernel)(A), dim3 grid, int threads, const A &a)
+{
+    kn_launch(c, c->hopper, kernel, grid, threads, 0, a); /* KN_LAUNCHED() sees its error */
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ element types */

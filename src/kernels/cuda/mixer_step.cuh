@@ -92,17 +92,8 @@ template <auto Kernel, class A> plp_status step_launch(kn_context *c, dim3 grid,
         prepared |= bit;
     }
     const char *pdl = getenv("PLP_PDL");
-    cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = grid;
-    config.blockDim = dim3(threads);
-    config.dynamicSmemBytes = shared;
-    config.stream = c->stream;
-    config.attrs = &early;
-    config.numAttrs = pdl != NULL && strcmp(pdl, "0") == 0 ? 0 : 1;
-    return KN_CUDA(cudaLaunchKernelEx(&config, Kernel, a));
+    const bool early = pdl == NULL || strcmp(pdl, "0") != 0;
+    return KN_CUDA(kn_launch(c, early, +Kernel, grid, threads, shared, a));
 }
 
 #endif
