@@ -545,7 +545,7 @@ done:
     return st;
 }
 
-/* One all-reduce of IN_A_GRAPH that follow each other in a graph, as a decode step has them. */
+/* The time of one all-reduce among IN_A_GRAPH in a graph: what a decode step pays, without the host's call and wait. */
 static plp_status time_graph(bench *b, kn_context *c, float *data, int64_t bytes, bench_row *r)
 {
     enum { IN_A_GRAPH = 32 };
@@ -604,7 +604,7 @@ plp_status bench_collectives(bench *b)
     PLP_DO(tp_attach(b->group, kn, c, b->options.comm, (size_t)most));
     float *data = take_random(&pool, most / 4, PLP_F32, 1, 0);
     PLP_DO(pool.st);
-    for (int64_t bytes = 2048; bytes <= most; bytes *= 4) { /* 8 KiB among them: a row of 2048 */
+    for (int64_t bytes = 2048; bytes <= most; bytes *= 4) {
         bench_row r = { .np = tp_size(b->group), .dtype = "F32", .good = true, .bytes = (double)bytes };
         double times[64], sum = 0;
         float first;
