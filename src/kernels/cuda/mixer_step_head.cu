@@ -17,10 +17,10 @@ struct head_epilogue {
     template <class S> __device__ __forceinline__ void finish(int, int row, const product_place<S> &at, float value) { a.y[at.en * a.ld + row] = value; }
 };
 
-template <class S> __global__ void __launch_bounds__(STEP_THREADS, 2) norm_linear_kernel(const __grid_constant__ head_args a)
+template <class S, int ROWS> __global__ void __launch_bounds__(STEP_THREADS, 2) norm_linear_kernel(const __grid_constant__ head_args a)
 {
     extern __shared__ __align__(128) unsigned char smem[];
-    norm_product<S>(a.product, product_alone(), smem, head_epilogue{ a });
+    norm_product<S, ROWS>(a.product, product_alone(), smem, head_epilogue{ a });
 }
 
 } // namespace
@@ -35,7 +35,7 @@ extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_ar
         typedef decltype(shape) S;
         const int slots = HEAD_RING / S::slot(0) < RING_SLOTS ? HEAD_RING / S::slot(0) : (int)RING_SLOTS;
         const head_args h = { { (const bf16 *)a->w, a->weight, a->residual, a->map, a->n, a->rows, slots, 0, (float)a->eps, 0 }, a->y, a->ld_y };
-        st = step_launch<norm_linear_kernel<S>>(c, dim3(c->sms), (size_t)slots * S::slot(0), h);
+        product_rows_of(a->rows, [&](auto rows) { st = step_launch<norm_linear_kernel<S, decltype(rows)::value>>(c, dim3(c->sms), (size_t)slots * S::slot(0), h); });
     });
     return st;
 }

@@ -100,7 +100,7 @@ struct in_epilogue {
     }
 };
 
-template <class S, bool SECOND> __global__ void __launch_bounds__(STEP_THREADS, 2) mixer_in_kernel(const __grid_constant__ in_args a)
+template <class S, int ROWS, bool SECOND> __global__ void __launch_bounds__(STEP_THREADS, 2) mixer_in_kernel(const __grid_constant__ in_args a)
 {
     extern __shared__ __align__(128) unsigned char smem[];
     const int tiles = product_tiles(a.product.rows, S::TILE, 0).count, n = product_place<S>().en;
@@ -112,8 +112,8 @@ template <class S, bool SECOND> __global__ void __launch_bounds__(STEP_THREADS, 
         e.dst = a.batch.dst[n];
         e.fresh = a.batch.past[n] <= 0;
     }
-    if constexpr (SECOND) norm_product<S>(a.product, a.second, smem, e);
-    else norm_product<S>(a.product, product_alone(), smem, e);
+    if constexpr (SECOND) norm_product<S, ROWS>(a.product, a.second, smem, e);
+    else norm_product<S, ROWS>(a.product, product_alone(), smem, e);
 }
 
 /* Of Mamba-1, whose dt comes later, z and x alone. */
@@ -156,14 +156,14 @@ plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_
         const size_t beside = mixer_step_in_room(a, c->sms).fixed - sizeof(product_shared<S>);
         const size_t shared = (size_t)slots * S::slot(step_pad(a->rows)) + beside;
         if (second == NULL) {
-            st = step_launch<mixer_in_kernel<S, false>>(c, dim3(c->sms), shared, in);
+            product_rows_of(a->rows, [&](auto rows) { st = step_launch<mixer_in_kernel<S, decltype(rows)::value, false>>(c, dim3(c->sms), shared, in); });
             return;
         }
         /* x before z, so that the second product need not wait for the end; not where the split last tiles would reach across both */
         const int wave = c->sms * S::TILE, whole = in.product.rows / wave * wave;
         in.second = *second;
         in.product.first = whole >= step_inner(a) ? step_inner(a) : 0;
-        st = step_launch<mixer_in_kernel<S, true>>(c, dim3(c->sms), shared, in);
+        product_rows_of(a->rows, [&](auto rows) { st = step_launch<mixer_in_kernel<S, decltype(rows)::value, true>>(c, dim3(c->sms), shared, in); });
     });
     return st;
 }

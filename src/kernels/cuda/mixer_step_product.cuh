@@ -159,9 +159,16 @@ template <class S> struct product_place {
 
 /* The epilogue:  prefetch(tiles, place)        before the wait: fetch what no kernel of this step writes
  *                finish(t, row, place, value)  store one value
- * Second: product_second, or product_alone. */
+ * Second: product_second, or product_alone.  ROWS: at least as many as there are; product_rows_of calls f with the value to take. */
+enum { PRODUCT_FEW = 2 };
+template <class F> static inline void product_rows_of(int rows, F f)
+{
+    if (rows == 1) f(std::integral_constant<int, 1>());
+    else if (rows == 2) f(std::integral_constant<int, 2>());
+    else f(std::integral_constant<int, STEP_ROWS>());
+}
 struct product_alone {};
-template <class S, class Second, class E>
+template <class S, int ROWS, class Second, class E>
 __device__ __forceinline__ void norm_product(const product_args &a, const Second &second, unsigned char *slots, E epilogue)
 {
 #if STEP_CODE
@@ -234,15 +241,43 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     dependency_wait();
 
     uint4 x[BLOCKS]; /* the B operand */
-    float square = 0;
-    if (g < a.m) {
-        const float *res = a.res + (size_t)(a.map ? __ldcg(a.map + g) : g) * HIDDEN;
+    const auto block = [&](const float *res, int j, float *squares) {
+        const float4 u = __ldcg((const float4 *)(res + column(j)) + 2 * q), v = __ldcg((const float4 *)(res + column(j)) + 2 * q + 1);
+        const float4 nu = *(const float4 *)(norm + j * 32 + q * 8), nv = *(const float4 *)(norm + j * 32 + q * 8 + 4);
+        *squares = u.x * u.x + u.y * u.y + u.z * u.z + u.w * u.w + v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+        return make_uint4(kn_pack_bf16(u.x * nu.x, u.y * nu.y), kn_pack_bf16(u.z * nu.z, u.w * nu.w), kn_pack_bf16(v.x * nv.x, v.y * nv.y), kn_pack_bf16(v.z * nv.z, v.w * nv.w));
+    };
+    const auto row_of = [&](int n) { return a.res + (size_t)(a.map ? __ldcg(a.map + n) : n) * HIDDEN; };
+    float square = 0, squares;
+    if constexpr (ROWS <= PRODUCT_FEW) {
+        /* The lanes of rows that are not there help: SHARE lanes a row, a block of columns each in turn, which goes to the row's own lane
+         * through registers, where the squares are summed in the order of one lane alone.  That takes eight times the instructions. */
+        constexpr int SHARE = 8 / ROWS, ROUNDS = (BLOCKS + SHARE - 1) / SHARE;
+        uint4 part[ROUNDS];
+        float part_squares[ROUNDS];
+        const bool has = g / SHARE < a.m;
+        const float *res = row_of(has ? g / SHARE : 0);
+#pragma unroll
+        for (int r = 0; r < ROUNDS; r++) {
+            const int j = r * SHARE + g % SHARE;
+            part[r] = make_uint4(0, 0, 0, 0);
+            part_squares[r] = 0;
+            if (has && j < BLOCKS) part[r] = block(res, j, part_squares + r);
+        }
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++) {
-            const float4 u = __ldcg((const float4 *)(res + column(j)) + 2 * q), v = __ldcg((const float4 *)(res + column(j)) + 2 * q + 1);
-            square += u.x * u.x + u.y * u.y + u.z * u.z + u.w * u.w + v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-            const float4 nu = *(const float4 *)(norm + j * 32 + q * 8), nv = *(const float4 *)(norm + j * 32 + q * 8 + 4);
-            x[j] = make_uint4(kn_pack_bf16(u.x * nu.x, u.y * nu.y), kn_pack_bf16(u.z * nu.z, u.w * nu.w), kn_pack_bf16(v.x * nv.x, v.y * nv.y), kn_pack_bf16(v.z * nv.z, v.w * nv.w));
+            const uint4 p = part[j / SHARE];
+            const int from = (g * SHARE + j % SHARE) % 8 * 4 + q; /* lanes of rows that are not there get anything, and drop it */
+            x[j] = make_uint4(__shfl_sync(~0u, p.x, from), __shfl_sync(~0u, p.y, from), __shfl_sync(~0u, p.z, from), __shfl_sync(~0u, p.w, from));
+            square += __shfl_sync(~0u, part_squares[j / SHARE], from);
+            if (g >= a.m) x[j] = make_uint4(0, 0, 0, 0);
+        }
+    } else if (g < a.m) {
+        const float *res = row_of(g);
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j++) {
+            x[j] = block(res, j, &squares);
+            square += squares;
         }
     } else {
 #pragma unroll
