@@ -13,6 +13,13 @@ typedef struct {
     kn_sample_row *sample;                            /* sent apart, if there is a draw */
 } model_inputs;
 
+/* Rows [first, first + tokens) of a step, and what computes them: all of them, or a thread's share of decode rows. */
+typedef struct {
+    kn_context *context;
+    layer_scratch scratch; /* from the first row on */
+    int first, tokens, seqs, decodes, outs;
+} model_share;
+
 enum { MODEL_FLIGHTS = 3 }; /* buffers of what crosses between host and device: two steps under way, one being filled */
 
 struct model {
@@ -23,7 +30,8 @@ struct model {
     double load_seconds;
     tp_group *group; /* borrowed */
     const kn_backend *kn;
-    kn_context *context;
+    kn_context *context, **crew; /* crew: of one thread each, see forward.c; NULL: no such */
+    int crew_size;
     plp_dtype act;
 
     model_weights weights;
