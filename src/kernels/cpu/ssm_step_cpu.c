@@ -4,24 +4,11 @@
 #include "kernels/cpu/context_cpu.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/ssm_cpu.h"
+#include "kernels/cpu/ssm_step_cpu.h"
 
-enum { LANES = 16, ROWS = 4, HEADS = 16, STEP = 256 }; /* heads whose dt are computed together; numbers of a channel's state, likewise */
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
+enum { LANES = KN_SSM_LANES, ROWS = KN_SSM_ROWS, HEADS = 16, STEP = 256 }; /* heads whose dt are computed together; numbers of a state */
+typedef kn_ssm_lanes lanes;
 typedef uint32_t words __attribute__((vector_size(LANES * sizeof(uint32_t))));
-
-/* Of each of four vectors the sum, by halves: as the compiler would end a sum, it is as many dependent additions as there are lanes. */
-KN_INLINE void sums_of(const lanes s[ROWS], float *sum)
-{
-    const lanes a = __builtin_shufflevector(s[0], s[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-                    __builtin_shufflevector(s[0], s[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    const lanes b = __builtin_shufflevector(s[2], s[3], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-                    __builtin_shufflevector(s[2], s[3], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    lanes c = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-              __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-    c += __builtin_shufflevector(c, c, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-    c += __builtin_shufflevector(c, c, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-    for (int r = 0; r < ROWS; r++) sum[r] = c[r * LANES / ROWS];
-}
 
 /* A NaN becomes the plain one, whose lower half is zero. */
 KN_INLINE float plain_nan(float v) { return v == v ? v : NAN; }
@@ -56,7 +43,7 @@ KN_INLINE void advance_f32(int rows, float *h, const float *old, int64_t ld, flo
             h[r * ld + i] = v;
             rest[r] += v * C[i];
         }
-    sums_of(s, sum);
+    kn_ssm_sums(s, sum);
     for (int r = 0; r < rows; r++) sum[r] += rest[r];
 }
 
@@ -92,7 +79,7 @@ KN_INLINE void advance_bf16(int rows, uint16_t *h, const uint16_t *old, int64_t 
             h[r * ld + i] = plp_f32_to_bf16(v);
             rest[r] += v * C[i];
         }
-    sums_of(s, sum);
+    kn_ssm_sums(s, sum);
     for (int r = 0; r < rows; r++) sum[r] += rest[r];
 }
 
@@ -127,30 +114,43 @@ KN_INLINE void split(float *restrict to, const float *restrict v, int n)
     for (; i < n; i++) to[i] = v[i];
 }
 
-/* A head's channels over numbers [n, n + m) of their states. */
-KN_INLINE void channels(const kn_ssm_args *a, plp_dtype dtype, int n, int m, const float *x, float *y, const char *source, char *target,
-                        float dt, float decay, float D, const float *B, const float *C)
+/* A head over numbers [n, n + m) of its states, of which B and C are. */
+KN_INLINE void channels(const kn_ssm_head *p, plp_dtype dtype, int n, int m, const float *B, const float *C)
 {
-    const size_t size = plp_dtype_size(dtype), at = (size_t)n * size, row = (size_t)a->state * size;
-    int p = 0;
-    float sum[ROWS], dtx[ROWS];
-    for (; p + ROWS <= a->dim; p += ROWS) {
-        for (int r = 0; r < ROWS; r++) dtx[r] = plain_nan(dt * x[p + r]);
-        advance(ROWS, dtype, target + (size_t)p * row + at, source + (size_t)p * row + at, a->state, decay, dtx, B, C, m, sum);
-        for (int r = 0; r < ROWS; r++) y[p + r] = sum[r] + (n > 0 ? y[p + r] : D * x[p + r]);
+    const size_t size = plp_dtype_size(dtype), row = (size_t)p->state * size;
+    const char *old = p->old + (size_t)n * size;
+    const float *x = p->x;
+    char *h = p->h + (size_t)n * size;
+    float *y = p->y, sum[ROWS], dtx[ROWS];
+    int at = 0;
+    for (; at + ROWS <= p->dim; at += ROWS, old += ROWS * row, h += ROWS * row) {
+        for (int r = 0; r < ROWS; r++) dtx[r] = plain_nan(p->dt * x[at + r]);
+        advance(ROWS, dtype, h, old, p->state, p->decay, dtx, B, C, m, sum);
+        for (int r = 0; r < ROWS; r++) y[at + r] = sum[r] + (n > 0 ? y[at + r] : p->D * x[at + r]);
     }
-    for (; p < a->dim; p++) {
-        dtx[0] = plain_nan(dt * x[p]);
-        advance(1, dtype, target + (size_t)p * row + at, source + (size_t)p * row + at, a->state, decay, dtx, B, C, m, sum);
-        y[p] = sum[0] + (n > 0 ? y[p] : D * x[p]);
+    for (; at < p->dim; at++, old += row, h += row) {
+        dtx[0] = plain_nan(p->dt * x[at]);
+        advance(1, dtype, h, old, p->state, p->decay, dtx, B, C, m, sum);
+        y[at] = sum[0] + (n > 0 ? y[at] : p->D * x[at]);
+    }
+}
+
+KN_INLINE void advance_head(const kn_ssm_head *p, plp_dtype dtype)
+{
+    for (int n = 0; n < p->state; n += STEP) {
+        const int m = p->state - n < STEP ? p->state - n : STEP;
+        float B[STEP], C[STEP];
+        if (dtype == PLP_BF16) split(B, p->B + n, m), split(C, p->C + n, m);
+        channels(p, dtype, n, m, dtype == PLP_BF16 ? B : p->B + n, dtype == PLP_BF16 ? C : p->C + n);
     }
 }
 
 /* One token of one sequence for heads [first, first + count), count <= HEADS; reads `source` unless it is NULL (no initial state), writes
- * `target`, which may be it. */
-KN_CLONES static void step(const kn_ssm_args *a, int row, int first, int count, const char *source, char *target)
+ * `target`, which may be it.  own: the processor's own form for these states, or NULL. */
+KN_CLONES static void step(const kn_ssm_args *a, void (*own)(const kn_ssm_head *), int row, int first, int count, const char *source,
+                           char *target)
 {
-    float dt[HEADS] = { 0 }, decay[HEADS] = { 0 }, even_odd[2][STEP];
+    float dt[HEADS] = { 0 }, decay[HEADS] = { 0 };
     const size_t bytes = kn_head_bytes(a);
     for (int j = 0; j < count; j++) dt[j] = kn_dt_raw(a, row, first + j), decay[j] = a->A[first + j];
     for (int j = 0; j < HEADS; j++) {
@@ -158,38 +158,45 @@ KN_CLONES static void step(const kn_ssm_args *a, int row, int first, int count, 
         decay[j] = plain_nan(kn_expf(dt[j] * decay[j]));
     }
     if (!source) memset(target, 0, (size_t)count * bytes);
-    for (int j = 0, split_for = -1; j < count; j++, target += bytes) {
-        const int head = first + j, group = a->group[head];
-        const char *from = source ? source + (size_t)j * bytes : target;
-        const float *x = (const float *)a->x + row * a->ld_x + head * a->dim;
-        const float D = a->D ? a->D[head] : 0;
-        float *y = (float *)a->y + row * a->ld_y + head * a->dim;
-        for (int n = 0; n < a->state; n += STEP) {
-            const int m = a->state - n < STEP ? a->state - n : STEP;
-            const float *B = (const float *)a->B + row * a->ld_bc + group * a->state + n;
-            const float *C = (const float *)a->C + row * a->ld_bc + group * a->state + n;
-            if (a->state_dtype == PLP_F32)
-                channels(a, PLP_F32, n, m, x, y, from, target, dt[j], decay[j], D, B, C);
-            else if (a->state_dtype == PLP_BF16) {
-                if (split_for != group || a->state > STEP) split(even_odd[0], B, m), split(even_odd[1], C, m);
-                split_for = group;
-                channels(a, PLP_BF16, n, m, x, y, from, target, dt[j], decay[j], D, even_odd[0], even_odd[1]);
-            } else
-                channels(a, a->state_dtype, n, m, x, y, from, target, dt[j], decay[j], D, B, C);
-        }
+    for (int j = 0; j < count; j++) {
+        const int head = first + j, in_group = a->group[head] * a->state;
+        const kn_ssm_head p = { .dim = a->dim,
+                                .state = a->state,
+                                .dt = dt[j],
+                                .decay = decay[j],
+                                .D = a->D ? a->D[head] : 0,
+                                .x = (const float *)a->x + row * a->ld_x + head * a->dim,
+                                .B = (const float *)a->B + row * a->ld_bc + in_group,
+                                .C = (const float *)a->C + row * a->ld_bc + in_group,
+                                .old = (source ? source : target) + (size_t)j * bytes,
+                                .h = target + (size_t)j * bytes,
+                                .y = (float *)a->y + row * a->ld_y + head * a->dim };
+        if (own)
+            own(&p);
+        else if (a->state_dtype == PLP_F32)
+            advance_head(&p, PLP_F32);
+        else if (a->state_dtype == PLP_BF16)
+            advance_head(&p, PLP_BF16);
+        else
+            advance_head(&p, a->state_dtype);
     }
 }
 
 plp_status kn_ssm_step_cpu(kn_context *c, const kn_ssm_args *a, const kn_batch *b)
 {
     const int tasks = b->decodes * a->heads, threads = kn_threads(c, 4.0 * tasks * a->dim * a->state);
+    void (*own)(const kn_ssm_head *) = NULL;
+#if defined(__x86_64__)
+    if (c->level >= KN_AVX512_BF16 && a->state_dtype == PLP_BF16 && a->dim % ROWS == 0 && a->state % (2 * LANES) == 0)
+        own = kn_ssm_head_avx512;
+#endif
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         const int count = omp_get_num_threads(), me = omp_get_thread_num(), last = (int)((int64_t)tasks * (me + 1) / count);
         for (int task = (int)((int64_t)tasks * me / count), heads; task < last; task += heads) {
             const int s = task / a->heads, head = task % a->heads, left = last - task < a->heads - head ? last - task : a->heads - head;
             heads = left < HEADS ? left : HEADS;
-            step(a, b->start[s], head, heads, b->past[s] > 0 ? kn_head_state(a, b->src_slot[s], head) : NULL,
+            step(a, own, b->start[s], head, heads, b->past[s] > 0 ? kn_head_state(a, b->src_slot[s], head) : NULL,
                  kn_head_state(a, b->dst_slot[s], head));
         }
     }
