@@ -14,28 +14,33 @@ KN_INLINE __m512 widened(const char *p)
 /* As advance_bf16 of ssm_step_cpu.c. */
 KN_INLINE void head(const kn_ssm_head *p, int state)
 {
-    const size_t row = (size_t)state * sizeof(uint16_t);
+    const int64_t row = (int64_t)state * (int64_t)sizeof(uint16_t);
     const __m512 decay = _mm512_set1_ps(p->decay);
-    for (int at = 0; at < p->dim; at += ROWS) {
-        const float *x = p->x + at;
+    const float dt = p->dt, D = p->D, *x = p->x, *B = p->B, *C = p->C;
+    float *y = p->y;
+    const char *old = p->old;
+    char *h = p->h;
+    for (int at = 0, dim = p->dim; at < dim; at += ROWS, old += ROWS * row, h += ROWS * row) {
         kn_ssm_lanes s[ROWS] = { { 0 } };
+        __m512 dtx[ROWS];
         float sum[ROWS];
+        for (int r = 0; r < ROWS; r++) dtx[r] = _mm512_set1_ps(dt * x[at + r]);
+#    pragma GCC unroll 2
         for (int n = 0; n < state; n += 2 * LANES) {
-            const __m512 b0 = _mm512_loadu_ps(p->B + n), b1 = _mm512_loadu_ps(p->B + n + LANES);
-            const __m512 c0 = _mm512_loadu_ps(p->C + n), c1 = _mm512_loadu_ps(p->C + n + LANES);
+            const __m512 b0 = _mm512_loadu_ps(B + n), b1 = _mm512_loadu_ps(B + n + LANES);
+            const __m512 c0 = _mm512_loadu_ps(C + n), c1 = _mm512_loadu_ps(C + n + LANES);
 #    pragma GCC unroll 4
             for (int r = 0; r < ROWS; r++) {
-                const size_t here = (size_t)(at + r) * row + (size_t)n * sizeof(uint16_t);
-                const __m512 dtx = _mm512_set1_ps(p->dt * x[r]);
-                const __m512 v0 = _mm512_fmadd_ps(decay, widened(p->old + here), _mm512_mul_ps(dtx, b0));
-                const __m512 v1 = _mm512_fmadd_ps(decay, widened(p->old + here + LANES * sizeof(uint16_t)), _mm512_mul_ps(dtx, b1));
+                const char *from = old + r * row + n * (int64_t)sizeof(uint16_t);
+                const __m512 v0 = _mm512_fmadd_ps(decay, widened(from), _mm512_mul_ps(dtx[r], b0));
+                const __m512 v1 = _mm512_fmadd_ps(decay, widened(from + LANES * sizeof(uint16_t)), _mm512_mul_ps(dtx[r], b1));
                 s[r] = (kn_ssm_lanes)_mm512_fmadd_ps(v0, c0, (__m512)s[r]);
                 s[r] = (kn_ssm_lanes)_mm512_fmadd_ps(v1, c1, (__m512)s[r]);
-                _mm512_storeu_si512(p->h + here, (__m512i)_mm512_cvtne2ps_pbh(v1, v0));
+                _mm512_storeu_si512(h + r * row + n * (int64_t)sizeof(uint16_t), (__m512i)_mm512_cvtne2ps_pbh(v1, v0));
             }
         }
         kn_ssm_sums(s, sum);
-        for (int r = 0; r < ROWS; r++) p->y[at + r] = sum[r] + p->D * x[r];
+        for (int r = 0; r < ROWS; r++) y[at + r] = sum[r] + D * x[at + r];
     }
 }
 
