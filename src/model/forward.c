@@ -216,6 +216,8 @@ static bool decodes_alone(const model *m, const model_step *s)
 static plp_status compute_shares(model *m, const model_step *s)
 {
     plp_status st = PLP_OK;
+    m->dealt++;
+    m->pending = (layer_pending){ 0 };
 #pragma omp parallel for schedule(static, 1) num_threads(m->crew_size)
     for (int i = 0; i < m->crew_size; i++) {
         const int first = (int)((int64_t)s->tokens * i / m->crew_size), rows = (int)((int64_t)s->tokens * (i + 1) / m->crew_size) - first;

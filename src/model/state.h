@@ -57,7 +57,7 @@ struct model {
     int *maps;             /* group map, then first channels of norm groups */
     int tokens, outs;      /* of the last step */
     layer_pending pending; /* what no norm has added to its residual */
-    int64_t steps;         /* so far */
+    int64_t steps, dealt;  /* so far */
 
     kn_candidates *candidates_host[MODEL_FLIGHTS]; /* (size + 1, max_outs) */
     kn_choice *choices_host[MODEL_FLIGHTS];
