@@ -32,6 +32,7 @@ KN_INLINE void head(const kn_ssm_head *p, int state)
 #    pragma GCC unroll 4
             for (int r = 0; r < ROWS; r++) {
                 const char *from = old + r * row + n * (int64_t)sizeof(uint16_t);
+                _mm_prefetch(from + KN_SSM_AHEAD, _MM_HINT_T0);
                 const __m512 v0 = _mm512_fmadd_ps(decay, widened(from), _mm512_mul_ps(dtx[r], b0));
                 const __m512 v1 = _mm512_fmadd_ps(decay, widened(from + LANES * sizeof(uint16_t)), _mm512_mul_ps(dtx[r], b1));
                 s[r] = (kn_ssm_lanes)_mm512_fmadd_ps(v0, c0, (__m512)s[r]);

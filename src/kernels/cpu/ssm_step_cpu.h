@@ -4,7 +4,11 @@
 
 #include "kernels/cpu/simd.h"
 
-enum { KN_SSM_LANES = 16, KN_SSM_ROWS = 4 }; /* channels that go together */
+enum {
+    KN_SSM_LANES = 16,
+    KN_SSM_ROWS = 4,    /* channels that go together                                                       */
+    KN_SSM_AHEAD = 2048 /* bytes by which a state is fetched ahead: the processor sees no stream in four rows */
+};
 typedef float kn_ssm_lanes __attribute__((vector_size(KN_SSM_LANES * sizeof(float))));
 
 typedef struct {
