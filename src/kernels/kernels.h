@@ -317,6 +317,7 @@ typedef struct {
     const kn_sample_row *row; /* (rows) */
     const int *penalty_id;    /* ids seen (any rank's), and how often in the output */
     const int *penalty_hits;
+    bool drawn_alone;   /* of a row without filters finite and drawn_* are enough: kn->choose looks at nothing else */
     kn_candidates *out; /* (rows) */
 } kn_candidates_args;
 

@@ -176,7 +176,7 @@ static int valid_ids(const model *m)
 }
 
 /* This rank's candidates of rows [first, first + rows) of logits; how they are drawn is there. */
-static plp_status candidates(model *m, kn_context *c, int first, int rows)
+static plp_status candidates(model *m, kn_context *c, int first, int rows, bool drawn_alone)
 {
     if (first == 0) PLP_TRY(MODEL_FAULT_ROW(m, "logits", m->logits));
     return m->kn->candidates(c, &(kn_candidates_args){ .rows = rows,
@@ -187,6 +187,7 @@ static plp_status candidates(model *m, kn_context *c, int first, int rows)
                                                        .row = m->there.sample + first,
                                                        .penalty_id = m->penalties,
                                                        .penalty_hits = m->penalties + MODEL_PENALTIES,
+                                                       .drawn_alone = drawn_alone,
                                                        .out = m->candidates + first });
 }
 
@@ -200,7 +201,7 @@ static plp_status gather_candidates(model *m, int rows)
 static plp_status compute_share(model *m, const model_step *s, const model_share *share, layer_pending *left)
 {
     PLP_TRY(compute(m, s, share, left));
-    return s->draw && share->outs > 0 ? candidates(m, share->context, share->first, share->outs) : PLP_OK;
+    return s->draw && share->outs > 0 ? candidates(m, share->context, share->first, share->outs, !s->draw->candidates) : PLP_OK;
 }
 
 /* One row of every sequence, its logits wanted. */
@@ -350,7 +351,7 @@ plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const 
     if (rows > m->outs) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates of %d rows, the step gave %d", rows, m->outs);
     if (rows == 0) return PLP_OK;
     PLP_TRY(upload_draw(m, &d, rows));
-    PLP_TRY(candidates(m, m->context, 0, rows));
+    PLP_TRY(candidates(m, m->context, 0, rows, false));
     PLP_TRY(gather_candidates(m, rows));
     PLP_TRY(m->kn->to_host(m->context, all, m->all, (size_t)(m->plan.size * rows) * sizeof *all));
     return m->kn->sync(m->context);

@@ -2,7 +2,7 @@
 #include "kernels/cpu/simd.h"
 
 #include "base/error.h"
-#include "kernels/gumbel.h"
+#include "kernels/choose.h"
 
 enum {
     STEP = 256,     /* of a row of logits: what noise is computed for together                                     */
@@ -146,26 +146,39 @@ KN_CLONES static void draw(kn_candidates *o, const kn_sample_row *r, const float
     }
 }
 
+/* The largest: of equal ones the first, as in the list. */
+KN_CLONES static int first_of_best(const float *restrict p, int n)
+{
+    float max = -INFINITY;
+    int i = 0;
+#pragma omp simd reduction(max : max)
+    for (int j = 0; j < n; j++) max = p[j] > max ? p[j] : max;
+    while (i < n - 1 && p[i] != max) i++;
+    return i;
+}
+
 static void row(const kn_candidates_args *a, int t, float *scratch)
 {
     const float *logits = a->logits + t * a->ld, *p = logits;
     const kn_sample_row *r = a->row + t;
     kn_candidates *o = a->out + t;
     const bool greedy = !(r->inv_temperature > 0), same = (greedy || r->inv_temperature == 1) && r->penalty_count == 0;
+    const bool listed = !a->drawn_alone || kn_filters(r);
     o->finite = all_finite(logits, a->valid);
-    max_and_sum(logits, a->valid, &o->raw_max, &o->raw_sum);
+    o->count = 0, o->raw_max = -INFINITY, o->raw_sum = 0;
+    if (listed) max_and_sum(logits, a->valid, &o->raw_max, &o->raw_sum);
     o->max = o->raw_max, o->sum = o->raw_sum;
     if (!same) {
         scale(scratch, logits, greedy ? 1 : r->inv_temperature, a->valid);
         penalise(a, r, scratch, logits);
-        max_and_sum(scratch, a->valid, &o->max, &o->sum);
+        if (listed) max_and_sum(scratch, a->valid, &o->max, &o->sum);
         p = scratch;
     }
-    select_top(o, p, a->valid);
+    if (listed) select_top(o, p, a->valid);
     o->drawn_id = -1, o->drawn_score = o->drawn_p = o->drawn_raw = -INFINITY; /* of an empty range */
     if (a->valid > 0) {
         if (greedy)
-            o->drawn_id = o->id[0], o->drawn_score = o->p[0];
+            o->drawn_id = first_of_best(p, a->valid), o->drawn_score = p[o->drawn_id];
         else
             draw(o, r, p, a->valid, a->first);
         o->drawn_p = p[o->drawn_id];
