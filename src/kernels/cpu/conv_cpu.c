@@ -1,7 +1,7 @@
 #include "kernels/cpu/context_cpu.h"
 #include "kernels/cpu/simd.h"
 
-enum { MOST_WIDTH = 8, BLOCK = 256 };
+enum { MOST_WIDTH = 8, BLOCK = 256, LINE = 64 };
 
 /* out = silu(bias + sum_k weight[k] taps[k]) */
 KN_INLINE void row(float *restrict out, int width, const float *const *taps, const float weight[][BLOCK], const float *bias, int n)
@@ -112,16 +112,27 @@ KN_INLINE void slice(const kn_conv_args *a, const kn_batch *b, const filter *f, 
     keep(a, window, in, rows, b->dst_slot[s], first, n);
 }
 
+/* A window is short pieces far apart: the processor sees no stream in them. */
+KN_INLINE void fetch(const kn_conv_args *a, int slot, int first, int n)
+{
+    const char *row = state_of(a, slot, first);
+    const int64_t size = (int64_t)plp_dtype_size(a->state_dtype);
+    for (int k = 0; k < a->width - 1; k++, row += a->channels * size)
+        for (int64_t at = 0; at < n * size; at += LINE) __builtin_prefetch(row + at);
+}
+
 /* Sequences [from, to) for channels [first, first + n). */
 KN_CLONES static void conv(const kn_conv_args *a, const kn_batch *b, int from, int to, int first, int n)
 {
     filter f;
     load(&f, a, first, n);
-    for (int s = from; s < to; s++)
+    for (int s = from; s < to; s++) {
+        if (s + 1 < to) fetch(a, b->src_slot[s + 1], first, n);
         if (s < b->decodes && a->width == 4 && a->state_dtype == PLP_F32)
             step(a, b, &f, s, first, n);
         else
             slice(a, b, &f, s, first, n);
+    }
 }
 
 plp_status kn_conv_cpu(kn_context *c, const kn_conv_args *a, const kn_batch *b)
