@@ -317,6 +317,7 @@ typedef struct {
     const kn_sample_row *row; /* (rows) */
     const int *penalty_id;    /* ids seen (any rank's), and how often in the output */
     const int *penalty_hits;
+    bool drawn_alone;   /* of a row without filters finite and drawn_* are enough: kn->choose looks at nothing else */
     kn_candidates *out; /* (rows) */
 } kn_candidates_args;
 
@@ -382,6 +383,8 @@ typedef struct kn_backend {
     plp_status (*mark)(kn_context *c, int which);
     plp_status (*wait)(kn_context *c, int which);
     plp_status (*memory)(int device, size_t *available, size_t *total); /* without a context as well */
+    /* Bytes of the last cache, which the threads share; 0: unknown.  NULL: nothing to be gained from it. */
+    size_t (*cache)(void);
     /* Seconds that reading `bytes` once takes, at best: the floor under everything that streams.  Allocates for the call; waits. */
     plp_status (*read_time)(kn_context *c, size_t bytes, double *seconds);
     /* A line that says what computes: "AMD EPYC, 2 threads, avx512_bf16", "NVIDIA H200, CUDA 13.0". */

@@ -103,6 +103,8 @@ typedef struct {
 typedef struct {
     /* Takes what `forward` writes to for steps of `tokens` rows and `seqs` sequences. */
     void (*lay_out)(layer_scratch *s, plp_arena *a, const kn_backend *kn, const layer_dims *d, int64_t tokens, int64_t seqs);
+    /* The same from a row on, for what computes those rows apart from the others, on a backend without fused steps. */
+    layer_scratch (*rows_from)(const layer_scratch *s, const layer_dims *d, int64_t row);
     /* Most float32 elements of a row that a collective sums. */
     int64_t (*summed)(const layer_dims *d);
     /* Collective.  Adds `pending` to the residual, runs the layer, and leaves its own output in `pending`. */

@@ -174,10 +174,22 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     if (of_scan + of_mixer > 0) s->step = plp_arena_take(a, (int64_t)(of_scan > of_mixer ? of_scan : of_mixer), 1);
 }
 
+static layer_scratch rows_from(const layer_scratch *s, const layer_dims *d, int64_t row)
+{
+    const int inner = layer_inner(d);
+    return (layer_scratch){ .normed = layer_at(s->normed, d->act, row * d->hidden),
+                            .in = layer_at(s->in, d->act, row * 2 * inner),
+                            .conv = layer_at(s->conv, d->act, row * inner),
+                            .mixed = s->mixed + row * parts(d),
+                            .parts = layer_at(s->parts, d->act, row * parts(d)),
+                            .y = layer_at(s->y, d->act, row * inner),
+                            .delta = layer_at(s->delta, PLP_F32, row * layer_ld_delta(d)) };
+}
+
 static int64_t summed(const layer_dims *d)
 {
     const int64_t slices = KN_MIXER_SLICES * parts(d);
     return slices > d->hidden ? slices : d->hidden;
 }
 
-const layer_kind layer_mamba1 = { .lay_out = lay_out, .summed = summed, .forward = forward };
+const layer_kind layer_mamba1 = { .lay_out = lay_out, .rows_from = rows_from, .summed = summed, .forward = forward };

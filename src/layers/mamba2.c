@@ -169,4 +169,14 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     if (kn->mixer_step_work) s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
 }
 
-const layer_kind layer_mamba2 = { .lay_out = lay_out, .summed = layer_ld_delta, .forward = forward };
+static layer_scratch rows_from(const layer_scratch *s, const layer_dims *d, int64_t row)
+{
+    return (layer_scratch){ .normed = layer_at(s->normed, d->act, row * d->hidden),
+                            .in = layer_at(s->in, d->act, row * in_rows(d)),
+                            .conv = layer_at(s->conv, d->act, row * conv_channels(d)),
+                            .y = layer_at(s->y, d->act, row * layer_inner(d)),
+                            .sums = s->sums + row * sum_columns(d),
+                            .delta = layer_at(s->delta, PLP_F32, row * layer_ld_delta(d)) };
+}
+
+const layer_kind layer_mamba2 = { .lay_out = lay_out, .rows_from = rows_from, .summed = layer_ld_delta, .forward = forward };

@@ -70,88 +70,101 @@ static plp_status show_residual(model *m, const model_step *s, layer_pending *pe
     return p->see(p->arg, p->layer, "residual", m->residual, PLP_F32, s->tokens, m->dims.hidden, m->dims.hidden);
 }
 
-/* The last norm and the head, for the rows whose logits are wanted. */
-static plp_status head(model *m, const model_step *s, layer_pending *pending)
+/* The last norm and the head, for the rows whose logits are wanted: of the first row of a share on, like the map. */
+static plp_status head(model *m, const model_share *s, layer_pending *pending)
 {
     const kn_backend *kn = m->kn;
     const int hidden = m->dims.hidden, vocab = (int)m->plan.vocab.count;
+    float *residual = m->residual + (int64_t)s->first * hidden, *logits = m->logits + (int64_t)s->first * vocab;
+    void *normed = layer_at(m->normed_out, m->act, (int64_t)s->first * hidden);
     bool done = false;
     if (kn->norm_linear && pending->delta == NULL && !m->options.deterministic)
-        PLP_TRY(kn->norm_linear(m->context,
+        PLP_TRY(kn->norm_linear(s->context,
                                 &(kn_norm_linear_args){ .rows = s->outs,
                                                         .n = vocab,
                                                         .hidden = hidden,
-                                                        .residual = m->residual,
+                                                        .residual = residual,
                                                         .map = m->there.out_row,
                                                         .weight = m->weights.final_norm,
                                                         .eps = m->config.norm_eps,
                                                         .w = m->weights.head,
                                                         .w_dtype = m->weights.dtype,
-                                                        .y = m->logits,
+                                                        .y = logits,
                                                         .ld_y = vocab },
                                 &done));
     if (done) return PLP_OK;
-    PLP_TRY(layer_add_norm(kn, m->context, s->tokens, hidden, m->residual, pending, m->there.out_row, s->outs, m->weights.final_norm,
-                           m->config.norm_eps, m->normed_out));
-    return kn->linear(m->context, &(kn_linear_args){ .rows = s->outs,
+    PLP_TRY(layer_add_norm(kn, s->context, s->tokens, hidden, residual, pending, m->there.out_row, s->outs, m->weights.final_norm,
+                           m->config.norm_eps, normed));
+    return kn->linear(s->context, &(kn_linear_args){ .rows = s->outs,
                                                      .n = vocab,
                                                      .k = hidden,
-                                                     .x = m->normed_out,
+                                                     .x = normed,
                                                      .x_dtype = m->act,
                                                      .ldx = hidden,
                                                      .w = m->weights.head,
                                                      .w_dtype = m->weights.dtype,
-                                                     .y = m->logits,
+                                                     .y = logits,
                                                      .y_dtype = PLP_F32,
                                                      .ldy = vocab,
                                                      .round_x = m->dims.round });
 }
 
-/* Queues the step's computation; its inputs are there. */
-static plp_status compute(model *m, const model_step *s)
+static model_share whole_of(const model *m, const model_step *s)
+{
+    return (model_share){
+        .context = m->context, .scratch = m->scratch, .tokens = s->tokens, .seqs = s->seqs, .decodes = s->decodes, .outs = s->outs
+    };
+}
+
+/* Queues a share's computation; its inputs are there.  *left: what no norm has added to the residual. */
+static plp_status compute(model *m, const model_step *s, const model_share *share, layer_pending *left)
 {
     const kn_backend *kn = m->kn;
     const model_inputs *in = &m->there, *host = &m->host[m->input];
-    const kn_batch batch = { .tokens = s->tokens,
-                             .seqs = s->seqs,
-                             .decodes = s->decodes,
-                             .start = in->start,
-                             .src_slot = in->src_slot,
-                             .dst_slot = in->dst_slot,
-                             .past = in->past,
+    const int first = share->first;
+    float *residual = m->residual + (int64_t)first * m->dims.hidden;
+    const kn_batch batch = { .tokens = share->tokens,
+                             .seqs = share->seqs,
+                             .decodes = share->decodes,
+                             .start = in->start, /* of decode rows: counts from 0, wherever they begin */
+                             .src_slot = in->src_slot + first,
+                             .dst_slot = in->dst_slot + first,
+                             .past = in->past + first,
                              .host_start = host->start,
-                             .host_past = host->past };
+                             .host_past = host->past + first };
     layer_pending pending = { 0 };
     layer_call call = { .kn = kn,
-                        .c = m->context,
+                        .c = share->context,
                         .g = m->group,
                         .d = &m->dims,
-                        .s = &m->scratch,
+                        .s = &share->scratch,
                         .b = &batch,
                         .block = s->block,
                         .snap_start = s->snap_start,
                         .snap_slot = s->snap_slot,
                         .probe = &m->probe,
-                        .residual = m->residual,
+                        .residual = residual,
                         .pending = &pending };
-    PLP_TRY(kn->embed(m->context, &(kn_embed_args){ .tokens = s->tokens,
-                                                    .hidden = m->dims.hidden,
-                                                    .vocab = m->config.vocab,
-                                                    .ids = in->ids,
-                                                    .table = m->weights.embed,
-                                                    .table_dtype = m->weights.dtype,
-                                                    .out = m->residual }));
-    PLP_TRY(MODEL_FAULT_ROW(m, "embed", m->residual));
+    PLP_TRY(kn->embed(share->context, &(kn_embed_args){ .tokens = share->tokens,
+                                                        .hidden = m->dims.hidden,
+                                                        .vocab = m->config.vocab,
+                                                        .ids = in->ids + first,
+                                                        .table = m->weights.embed,
+                                                        .table_dtype = m->weights.dtype,
+                                                        .out = residual }));
+    if (first == 0) PLP_TRY(MODEL_FAULT_ROW(m, "embed", residual));
     for (int64_t i = 0; i < m->config.layers; i++) {
-        m->probe.layer = i;
-        tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
+        if (first == 0) { /* on the main thread */
+            m->probe.layer = i;
+            tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
+        }
         call.w = m->weights.layers + i;
         PLP_TRY(m->kind->forward(&call));
         PLP_TRY(show_residual(m, s, &pending));
     }
     PLP_TRY(layer_collect(&call));
-    if (s->outs > 0) PLP_TRY(head(m, s, &pending));
-    m->pending = pending;
+    if (share->outs > 0) PLP_TRY(head(m, share, &pending));
+    *left = pending;
     return PLP_OK;
 }
 
@@ -162,26 +175,79 @@ static int valid_ids(const model *m)
     return (int)(valid < 0 ? 0 : valid < m->plan.vocab.count ? valid : m->plan.vocab.count);
 }
 
-/* All ranks' candidates of the first rows of logits to m->all; how they are drawn is there. */
+/* This rank's candidates of rows [first, first + rows) of logits; how they are drawn is there. */
+static plp_status candidates(model *m, kn_context *c, int first, int rows, bool drawn_alone)
+{
+    if (first == 0) PLP_TRY(MODEL_FAULT_ROW(m, "logits", m->logits));
+    return m->kn->candidates(c, &(kn_candidates_args){ .rows = rows,
+                                                       .first = (int)m->plan.vocab.first,
+                                                       .valid = valid_ids(m),
+                                                       .logits = m->logits + first * m->plan.vocab.count,
+                                                       .ld = m->plan.vocab.count,
+                                                       .row = m->there.sample + first,
+                                                       .penalty_id = m->penalties,
+                                                       .penalty_hits = m->penalties + MODEL_PENALTIES,
+                                                       .drawn_alone = drawn_alone,
+                                                       .out = m->candidates + first });
+}
+
+/* All ranks' to m->all. */
 static plp_status gather_candidates(model *m, int rows)
 {
-    PLP_TRY(MODEL_FAULT_ROW(m, "logits", m->logits));
-    PLP_TRY(m->kn->candidates(m->context, &(kn_candidates_args){ .rows = rows,
-                                                                 .first = (int)m->plan.vocab.first,
-                                                                 .valid = valid_ids(m),
-                                                                 .logits = m->logits,
-                                                                 .ld = m->plan.vocab.count,
-                                                                 .row = m->there.sample,
-                                                                 .penalty_id = m->penalties,
-                                                                 .penalty_hits = m->penalties + MODEL_PENALTIES,
-                                                                 .out = m->candidates }));
     return tp_gather_all_device(m->group, m->candidates, (size_t)rows * sizeof *m->candidates, m->all,
                                 m->candidates_host[m->begun % MODEL_FLIGHTS]);
 }
 
+static plp_status compute_share(model *m, const model_step *s, const model_share *share, layer_pending *left)
+{
+    PLP_TRY(compute(m, s, share, left));
+    return s->draw && share->outs > 0 ? candidates(m, share->context, share->first, share->outs, !s->draw->candidates) : PLP_OK;
+}
+
+/* One row of every sequence, its logits wanted. */
+static bool decodes_alone(const model *m, const model_step *s)
+{
+    if (m->probe.see || s->decodes != s->tokens || s->outs != s->tokens) return false;
+    for (int i = 0; i < s->outs; i++)
+        if (s->out_row[i] != i) return false;
+    return true;
+}
+
+/* Decode rows, dealt to threads that go through all layers on their own.  A row's bits do not depend on those beside it. */
+static plp_status compute_shares(model *m, const model_step *s)
+{
+    plp_status st = PLP_OK;
+    m->dealt++;
+    m->pending = (layer_pending){ 0 };
+#pragma omp parallel for schedule(static, 1) num_threads(m->crew_size)
+    for (int i = 0; i < m->crew_size; i++) {
+        const int first = (int)((int64_t)s->tokens * i / m->crew_size), rows = (int)((int64_t)s->tokens * (i + 1) / m->crew_size) - first;
+        const model_share share = { .context = m->crew[i],
+                                    .scratch = m->kind->rows_from(&m->scratch, &m->dims, first),
+                                    .first = first,
+                                    .tokens = rows,
+                                    .seqs = rows,
+                                    .decodes = rows,
+                                    .outs = rows };
+        layer_pending none;
+        const plp_status mine = compute_share(m, s, &share, &none);
+        if (mine != PLP_OK)
+#pragma omp atomic write
+            st = mine;
+    }
+    return st == PLP_OK ? PLP_OK
+                        : PLP_FAIL(st, "a thread could not compute its rows of a step of %d", s->tokens); /* its message is its own */
+}
+
 static plp_status compute_and_draw(model *m, const model_step *s)
 {
-    PLP_TRY(compute(m, s));
+    enum { LEAST = 8 }; /* rows of a share: for fewer, weights are read too often */
+    if (m->crew_size > 0 && s->tokens >= LEAST * m->crew_size && decodes_alone(m, s))
+        PLP_TRY(compute_shares(m, s));
+    else {
+        const model_share whole = whole_of(m, s);
+        PLP_TRY(compute_share(m, s, &whole, &m->pending));
+    }
     if (s->draw == NULL || s->outs == 0) return PLP_OK;
     PLP_TRY(gather_candidates(m, s->outs));
     return m->kn->choose(m->context, &(kn_choose_args){ .rows = s->outs,
@@ -196,10 +262,7 @@ static plp_status compute_and_draw(model *m, const model_step *s)
 /* A step that is the same work every time: one row of every sequence, its logits wanted, nothing else. */
 static bool repeats(const model *m, const model_step *s)
 {
-    if (m->kn->capture_begin == NULL || m->probe.see || s->block || s->decodes != s->tokens || s->outs != s->tokens) return false;
-    for (int i = 0; i < s->outs; i++)
-        if (s->out_row[i] != i) return false;
-    return tp_capturable(m->group);
+    return m->kn->capture_begin != NULL && !s->block && decodes_alone(m, s) && tp_capturable(m->group);
 }
 
 /* As it is, or from a graph. */
@@ -254,7 +317,7 @@ plp_status model_forward(model *m, const model_step *s)
 
 plp_status model_logits_of(model *m, const int *row, int rows)
 {
-    const model_step s = { .tokens = m->tokens, .outs = rows };
+    const model_share s = { .context = m->context, .tokens = m->tokens, .outs = rows };
     if (rows > m->options.max_outs) return PLP_FAIL(PLP_ERR_INTERNAL, "logits of %d rows, at most %d", rows, m->options.max_outs);
     for (int i = 0; i < rows; i++)
         if (row[i] < 0 || row[i] >= m->tokens) return PLP_FAIL(PLP_ERR_INTERNAL, "logits of row %d of %d", row[i], m->tokens);
@@ -288,6 +351,7 @@ plp_status model_candidates(model *m, int rows, const kn_sample_row *row, const 
     if (rows > m->outs) return PLP_FAIL(PLP_ERR_INTERNAL, "candidates of %d rows, the step gave %d", rows, m->outs);
     if (rows == 0) return PLP_OK;
     PLP_TRY(upload_draw(m, &d, rows));
+    PLP_TRY(candidates(m, m->context, 0, rows, false));
     PLP_TRY(gather_candidates(m, rows));
     PLP_TRY(m->kn->to_host(m->context, all, m->all, (size_t)(m->plan.size * rows) * sizeof *all));
     return m->kn->sync(m->context);

@@ -171,22 +171,33 @@ static int own_threads(const model_options *o, const tp_group *g)
     return share < 1 ? 1 : share < most ? share : most;
 }
 
-static plp_status create_context(model *m)
+static plp_status make_context(const model *m, kn_context **context, int threads, int tokens)
 {
     const model_options *o = &m->options;
     const int64_t n = larger(larger(m->plan.in_rows, m->config.hidden), larger(m->plan.vocab.count, m->kind->summed(&m->dims)));
     const int64_t k = larger(larger(m->plan.channels.count, m->config.hidden), m->config.dt_rank);
-    return m->kn->create(&m->context, &(kn_options){ .device = o->device,
-                                                     .threads = own_threads(o, m->group),
-                                                     .act = m->act,
-                                                     .deterministic = o->deterministic,
-                                                     .max_tokens = o->max_tokens,
-                                                     .max_k = (int)k,
-                                                     .max_n = (int)n,
-                                                     .max_heads = m->dims.heads,
-                                                     .max_dim = m->dims.dim,
-                                                     .max_state = m->dims.state,
-                                                     .max_chunk = m->dims.chunk });
+    return m->kn->create(context, &(kn_options){ .device = o->device,
+                                                 .threads = threads,
+                                                 .act = m->act,
+                                                 .deterministic = o->deterministic,
+                                                 .max_tokens = tokens,
+                                                 .max_k = (int)k,
+                                                 .max_n = (int)n,
+                                                 .max_heads = m->dims.heads,
+                                                 .max_dim = m->dims.dim,
+                                                 .max_state = m->dims.state,
+                                                 .max_chunk = m->dims.chunk });
+}
+
+/* Threads that each have rows of their own meet once a step, not five times a layer; but each reads all weights, so only where those stay
+ * in the cache that they share. */
+static plp_status create_crew(model *m, int threads)
+{
+    const int rows = m->options.max_seqs / threads + 1;
+    if (threads == 1 || m->plan.size > 1 || m->kn->cache == NULL || m->memory.weights > m->kn->cache()) return PLP_OK;
+    PLP_TRY(PLP_ALLOCATED(m->crew = calloc((size_t)threads, sizeof(kn_context *))));
+    for (; m->crew_size < threads; m->crew_size++) PLP_TRY(make_context(m, &m->crew[m->crew_size], 1, rows));
+    return PLP_OK;
 }
 
 static size_t graphs_of(const model *m) { return 2 * ((size_t)m->options.max_seqs + 1); }
@@ -236,7 +247,8 @@ static plp_status create_local(model *m, const model_config *c, tp_group *g, con
     set_dims(m);
     PLP_TRY(PLP_ALLOCATED(m->weights.layers = calloc((size_t)c->layers, sizeof *m->weights.layers)));
     PLP_TRY(measure(m));
-    PLP_TRY(create_context(m));
+    PLP_TRY(make_context(m, &m->context, own_threads(o, g), o->max_tokens));
+    PLP_TRY(create_crew(m, own_threads(o, g)));
     PLP_TRY(check_capacity(m));
     return allocate(m);
 }
@@ -297,6 +309,8 @@ void model_destroy(model **out)
             if (m->graph[i]) m->kn->graph_destroy(m->context, &m->graph[i]);
         m->kn->destroy(&m->context);
     }
+    for (int i = 0; i < m->crew_size; i++) m->kn->destroy(&m->crew[i]);
+    free(m->crew);
     free((void *)m->dims.host_group);
     free(m->graph);
     free(m->warm);
@@ -308,6 +322,7 @@ void model_destroy(model **out)
 
 const model_config *model_config_of(const model *m) { return &m->config; }
 model_memory model_memory_of(const model *m) { return m->memory; }
+int64_t model_dealt_steps(const model *m) { return m->dealt; }
 int model_threads(const model *m) { return own_threads(&m->options, m->group); }
 double model_load_seconds(const model *m) { return m->load_seconds; }
 const model_options *model_options_of(const model *m) { return &m->options; }

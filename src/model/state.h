@@ -13,6 +13,13 @@ typedef struct {
     kn_sample_row *sample;                            /* sent apart, if there is a draw */
 } model_inputs;
 
+/* Rows [first, first + tokens) of a step, and what computes them: all of them, or a thread's share of decode rows. */
+typedef struct {
+    kn_context *context;
+    layer_scratch scratch; /* from the first row on */
+    int first, tokens, seqs, decodes, outs;
+} model_share;
+
 enum { MODEL_FLIGHTS = 3 }; /* buffers of what crosses between host and device: two steps under way, one being filled */
 
 struct model {
@@ -23,7 +30,8 @@ struct model {
     double load_seconds;
     tp_group *group; /* borrowed */
     const kn_backend *kn;
-    kn_context *context;
+    kn_context *context, **crew; /* crew: of one thread each, see forward.c; NULL: no such */
+    int crew_size;
     plp_dtype act;
 
     model_weights weights;
@@ -49,7 +57,7 @@ struct model {
     int *maps;             /* group map, then first channels of norm groups */
     int tokens, outs;      /* of the last step */
     layer_pending pending; /* what no norm has added to its residual */
-    int64_t steps;         /* so far */
+    int64_t steps, dealt;  /* so far */
 
     kn_candidates *candidates_host[MODEL_FLIGHTS]; /* (size + 1, max_outs) */
     kn_choice *choices_host[MODEL_FLIGHTS];

@@ -131,6 +131,7 @@ static void run(kt *t, const int *size)
                                   .repetition = 1,
                                   .seed = (uint64_t)kt_below(t, 1 << 30) << 17,
                                   .position = kt_below(t, 5000),
+                                  .top_p = 1,
                                   .penalty_first = i * LISTED };
         const double by = row[i].inv_temperature > 0 ? row[i].inv_temperature : 1;
         if (flags & PENALTIES && i % 3 != 2) {
@@ -159,10 +160,21 @@ static void run(kt *t, const int *size)
                                    .penalty_id = kt_upload(t, id, (size_t)rows * LISTED * sizeof *id),
                                    .penalty_hits = kt_upload(t, hits, (size_t)rows * LISTED * sizeof *hits),
                                    .out = kt_upload(t, poison, (size_t)rows * sizeof *poison) };
+    kn_candidates *alone = kt_host(t, (size_t)rows * sizeof *alone);
+    kn_candidates_args drawn = a;
+    drawn.drawn_alone = true;
+    if (!kt_ok(t, t->kn->candidates(t->c, &drawn))) return;
+    kt_ok(t, t->kn->to_host(t->c, alone, a.out, (size_t)rows * sizeof *alone));
+    kt_ok(t, t->kn->sync(t->c));
     if (!kt_ok(t, t->kn->candidates(t->c, &a))) return;
     kt_ok(t, t->kn->sync(t->c));
     kt_ok(t, t->kn->to_host(t->c, got, a.out, (size_t)rows * sizeof *got));
     kt_ok(t, t->kn->sync(t->c));
+    for (int i = 0; i < rows; i++)
+        if (alone[i].finite != got[i].finite ||
+            (got[i].finite && (alone[i].drawn_id != got[i].drawn_id || alone[i].drawn_score != got[i].drawn_score ||
+                               alone[i].drawn_p != got[i].drawn_p || alone[i].drawn_raw != got[i].drawn_raw)))
+            kt_fail(t, "row %d: %d is drawn with the list, %d without", i, got[i].drawn_id, alone[i].drawn_id);
     for (int i = 0; i < rows; i++)
         if (flags & NOT_FINITE) {
             if (got[i].finite != 0) kt_fail(t, "row %d: finite is %d", i, got[i].finite);

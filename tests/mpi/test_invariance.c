@@ -43,6 +43,8 @@ static int count = 12, seqs = 6; /* there everything takes ten times as long */
 static int count = 36, seqs = 8;
 #endif
 static int most_out = MOST_OUT;
+static int threads = 1;
+static bool at_once;      /* all jobs are submitted before the first step */
 static uint64_t first_id; /* of the jobs under way: ids count up */
 
 static uint64_t state = 7;
@@ -119,7 +121,7 @@ static model *make_model(tp_group *g, const model_source *s, const model_config 
     model *m = NULL;
     const int tokens = 512 + seqs;
     const model_options o = { .backend = backend,
-                              .threads = 1,
+                              .threads = threads,
                               .comm = TP_COMM_MPI,
                               .f32 = true,
                               .deterministic = true,
@@ -138,7 +140,7 @@ static plp_status run_jobs(plp_engine *e, int first, int end, int ahead)
     for (int i = first; i < end; i++) jobs[i].got.count = 0, jobs[i].got.finished = false;
     while (next < end || left > 0) {
         plp_event event;
-        for (int n = 1 + below(4); n > 0 && next < end && open < ahead; n--, open++, next++) {
+        for (int n = at_once ? end - first : 1 + below(4); n > 0 && next < end && open < ahead; n--, open++, next++) {
             uint64_t id;
             const plp_status st = plp_engine_submit(e, &jobs[next].given, &id);
             if (st != PLP_OK) return st;
@@ -286,6 +288,47 @@ static void share(model *m)
     jobs = had_jobs, count = had;
 }
 
+/* By this rank alone: short prompts one at a time by one thread, then together by three, which share out the rows of a step where they
+ * know the size of their cache. */
+static void deal(const model_source *s, const model_config *shape)
+{
+    enum { PROMPTS = 30, LONG = 3, ROWS = 27, THREADS = 3, ROUNDS = 4 }; /* what threads do to each other does not happen each time */
+    static int ids[PROMPTS][LONG];
+    const int had = count, had_seqs = seqs;
+    job *const had_jobs = jobs;
+    tp_group *self = NULL;
+    plp_engine *e = NULL;
+    state = 13;
+    count = PROMPTS;
+    CHECK(tp_group_self(&self) == PLP_OK && (jobs = calloc(PROMPTS, sizeof *jobs)) != NULL);
+    model *m = jobs && self ? make_model(self, s, shape) : NULL;
+    for (int i = 0; m && i < PROMPTS; i++) {
+        for (int k = 0; k < LONG; k++) ids[i][k] = below((int)model_config_of(m)->vocab_used);
+        jobs[i].given = plp_request_defaults();
+        jobs[i].given.ids = ids[i], jobs[i].given.count = (size_t)(1 + i % LONG);
+        jobs[i].given.max_tokens = MOST_OUT - i % 4, jobs[i].given.logprobs = 0, jobs[i].given.ignore_eos = 1;
+        jobs[i].given.sampling.seed = (uint64_t)i, jobs[i].given.sampling.temperature = i % 3 ? 0.9 : 0;
+        if (i % 5 == 2) jobs[i].given.sampling.repetition = 1.1;
+    }
+    if (m) compute_alone(m);
+    model_destroy(&m);
+    threads = THREADS, seqs = ROWS, at_once = true;
+    if (jobs && self && (m = make_model(self, s, shape)) != NULL) {
+        const bool dealt = kn_cpu()->cache() >= model_memory_of(m).weights;
+        CHECK(engine_create(&e, m, NULL, &(engine_options){ 0 }) == PLP_OK);
+        for (int round = 0; round < ROUNDS; round++) {
+            CHECK(run_jobs(e, 0, PROMPTS, PROMPTS) == PLP_OK);
+            for (int i = 0; i < PROMPTS; i++) CHECK(equal(&jobs[i].got, &jobs[i].alone));
+        }
+        CHECK(!dealt || model_dealt_steps(m) > 0);
+        engine_destroy(&e);
+        model_destroy(&m);
+    }
+    tp_group_destroy(&self);
+    free(jobs);
+    jobs = had_jobs, count = had, threads = 1, seqs = had_seqs, at_once = false;
+}
+
 /* Collective.  The last rank's requests differ: in a token, or in their length, so that the ranks' next sums would have other sizes.  What
  * an engine leaves unread is no concern of the next one on the model. */
 static void plant_difference(model *m, tp_group *g)
@@ -357,6 +400,10 @@ int main(int argc, char **argv)
         plant_difference(m, g);
         model_destroy(&m);
         if (tp_size(g) > 1 && tp_rank(g) == 0) examine_ranks(source);
+        if (tp_size(g) == 1 && !gpu) {
+            deal(source, NULL);
+            for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) deal(NULL, &odd[i]);
+        }
     }
     for (size_t i = 0; jobs && argc < 3 && i < sizeof odd / sizeof *odd; i++)
         if ((m = make_model(g, NULL, &odd[i])) != NULL) {

@@ -160,6 +160,16 @@ static plp_status memory(int device, size_t *available, size_t *total)
     return PLP_OK;
 }
 
+/* By the C library's word. */
+static size_t cache(void)
+{
+    long bytes = 0;
+#ifdef _SC_LEVEL3_CACHE_SIZE
+    bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+#endif
+    return bytes > 0 ? (size_t)bytes : 0;
+}
+
 const kn_backend *kn_cpu(void)
 {
     static const kn_backend cpu = {
@@ -180,6 +190,7 @@ const kn_backend *kn_cpu(void)
         .mark = mark_nothing,
         .wait = mark_nothing,
         .memory = memory,
+        .cache = cache,
         .read_time = kn_read_time_cpu,
         .describe = kn_describe_cpu,
         .identity = kn_identity_cpu,

@@ -2,9 +2,14 @@
 #include "kernels/cpu/simd.h"
 
 #include "base/error.h"
-#include "kernels/gumbel.h"
+#include "kernels/choose.h"
 
-enum { STEP = 256 }; /* of a row of logits: what is looked at together, before single ones */
+enum {
+    STEP = 256,     /* of a row of logits: what noise is computed for together                                     */
+    COLUMNS = 256,  /* into which a row is dealt, to learn how large the best must be                              */
+    GROUP = 64,     /* what is then looked at together, before single ones                                         */
+    MOST_KEYS = 256 /* collected before the worst are dropped; few rows of logits come to so many                  */
+};
 
 size_t kn_candidates_scratch(int valid) { return (size_t)valid * sizeof(float); }
 
@@ -47,49 +52,78 @@ static void penalise(const kn_candidates_args *a, const kn_sample_row *r, float 
     }
 }
 
-/* The list is a heap while it fills: worst first, where equal p are worse for the higher id. */
-static bool worse(const kn_candidates *o, int i, int j) { return o->p[i] < o->p[j] || (o->p[i] == o->p[j] && o->id[i] > o->id[j]); }
-static void swap(kn_candidates *o, int i, int j)
+/* A candidate as one number that is the larger the better: p, and among equal ones (0 and -0 are) the lower id. */
+KN_INLINE uint32_t order_of(float p)
 {
-    const int id = o->id[i];
-    const float p = o->p[i];
-    o->id[i] = o->id[j], o->p[i] = o->p[j];
-    o->id[j] = id, o->p[j] = p;
+    const uint32_t bits = kn_bits_of(p + 0.f);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
-static void sift_down(kn_candidates *o, int i, int count)
+KN_INLINE uint64_t key_of(uint32_t order, int i) { return (uint64_t)order << 32 | (uint32_t)~i; }
+KN_INLINE int id_of(uint64_t key) { return (int)~(uint32_t)key; }
+
+/* Leaves the best `most` of n <= MOST_KEYS different keys, in order; returns how many there are.  A key's place is how many are better:
+ * more comparisons than a heap makes, but sixteen at a time, and none is guessed wrong. */
+KN_CLONES static int keep_best(uint64_t *key, int n, int most)
 {
-    for (int child = 2 * i + 1; child < count; i = child, child = 2 * i + 1) {
-        if (child + 1 < count && worse(o, child + 1, child)) child++;
-        if (!worse(o, child, i)) return;
-        swap(o, i, child);
+    enum { PADDING = 16 };
+    uint64_t was[MOST_KEYS + PADDING];
+    memcpy(was, key, (size_t)n * sizeof *was);
+    memset(was + n, 0, PADDING * sizeof *was);
+    const int padded = (n + PADDING - 1) / PADDING * PADDING;
+    for (int i = 0; i < n; i++) {
+        const uint64_t mine = was[i];
+        uint64_t better = 0;
+#pragma omp simd reduction(+ : better)
+        for (int j = 0; j < padded; j++) better += was[j] > mine;
+        if (better < (uint64_t)most) key[better] = mine;
     }
+    return n < most ? n : most;
 }
 
-KN_CLONES static bool any_above(const float *p, int n, float least)
+/* What at least KN_CANDIDATES of n numbers are not below, and not many more: so many columns have a larger one, when all are laid out in
+ * rows of COLUMNS.  Found bit by bit. */
+KN_CLONES static uint32_t least_of_best(const float *restrict p, int n)
 {
-    int above = 0;
-    for (int i = 0; i < n; i++) above |= p[i] > least;
-    return above;
+    uint32_t largest[COLUMNS] = { 0 }, least = 0;
+    for (int i = 0; i < n; i += COLUMNS) {
+        const int m = n - i < COLUMNS ? n - i : COLUMNS;
+        for (int j = 0; j < m; j++) largest[j] = order_of(p[i + j]) > largest[j] ? order_of(p[i + j]) : largest[j];
+    }
+    for (uint32_t bit = 0x80000000u; bit; bit >>= 1) {
+        int columns = 0;
+        for (int j = 0; j < COLUMNS; j++) columns += largest[j] >= (least | bit);
+        if (columns >= KN_CANDIDATES) least |= bit;
+    }
+    return least;
+}
+
+/* Appends those of p[first, last) that are at least `least`. */
+KN_CLONES static int collect(uint64_t *key, int count, const float *restrict p, int first, int last, uint32_t least)
+{
+    unsigned any = 0;
+    for (int i = first; i < last; i++) any |= order_of(p[i]) >= least;
+    for (int i = first; i < last && any; i++) {
+        const uint32_t order = order_of(p[i]);
+        key[count] = key_of(order, i);
+        count += order >= least;
+    }
+    return count;
 }
 
 static void select_top(kn_candidates *o, const float *p, int n)
 {
-    o->count = n < KN_CANDIDATES ? n : KN_CANDIDATES;
-    for (int i = 0; i < o->count; i++) o->id[i] = i, o->p[i] = p[i];
-    for (int i = o->count / 2 - 1; i >= 0; i--) sift_down(o, i, o->count);
-    for (int i = o->count; i < n; i += STEP) {
-        const int m = n - i < STEP ? n - i : STEP;
-        if (!any_above(p + i, m, o->p[0])) continue;
-        for (int j = 0; j < m; j++)
-            if (p[i + j] > o->p[0]) { /* ids come in rising order: an equal one is worse */
-                o->id[0] = i + j, o->p[0] = p[i + j];
-                sift_down(o, 0, o->count);
-            }
+    uint64_t key[MOST_KEYS];
+    uint32_t least = n > KN_CANDIDATES ? least_of_best(p, n) : 0;
+    int count = 0;
+    for (int i = 0; i < n; i += GROUP) {
+        if (count + GROUP > MOST_KEYS) { /* ids rise: an equal p is worse from here on */
+            count = keep_best(key, count, KN_CANDIDATES);
+            least = (uint32_t)(key[count - 1] >> 32) + 1;
+        }
+        count = collect(key, count, p, i, i + GROUP < n ? i + GROUP : n, least);
     }
-    for (int left = o->count - 1; left > 0; left--) { /* heap sort: the worst goes last */
-        swap(o, 0, left);
-        sift_down(o, 0, left);
-    }
+    o->count = keep_best(key, count, KN_CANDIDATES);
+    for (int i = 0; i < o->count; i++) o->id[i] = id_of(key[i]), o->p[i] = p[o->id[i]];
 }
 
 /* The highest p + noise. */
@@ -112,26 +146,39 @@ KN_CLONES static void draw(kn_candidates *o, const kn_sample_row *r, const float
     }
 }
 
+/* The largest: of equal ones the first, as in the list. */
+KN_CLONES static int first_of_best(const float *restrict p, int n)
+{
+    float max = -INFINITY;
+    int i = 0;
+#pragma omp simd reduction(max : max)
+    for (int j = 0; j < n; j++) max = p[j] > max ? p[j] : max;
+    while (i < n - 1 && p[i] != max) i++;
+    return i;
+}
+
 static void row(const kn_candidates_args *a, int t, float *scratch)
 {
     const float *logits = a->logits + t * a->ld, *p = logits;
     const kn_sample_row *r = a->row + t;
     kn_candidates *o = a->out + t;
     const bool greedy = !(r->inv_temperature > 0), same = (greedy || r->inv_temperature == 1) && r->penalty_count == 0;
+    const bool listed = !a->drawn_alone || kn_filters(r);
     o->finite = all_finite(logits, a->valid);
-    max_and_sum(logits, a->valid, &o->raw_max, &o->raw_sum);
+    o->count = 0, o->raw_max = -INFINITY, o->raw_sum = 0;
+    if (listed) max_and_sum(logits, a->valid, &o->raw_max, &o->raw_sum);
     o->max = o->raw_max, o->sum = o->raw_sum;
     if (!same) {
         scale(scratch, logits, greedy ? 1 : r->inv_temperature, a->valid);
         penalise(a, r, scratch, logits);
-        max_and_sum(scratch, a->valid, &o->max, &o->sum);
+        if (listed) max_and_sum(scratch, a->valid, &o->max, &o->sum);
         p = scratch;
     }
-    select_top(o, p, a->valid);
+    if (listed) select_top(o, p, a->valid);
     o->drawn_id = -1, o->drawn_score = o->drawn_p = o->drawn_raw = -INFINITY; /* of an empty range */
     if (a->valid > 0) {
         if (greedy)
-            o->drawn_id = o->id[0], o->drawn_score = o->p[0];
+            o->drawn_id = first_of_best(p, a->valid), o->drawn_score = p[o->drawn_id];
         else
             draw(o, r, p, a->valid, a->first);
         o->drawn_p = p[o->drawn_id];

@@ -113,13 +113,16 @@ KN_CLONES static void scan_tile(const tiles *w, const kn_ssm_args *a, int head, 
 {
     const int P = w->P, dim = w->dim;
     const float A = a->A[head], D = a->D ? a->D[head] : 0;
-    float decay[TILE] = { 0 }, since_start[TILE] = { 0 }, d[TILE] = { 0 }, *all = w->Bt; /* Bt has served */
+    float dt[TILE] = { 0 }, decay[TILE], since_start[TILE] = { 0 }, d[TILE] = { 0 }, *all = w->Bt; /* Bt has served */
+    for (int i = 0; i < rows; i++) dt[i] = kn_dt_raw(a, first + i, head);
+    for (int i = 0; i < TILE; i++) {
+        dt[i] = kn_dt(a, dt[i]);
+        decay[i] = kn_expf(dt[i] * A);
+    }
     for (int i = 0; i < rows; i++) {
-        const float dt = kn_dt(a, first + i, head);
         const float *x = (const float *)a->x + (first + i) * a->ld_x + head * dim;
-        decay[i] = expf(dt * A);
         since_start[i] = i > 0 ? since_start[i - 1] * decay[i] : decay[i];
-        for (int p = 0; p < dim; p++) w->x[i * P + p] = dt * x[p];
+        for (int p = 0; p < dim; p++) w->x[i * P + p] = dt[i] * x[p];
     }
     for (int i = 0; i < rows; i++) {
         for (int j = 0; j < i; j++) { /* what has all but faded becomes zero: subnormals would cost more than they are worth */

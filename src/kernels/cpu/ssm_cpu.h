@@ -2,17 +2,20 @@
 #ifndef KERNELS_CPU_SSM_CPU_H
 #define KERNELS_CPU_SSM_CPU_H
 
+#include "kernels/cpu/simd.h"
 #include "kernels/kernels.h"
-
-#include <math.h>
 
 enum { KN_SSD_TILE = 16 }; /* tokens: kn_backend.grain */
 
-static inline float kn_dt(const kn_ssm_args *a, int row, int head)
+/* In two steps: what is loaded, and what loops over 16 tokens or heads do with it, at the width of the processor. */
+static inline float kn_dt_raw(const kn_ssm_args *a, int row, int head)
 {
-    const float raw = ((const float *)a->dt)[row * a->ld_dt + head] + (a->dt_bias ? a->dt_bias[head] : 0);
-    const float dt = raw > 20 ? raw : log1pf(expf(raw));
-    return fminf(fmaxf(dt, a->dt_min), a->dt_max);
+    return ((const float *)a->dt)[row * a->ld_dt + head] + (a->dt_bias ? a->dt_bias[head] : 0);
+}
+KN_INLINE float kn_dt(const kn_ssm_args *a, float raw)
+{
+    const float dt = kn_softplusf(raw), least = dt > a->dt_min ? dt : a->dt_min; /* NaN becomes that, too */
+    return least < a->dt_max ? least : a->dt_max;
 }
 
 /* The bytes of one head's state, and where it lies. */
