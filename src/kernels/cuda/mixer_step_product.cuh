@@ -157,9 +157,7 @@ template <class S> struct product_place {
     int er = threadIdx.x % S::TILE, en = threadIdx.x / S::TILE % 8, duty = threadIdx.x / (S::TILE * 8);
 };
 
-/* The epilogue:  prefetch(tiles, place)        before the wait: fetch what no kernel of this step writes
- *                finish(t, row, place, value)  store one value
- * Second: product_second, or product_alone.  ROWS: at least as many as there are; product_rows_of calls f with the value to take. */
+/* Calls f with the rows that norm_product is made for: at least as many as there are.  Up to PRODUCT_FEW fetch their operand another way. */
 enum { PRODUCT_FEW = 2 };
 template <class F> static inline void product_rows_of(int rows, F f)
 {
@@ -167,6 +165,10 @@ template <class F> static inline void product_rows_of(int rows, F f)
     else if (rows == 2) f(std::integral_constant<int, 2>());
     else f(std::integral_constant<int, STEP_ROWS>());
 }
+
+/* The epilogue:  prefetch(tiles, place)        before the wait: fetch what no kernel of this step writes
+ *                finish(t, row, place, value)  store one value
+ * Second: product_second, or product_alone.  ROWS: of product_rows_of. */
 struct product_alone {};
 template <class S, int ROWS, class Second, class E>
 __device__ __forceinline__ void norm_product(const product_args &a, const Second &second, unsigned char *slots, E epilogue)
@@ -250,8 +252,9 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     const auto row_of = [&](int n) { return a.res + (size_t)(a.map ? __ldcg(a.map + n) : n) * HIDDEN; };
     float square = 0, squares;
     if constexpr (ROWS <= PRODUCT_FEW) {
-        /* The lanes of rows that are not there help: SHARE lanes a row, a block of columns each in turn, which goes to the row's own lane
-         * through registers, where the squares are summed in the order of one lane alone.  That takes eight times the instructions. */
+        /* A row's own four lanes would need SHARE times as many loads.  So the lanes of rows that are not there help: SHARE lanes a row, a
+         * block of columns each in turn, which goes to the row's own through registers.  Squares are summed in the order of one lane
+         * alone: a row's bits do not depend on how many rows there are. */
         constexpr int SHARE = 8 / ROWS, ROUNDS = (BLOCKS + SHARE - 1) / SHARE;
         uint4 part[ROUNDS];
         float part_squares[ROUNDS];
