@@ -6,14 +6,10 @@
 #ifndef KERNELS_GUMBEL_H
 #define KERNELS_GUMBEL_H
 
+#include "kernels/shared.h"
+
 #include <stdint.h>
 #include <string.h>
-
-#ifdef __CUDACC__
-#    define KN_SHARED static __host__ __device__ __forceinline__
-#else
-#    define KN_SHARED static inline __attribute__((always_inline))
-#endif
 
 /* The first word of the block. */
 KN_SHARED uint32_t kn_philox(uint64_t seed, int64_t position, int token)

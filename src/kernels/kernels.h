@@ -32,6 +32,17 @@ typedef struct {
     const int64_t *host_past;               /* bakes those in, so decode kernels must not look at host_past                       */
 } kn_batch;
 
+/* -------------------------------------------------------------------------------------------------------------- random weights
+ * out[i, j] = middle + half * u, u uniform in [-1, 1) by key and first + i * stride + j alone (kernels/uniform.h): a slice of a matrix
+ * `stride` wide, whose element `first` is the slice's own first.  The same bits on every backend. */
+typedef struct {
+    int64_t rows, columns, first, stride;
+    uint64_t key;
+    float middle, half;
+    plp_dtype dtype;
+    void *out; /* (rows, columns) of dtype */
+} kn_uniform_args;
+
 /* ------------------------------------------------------------------------------------------------------------------- embedding
  * out[t] = table[ids[t]] as float32.  An id outside [0, vocab) gives a row of zeros: the caller has checked, and no kernel may stray. */
 typedef struct {
@@ -391,6 +402,8 @@ typedef struct kn_backend {
     void (*describe)(kn_context *c, char *line, size_t size);
     /* Which piece of hardware an ordinal stands for, whatever this process calls it: the PCI address; the CPU's: the host's name. */
     void (*identity)(int device, char *text, size_t size);
+
+    plp_status (*uniform)(kn_context *c, const kn_uniform_args *a);
 
     plp_status (*embed)(kn_context *c, const kn_embed_args *a);
     plp_status (*add_norm)(kn_context *c, const kn_add_norm_args *a);

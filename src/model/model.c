@@ -261,7 +261,7 @@ static int look_threads(const model_options *o, const tp_group *g)
     return own < ENOUGH ? own : ENOUGH;
 }
 
-static plp_status create(model **out, const model_config *c, tp_group *g, const model_options *o, model_band_reader read, void *arg)
+static plp_status create(model **out, const model_config *c, tp_group *g, const model_options *o, const model_band_reader *reader)
 {
     plp_status st;
     model *m;
@@ -270,8 +270,8 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     PLP_DO(tp_agree(g, create_local(m, c, g, o)));
     PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
     const double begin = plp_seconds();
-    PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, read, arg,
-                                          o->check_values && read == model_read_source ? look_threads(o, g) : 0)));
+    PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, reader,
+                                          o->check_values && reader->make == NULL ? look_threads(o, g) : 0)));
     m->load_seconds = plp_seconds() - begin;
 done:
     if (st != PLP_OK) model_destroy(&m);
@@ -282,14 +282,14 @@ done:
 plp_status model_create(model **m, const model_source *s, tp_group *g, const model_options *o)
 {
     model_source_threads(s, own_threads(o, g));
-    const plp_status st = create(m, model_source_config(s), g, o, model_read_source, (void *)s);
+    const plp_status st = create(m, model_source_config(s), g, o, &(model_band_reader){ model_read_source, NULL, (void *)s });
     model_source_threads(s, 1);
     return st;
 }
 
 plp_status model_create_random(model **m, const model_config *config, uint64_t seed, tp_group *g, const model_options *o)
 {
-    return create(m, config, g, o, model_read_random, &(model_random){ config, seed });
+    return create(m, config, g, o, &(model_band_reader){ model_read_random, model_make_random, &(model_random){ config, seed } });
 }
 
 void model_destroy(model **out)

@@ -1,15 +1,7 @@
+#include "kernels/uniform.h"
 #include "model/weights.h"
 
 #include <math.h>
-
-/* splitmix64's finaliser: every element from its own index, so that any slice can be made alone. */
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9e3779b97f4a7c15u;
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
 
 /* Middle and half-width of the uniform distribution of a band: such that activations stay near 1 through all layers, and the steps and
  * decays are those that the published initialisation gives (dt 0.001 to 0.1, A 1 to 16). */
@@ -41,35 +33,36 @@ static void range_of(const model_config *c, model_band band, float *middle, floa
     }
 }
 
-static void fill_range(const model_random *random, const model_range *r)
+/* The range as a slice of its band. */
+static kn_uniform_args slice_of(const model_random *random, const model_range *r)
 {
-    const model_band band = r->band;
-    const int64_t layer = r->layer, first = r->first, count = r->count;
-    const plp_dtype dtype = r->dtype;
-    void *dst = r->dst;
     int64_t rows, columns;
-    model_band_shape(random->config, band, &rows, &columns);
-    const bool by_columns = model_band_of(band)->by_columns;
-    const int64_t lines = by_columns ? rows : count, width = by_columns ? count : columns;
-    const uint64_t key = mix(random->seed ^ mix((uint64_t)(band * 4096 + layer)));
-    float middle, half;
-    range_of(random->config, band, &middle, &half);
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < lines; i++) {
-        const int64_t start = by_columns ? i * columns + first : (first + i) * columns;
-        for (int64_t j = 0; j < width; j++) {
-            const uint64_t bits = mix(key + (uint64_t)(start + j));
-            const float v = middle + half * ((float)(int32_t)(bits >> 32) * 0x1p-31f);
-            if (dtype == PLP_F32)
-                ((float *)dst)[i * width + j] = v;
-            else
-                ((uint16_t *)dst)[i * width + j] = dtype == PLP_BF16 ? plp_f32_to_bf16(v) : plp_f32_to_f16(v);
-        }
-    }
+    model_band_shape(random->config, r->band, &rows, &columns);
+    const bool by_columns = model_band_of(r->band)->by_columns;
+    kn_uniform_args a = { .rows = by_columns ? rows : r->count,
+                          .columns = by_columns ? r->count : columns,
+                          .first = by_columns ? r->first : r->first * columns,
+                          .stride = columns,
+                          .key = kn_mix(random->seed ^ kn_mix((uint64_t)((int64_t)r->band * 4096 + r->layer))),
+                          .dtype = r->dtype,
+                          .out = r->dst };
+    range_of(random->config, r->band, &a.middle, &a.half);
+    return a;
+}
+
+plp_status model_make_random(void *random, const kn_backend *kn, kn_context *context, const model_range *range)
+{
+    const kn_uniform_args a = slice_of(random, range);
+    return kn->uniform(context, &a);
 }
 
 plp_status model_read_random(void *random, const model_range *list, int count)
 {
-    for (int i = 0; i < count; i++) fill_range(random, list + i);
+    for (int n = 0; n < count; n++) {
+        const kn_uniform_args a = slice_of(random, list + n);
+        for (int64_t i = 0; i < a.rows; i++)
+            for (int64_t j = 0; j < a.columns; j++)
+                ((float *)a.out)[i * a.columns + j] = kn_uniform_at(a.key, (uint64_t)(a.first + i * a.stride + j), a.middle, a.half);
+    }
     return PLP_OK;
 }

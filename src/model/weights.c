@@ -76,8 +76,7 @@ typedef struct {
     const model_config *c;
     const kn_backend *kn;
     kn_context *context;
-    model_band_reader read;
-    void *arg;
+    const model_band_reader *reader;
     int check; /* threads that look at numbers; 0: none */
     char *stage[STAGES];
     size_t room, used; /* of each stage; of the one that is filled */
@@ -113,7 +112,7 @@ static void finish_piece(const model_range *r, size_t bytes)
 /* Reads what was collected and queues its copies. */
 static plp_status flush(loader *l)
 {
-    PLP_TRY(l->read(l->arg, l->range, l->count));
+    PLP_TRY(l->reader->read(l->reader->arg, l->range, l->count));
     for (int i = 0; i < l->count; i++) {
         const model_range *r = &l->range[i];
         if (l->check) PLP_TRY(model_check_values(l->c, r->band, r->layer, r->first, r->count, r->dst, r->dtype, l->check));
@@ -126,6 +125,13 @@ static plp_status flush(loader *l)
     l->count = 0, l->used = 0;
     plp_log_progress(false, "loading %.1f of %.1f MB", (double)l->done * 1e-6, (double)l->total * 1e-6);
     return PLP_OK;
+}
+
+static plp_status make(loader *l, const model_range *range, char *to)
+{
+    model_range r = *range;
+    r.dst = to;
+    return l->reader->make(l->reader->arg, l->kn, l->context, &r);
 }
 
 static plp_status collect(loader *l, const model_range *range, char *to, size_t bytes)
@@ -154,7 +160,8 @@ static plp_status load_band(loader *l, model_band band, int64_t layer, plp_dtype
         const size_t bytes = (size_t)(n * across) * plp_dtype_size(dtype);
         tp_stamp(TP_LOAD, (int64_t)l->done);
         PLP_TRY(PLP_FAULT_AT("load"));
-        PLP_TRY(collect(l, &(model_range){ band, layer, own.first + at, n, NULL, dtype }, *to, bytes));
+        const model_range range = { band, layer, own.first + at, n, NULL, dtype };
+        PLP_TRY(l->reader->make != NULL && model_band_of(band)->matrix ? make(l, &range, *to) : collect(l, &range, *to, bytes));
         *to += bytes;
         l->done += bytes;
     }
@@ -183,11 +190,11 @@ static size_t stage_bytes(const model_plan *p, const model_config *c, plp_dtype 
 }
 
 plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
-                              model_band_reader read, void *arg, int check)
+                              const model_band_reader *reader, int check)
 {
     plp_status st = PLP_OK;
     loader l = {
-        .p = p, .c = c, .kn = kn, .context = context, .read = read, .arg = arg, .check = check, .total = model_plan_weights(p, c, w->dtype)
+        .p = p, .c = c, .kn = kn, .context = context, .reader = reader, .check = check, .total = model_plan_weights(p, c, w->dtype)
     };
     const double begin = plp_seconds();
     PLP_DO(open_stages(&l, stage_bytes(p, c, w->dtype, l.total)));

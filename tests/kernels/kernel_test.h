@@ -94,7 +94,7 @@ kt_array kt_state(kt *t, const kt_batch *b, plp_dtype dtype, size_t elements);
 /* Frees what the row allocated. */
 void kt_end_row(kt *t);
 
-extern const kt_case kt_embed_rows[], kt_add_norm_rows[], kt_linear_rows[], kt_conv_rows[], kt_ssm_rows[], kt_gated_norm_rows[],
-    kt_candidates_rows[], kt_scan_rows[], kt_rms_rows[], kt_mixer_step_rows[], kt_scan_mixer_rows[];
+extern const kt_case kt_uniform_rows[], kt_embed_rows[], kt_add_norm_rows[], kt_linear_rows[], kt_conv_rows[], kt_ssm_rows[],
+    kt_gated_norm_rows[], kt_candidates_rows[], kt_scan_rows[], kt_rms_rows[], kt_mixer_step_rows[], kt_scan_mixer_rows[];
 
 #endif

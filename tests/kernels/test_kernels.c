@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kt_case *const tables[] = { kt_embed_rows, kt_add_norm_rows,   kt_linear_rows,     kt_conv_rows,
-                                         kt_ssm_rows,   kt_gated_norm_rows, kt_candidates_rows, kt_scan_rows,
-                                         kt_rms_rows,   kt_mixer_step_rows, kt_scan_mixer_rows };
+static const kt_case *const tables[] = { kt_uniform_rows, kt_embed_rows, kt_add_norm_rows,   kt_linear_rows,
+                                         kt_conv_rows,    kt_ssm_rows,   kt_gated_norm_rows, kt_candidates_rows,
+                                         kt_scan_rows,    kt_rms_rows,   kt_mixer_step_rows, kt_scan_mixer_rows };
 
 static uint64_t seed_of(const char *name) /* FNV-1a: a row keeps its inputs when others come and go */
 {

@@ -194,6 +194,7 @@ const kn_backend *kn_cpu(void)
         .read_time = kn_read_time_cpu,
         .describe = kn_describe_cpu,
         .identity = kn_identity_cpu,
+        .uniform = kn_uniform_cpu,
         .embed = kn_embed_cpu,
         .add_norm = kn_add_norm_cpu,
         .linear = kn_linear_cpu,

@@ -43,6 +43,7 @@ size_t kn_candidates_scratch(int valid);
 plp_status kn_read_time_cpu(kn_context *c, size_t bytes, double *seconds);
 void kn_describe_cpu(kn_context *c, char *line, size_t size);
 void kn_identity_cpu(int device, char *text, size_t size);
+plp_status kn_uniform_cpu(kn_context *c, const kn_uniform_args *a);
 plp_status kn_embed_cpu(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cpu(kn_context *c, const kn_add_norm_args *a);
 plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a);

@@ -50,6 +50,7 @@ extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args
 extern "C" bool kn_mixer_step_knows_cuda(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b);
 extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_args *a, bool *done);
 
+plp_status kn_uniform_cuda(kn_context *c, const kn_uniform_args *a);
 plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a);
 plp_status kn_sum_norm_cuda(kn_context *c, const kn_add_norm_args *a); /* kn->add_norm of an exchange; no map */
