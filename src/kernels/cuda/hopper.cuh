@@ -29,6 +29,18 @@ __device__ __forceinline__ void kn_bar_arrive(uint32_t bar)
 {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
+/* A whole warp, behind a __syncwarp() that orders the accesses of its lanes: the first arrives for all, KN_WARP arrivals of the barrier's count.
+ * compute-sanitizer's racecheck goes by each thread's own arrivals and calls the others' accesses races: a build for it, with
+ * -DKN_RACECHECK, lets all lanes arrive. */
+#ifdef KN_RACECHECK
+constexpr int KN_WARP = 32;
+#else
+constexpr int KN_WARP = 1;
+#endif
+__device__ __forceinline__ void kn_warp_arrive(uint32_t bar)
+{
+    if (KN_WARP > 1 || threadIdx.x % 32 == 0) kn_bar_arrive(bar);
+}
 __device__ __forceinline__ void kn_bar_expect(uint32_t bar, int bytes)
 {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");

@@ -227,8 +227,8 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     if (TWO && threadIdx.x < order.CLAIMS) sh.claimed[threadIdx.x] = 0;
     if (threadIdx.x == 0)
         for (int d = 0; d < DUTIES; d++) {
-            kn_bar_init(kn_shared(sh.sums_full + d), STEP_WARPS);
-            kn_bar_init(kn_shared(sh.sums_empty + d), STEP_WARPS / DUTIES);
+            kn_bar_init(kn_shared(sh.sums_full + d), STEP_WARPS * KN_WARP);
+            kn_bar_init(kn_shared(sh.sums_empty + d), STEP_WARPS / DUTIES * KN_WARP);
         }
     ring_start(rg, issue);
     dependents_start();
@@ -307,7 +307,7 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
             mine[(2 * q + 1) * SUM_PITCH + g + 8] = acc[3];
         }
         __syncwarp();
-        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_full + duty));
+        kn_warp_arrive(kn_shared(sh.sums_full + duty));
         if (at.duty != duty) return;
         kn_bar_wait(kn_shared(sh.sums_full + duty), turn & 1);
         float sum = 0, squares = 0;
@@ -317,7 +317,7 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
             squares += sh.squares[w][at.en];
         }
         __syncwarp();
-        if (lane == 0) kn_bar_arrive(kn_shared(sh.sums_empty + duty));
+        kn_warp_arrive(kn_shared(sh.sums_empty + duty));
         store(sum, squares);
     };
     const auto multiply_tile = [&](int t, const product_span &to) {

@@ -162,7 +162,7 @@ template <class F> __device__ __forceinline__ void ring_start(const ring &r, F i
     if (threadIdx.x == 0) {
         for (int s = 0; s < r.slots; s++) {
             kn_bar_init(r.full + 8 * s, 1);
-            kn_bar_init(r.empty + 8 * s, STEP_WARPS);
+            kn_bar_init(r.empty + 8 * s, STEP_WARPS * KN_WARP);
         }
         kn_bar_init_done();
         kn_fence_async();
@@ -178,7 +178,7 @@ __device__ __forceinline__ void ring_wait(const ring &r, const ring_place &p) { 
 template <class F> __device__ __forceinline__ void ring_release(const ring &r, const ring_place &p, F issue)
 {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) kn_bar_arrive(r.empty + 8 * p.slot);
+    kn_warp_arrive(r.empty + 8 * p.slot);
     const int before = p.stage - 1;
     if (before < 0 || p.stage % STEP_WARPS != threadIdx.x / 32 || before + r.slots >= r.stages) return;
     const int slot = p.slot ? p.slot - 1 : r.slots - 1;

@@ -77,7 +77,7 @@ __device__ __forceinline__ void wide_start(wide_barriers *b, int slots, int warp
     if (threadIdx.x == 0) {
         for (int s = 0; s < slots; s++) {
             kn_bar_init(kn_shared(b->full + s), 1);
-            kn_bar_init(kn_shared(b->empty + s), warps);
+            kn_bar_init(kn_shared(b->empty + s), warps * KN_WARP);
         }
         kn_bar_init_done();
         kn_fence_async();
@@ -115,11 +115,11 @@ template <int N>
 __device__ __forceinline__ void wide_multiply(const wide_args &a, unsigned char *ring, wide_barriers *b, wide_place &at, int end, bool add,
                                               float (&acc)[N / 2])
 {
-    const int stage = wide_stage(a.box, N), lane = threadIdx.x % 32;
+    const int stage = wide_stage(a.box, N);
     const uint32_t base = kn_shared(ring), w_at = threadIdx.x / 128 * KN_TILE, x_at = a.box * WIDE_COLUMNS * 2;
     int last = -1;
     const auto release = [&] { /* stage `last` has been multiplied */
-        if (lane == 0) kn_bar_arrive(kn_shared(b->empty + last));
+        kn_warp_arrive(kn_shared(b->empty + last));
     };
     for (; at.stage < end; at.stage++) {
         kn_bar_wait(kn_shared(b->full + at.slot), at.phase);

@@ -217,7 +217,7 @@ __device__ __forceinline__ void compute_decays(const kn_ssm_args &a, const kn_ss
         *(float2 *)&v->w[2 * lane] = make_float2(kn_exp2(aQ - a0) * d0, kn_exp2(aQ - a1) * d1);
         if (lane == 0) v->aQ = aQ;
         __syncwarp();
-        if (lane == 0) kn_bar_arrive(full0 + 8 * s);
+        kn_warp_arrive(full0 + 8 * s);
     }
 }
 
@@ -319,7 +319,7 @@ __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segme
             run += decays[s * NH + hh].aQ;
             issue_state(stage + L::B);
             kn_wgmma_wait<1>();
-            if (c > 0 && lane == 0) kn_bar_arrive(empty0 + 8 * ((c - 1) % L::STAGES));
+            if (c > 0) kn_warp_arrive(empty0 + 8 * ((c - 1) % L::STAGES));
             __syncwarp();
         }
         kn_wgmma_wait<0>();
@@ -430,7 +430,7 @@ __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segme
         __syncwarp();
         kn_wgmma_wait<0>();
         kn_touch(S);
-        if (lane == 0) kn_bar_arrive(empty0 + 8 * s);
+        kn_warp_arrive(empty0 + 8 * s);
         if (block_chunks > 0 && to >= Q) {
             const int done = seg.chunk0 + c + 1; /* chunks of the sequence */
             const int slot = done % block_chunks == 0 ? k.snap_slot[seg.snap + done / block_chunks] : -1;
@@ -459,8 +459,8 @@ ssd_kernel(const __grid_constant__ CUtensorMap mx, const __grid_constant__ CUten
 
     if (threadIdx.x == 0) {
         for (int s = 0; s < L::STAGES; s++) {
-            kn_bar_init(full0 + 8 * s, 1 + unit.heads);  /* the copies, and one decay warp a head */
-            kn_bar_init(empty0 + 8 * s, unit.heads * 4); /* the warps of the active consumer warpgroups */
+            kn_bar_init(full0 + 8 * s, 1 + unit.heads * KN_WARP);  /* the copies, and one decay warp a head */
+            kn_bar_init(empty0 + 8 * s, unit.heads * 4 * KN_WARP); /* the warps of the active consumer warpgroups */
         }
         kn_bar_init_done();
     }
