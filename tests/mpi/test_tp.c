@@ -34,13 +34,21 @@ static float element(int64_t i, int r, bool exact)
     return exact ? (float)((i * 7 + r * 13) % 101) : (float)(i % 977 + 1) / (float)(3 + r);
 }
 
+/* NCCL's rings begin at a rank of their own for each piece, and round what they pass on: with three or more ranks the order shows. */
+static bool ordered(const tp_group *g, const kn_backend *kn, size_t bytes)
+{
+    return tp_size(g) < 3 || kn != kn_cuda() || tp_exchange(g, bytes) != NULL || strncmp(tp_comm_name(g), "mpi", 3) == 0;
+}
+/* The largest relative error of a number rounded to the type. */
+static float unit(plp_dtype dtype) { return dtype == PLP_F32 ? 0x1p-24f : dtype == PLP_F16 ? 0x1p-11f : 0x1p-8f; }
+
 /* tp_all_reduce of host data, by way of the backend's memory. */
 static plp_status sum(tp_group *g, const kn_backend *kn, kn_context *c, void *data, int64_t count, plp_dtype dtype)
 {
     plp_status st;
     void *there = NULL;
     const size_t bytes = (size_t)count * plp_dtype_size(dtype);
-    PLP_DO(kn->alloc(c, &there, bytes + 1));
+    PLP_DO(kn->alloc(c, &there, bytes + 4)); /* NCCL reads whole words */
     PLP_DO(kn->to_device(c, there, data, bytes));
     PLP_DO(tp_all_reduce(g, there, count, dtype));
     PLP_DO(kn->to_host(c, data, there, bytes));
@@ -71,9 +79,16 @@ static void sums(tp_group *g, const kn_backend *kn, kn_context *c, int64_t count
         CHECK(sum(g, kn, c, data, count, dtype) == PLP_OK);
         int64_t wrong = 0;
         for (int64_t i = 0; i < count; i++) {
+            const char *got = (char *)data + (size_t)i * plp_dtype_size(dtype);
             char want[4];
             plp_convert(want, dtype, expected + i, PLP_F32, 1);
-            wrong += memcmp(want, (char *)data + (size_t)i * plp_dtype_size(dtype), plp_dtype_size(dtype)) != 0;
+            if (ordered(g, kn, bytes) || (exact && dtype != PLP_BF16)) /* 8 bits do not hold the sums on the way */
+                wrong += memcmp(want, got, plp_dtype_size(dtype)) != 0;
+            else {
+                float value;
+                plp_convert(&value, PLP_F32, got, dtype, 1);
+                wrong += !(fabsf(value - expected[i]) <= (float)tp_size(g) * unit(dtype) * expected[i]);
+            }
         }
         CHECK(wrong == 0);
         memcpy(first, data, bytes);
