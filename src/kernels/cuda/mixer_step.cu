@@ -7,7 +7,8 @@ namespace {
 
 enum {
     BLOCK_RESERVED = 1024, /* shared memory that the driver keeps of every block */
-    RING_MOST_IN = 104960, RING_MOST_OUT = 87040 /* bytes; more in flight gains nothing */
+    RING_MOST_IN = 104960, RING_MOST_OUT = 87040, /* bytes; more in flight gains nothing */
+    RINGS_LEAST = 128 * 1024 /* of both: falcon-mamba-7b's of 1 and 2 rows; at 4 (117 KB) it is better if `out` waits for `in` to leave */
 };
 
 static_assert((int)KN_MIXER_ROWS == STEP_ROWS && (int)KN_MIXER_WIDE == WIDE_ROWS && (int)KN_MIXER_SLICES == PRODUCT_SLICES, "what callers make room for");
@@ -85,18 +86,28 @@ plp_status available_on(const kn_context *c, int *bytes)
     return KN_CUDA(cudaDeviceGetAttribute(bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, c->options.device));
 }
 
-/* How a Mamba-1 mixer's kernels share a multiprocessor.  `out` cannot start before `in` has left, for scan's shared memory; where `in`
- * leaves first there would then be room for two blocks of `out`, and in the end none for the last multiprocessors.  So a block of `out` asks
- * for half of the memory, whatever its ring takes, a block of scan for a quarter, and the ring of `in` lives in what `out` leaves. */
+/* How a Mamba-1 mixer's kernels share a multiprocessor.  Best is room for a block of each, as Mamba-2's have it: scan starts beside the last
+ * `out`, the next `out` as soon as that one ends, and its ring is full in time.
+ *
+ * Where rows or rank are so many that this leaves too little for the rings, `out` cannot start before `in` has left, for scan's shared
+ * memory; where `in` leaves first there would then be room for two blocks of `out`, and in the end none for the last multiprocessors.  So a
+ * block of `out` asks for half of the memory, whatever its ring takes, and the ring of `in` lives in what `out` leaves.  A block of scan
+ * asks for more than a quarter: two of them in the place that an `out` has left keep the next one out until they end (seen on 64 of 132
+ * multiprocessors). */
 struct scan_share {
     int in_slots, out_slots, out_bytes, scan_bytes; /* bytes: the least that a block takes in all */
 };
-bool share_of(const kn_context *c, const kn_mixer_step_args *a, int available, scan_share *share)
+bool share_of(const kn_context *c, const kn_scan_mixer_args *scan, const kn_mixer_step_args *a, int available, scan_share *share)
 {
     const step_room in = mixer_step_in_room(a, c->sms), out = mixer_step_out_room(a, c->sms);
     const int half = available / 2, rest = available - half - 3 * BLOCK_RESERVED;
     const int in_fit = (rest - in.fixed) / in.slot, out_fit = (half - out.fixed) / out.slot;
-    *share = { in_fit < RING_SLOTS ? in_fit : (int)RING_SLOTS, out_fit < RING_SLOTS ? out_fit : (int)RING_SLOTS, half, available / 4 };
+    int in_slots, out_slots;
+    if (ring_slots(in, out, available - mixer_step_scan_bytes(scan), &in_slots, &out_slots) && in_slots * in.slot + out_slots * out.slot >= RINGS_LEAST) {
+        *share = { in_slots, out_slots, 0, 0 };
+        return true;
+    }
+    *share = { in_fit < RING_SLOTS ? in_fit : (int)RING_SLOTS, out_fit < RING_SLOTS ? out_fit : (int)RING_SLOTS, half, available * 5 / 16 };
     return share->in_slots >= 2 && share->out_slots >= 2;
 }
 
@@ -170,7 +181,7 @@ extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixe
     *done = false;
     if (!knows_scan(c, a, &m, b)) return PLP_OK;
     PLP_TRY(available_on(c, &available));
-    if (!share_of(c, &m, available, &share)) return PLP_OK;
+    if (!share_of(c, a, &m, available, &share)) return PLP_OK;
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     const product_second x_proj = { (const bf16 *)a->x_proj, w.xbc, a->mixed, c->arrived, a->dt_rank + 2 * a->state, a->channels };
@@ -185,7 +196,7 @@ extern "C" plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_
     scan_share share;
     int available;
     PLP_TRY(available_on(c, &available));
-    share_of(c, &m, available, &share); /* it fits: begin has seen to that */
+    share_of(c, a, &m, available, &share); /* it fits: begin has seen to that */
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes));

@@ -55,6 +55,7 @@ struct product_second; /* mixer_step_product.cuh */
 plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const product_second *second = NULL);
 plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w);
 /* least: bytes of shared memory that a block takes in all, if it needs less. */
+int mixer_step_scan_bytes(const kn_scan_mixer_args *a); /* of shared memory that a block needs */
 plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least);
 plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least = 0);
 

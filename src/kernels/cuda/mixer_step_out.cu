@@ -113,7 +113,10 @@ template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREA
     }
     __syncthreads();
 
-    const uint32_t lane_at = g * a.pitch + warp * STEP_DIM * 2 + q * 16;
+    /* An mma takes whole groups of 8 rows; those that a slot has not lie in the next one, where copies may be under way.  Nobody uses what
+     * comes of them, and to keep lanes off costs 1 % of a step: only racecheck is spared the sight. */
+    const int low = KN_WARP > 1 ? min(g, a.slot_rows - 1) : g, high = KN_WARP > 1 ? min(g + 8, a.slot_rows - 1) - low : 8;
+    const uint32_t lane_at = low * a.pitch + warp * STEP_DIM * 2 + q * 16;
     const uint32_t x_at = v_at + min(g, a.m - 1) * V_PITCH + q * 16; /* lanes beyond the rows compute what nobody reads */
     ring_place place;
     float acc[PARTS][4] = {};
@@ -133,11 +136,11 @@ template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREA
             if (has) { /* rows past the last are somebody else's numbers, never used */
                 const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
                 float s[2][4] = {}; /* two chains: an mma waits for the one before it */
-                uint4 low[2], high[2] = {};
-                load_row(low, from);
-                if (a.slot_rows > 8) load_row(high, from + 8 * a.pitch);
+                uint4 first[2], second[2] = {};
+                load_row(first, from);
+                if (a.slot_rows > 8) load_row(second, from + high * a.pitch);
 #pragma unroll
-                for (int b = 0; b < 2; b++) mma32(s[b], low[b], high[b], x[b]);
+                for (int b = 0; b < 2; b++) mma32(s[b], first[b], second[b], x[b]);
                 acc[part][0] += scale.x * (s[0][0] + s[1][0]);
                 acc[part][1] += scale.y * (s[0][1] + s[1][1]);
                 acc[part][2] += scale.x * (s[0][2] + s[1][2]);

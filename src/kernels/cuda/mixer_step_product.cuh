@@ -69,6 +69,7 @@ struct product_second {
 /* The rows of w that a block computes: whole tiles of the waves, then its share of what is left. */
 struct product_tiles {
     int tile, wave, waves, last, last_rows, count, all, first;
+    product_tiles() = default;
     __device__ __forceinline__ product_tiles(int rows, int tile_, int first_)
         : tile(tile_), wave((int)gridDim.x * tile_), waves(rows / wave), all(rows), first(first_)
     {
@@ -99,12 +100,16 @@ static inline int product_tiles_most(int rows, int tile, int blocks) { return (r
  * single stage is never claimed. */
 template <class S> struct product_order {
     static constexpr int CLAIM_AHEAD = (STEP_WARPS + S::NST - 1) / S::NST + 1, CLAIMS = 32, FINE = S::TILE / 2;
-    int tiles, slices = 1, pieces = 0; /* slices that have columns */
-    int ready = 0, from = 0;           /* x is there before this tile; the first piece comes before it */
-    int dealt;                         /* tiles from here on are claimed */
-    int coarse = 0;                    /* claims of whole tiles; the later ones are of FINE rows, so that blocks end together */
-    bool among = false, claims = false;
-    __device__ __forceinline__ product_order(const product_tiles &t) : tiles(t.count), from(t.count), dealt(t.count) {}
+    int tiles, slices, pieces; /* slices that have columns */
+    int ready, from;           /* x is there before this tile; the first piece comes before it */
+    int dealt;                 /* tiles from here on are claimed */
+    int coarse;                /* claims of whole tiles; the later ones are of FINE rows, so that blocks end together */
+    bool among, claims;
+    product_order() = default;
+    __device__ __forceinline__ product_order(const product_tiles &t)
+        : tiles(t.count), slices(1), pieces(0), ready(0), from(t.count), dealt(t.count), coarse(0), among(false), claims(false)
+    {
+    }
     __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second, int slots) : product_order(t)
     {
         slices = (second.columns + S::COLUMNS - 1) / S::COLUMNS;
@@ -150,6 +155,8 @@ template <class S> struct product_shared {
     ring_barriers bars;
     uint64_t sums_full[S::DUTIES], sums_empty[S::DUTIES];
     uint32_t claimed[product_order<S>::CLAIMS]; /* of tile t in t % CLAIMS: t << 16 | the number of the claim */
+    product_tiles tiles; /* these two not in registers, of which two products have none to spare: what spills comes back from L2 */
+    product_order<S> order;
 };
 
 /* A thread's place when tiles are finished: weight row er of the tile, batch row en, in every DUTIES-th tile from `duty`. */
@@ -180,11 +187,15 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     const int pitch = COLUMNS * 2 + a.pad;
     __shared__ product_shared<S> sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const product_tiles tiles(a.rows, S::TILE, TWO ? a.first : 0);
-    const product_order<S> order = [&] {
-        if constexpr (TWO) return product_order<S>(tiles, second, a.slots);
-        else return product_order<S>(tiles);
-    }();
+    const product_tiles own_tiles(a.rows, S::TILE, TWO ? a.first : 0), &tiles = TWO ? sh.tiles : own_tiles;
+    const product_order<S> own_order(own_tiles), &order = TWO ? sh.order : own_order;
+    if constexpr (TWO) {
+        if (threadIdx.x == 0) {
+            sh.tiles = own_tiles;
+            sh.order = product_order<S>(own_tiles, second, a.slots);
+        }
+        __syncthreads();
+    }
     const product_place<S> at;
     const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, order.claims ? INT_MAX : tiles.count * S::NST + order.pieces);
     const auto span = [&](int t) -> product_span {

@@ -5,7 +5,8 @@
  *
  * A block has 64 channels, a warp 8 of them, and a channel's states lie in 4 lanes: where an mma leaves the product of dt_proj's 8 rows, so
  * nothing moves but dt from the lane that has its row of the batch.  Before the wait, dt_proj's rows, A and the states of the first rows are
- * asked for; behind it there is a chain of short things, and every block adds up x_proj's slices and norms them for itself. */
+ * asked for; behind it there is a chain of short things, and every block adds up x_proj's slices for itself.  The norms' scales come behind the
+ * products, r's behind dt_proj's and C's behind the sum over a state, so that they are worked out meanwhile. */
 #include "kernels/cuda/mixer_step.cuh"
 
 namespace {
@@ -24,6 +25,11 @@ struct scan_args {
     float eps;                                /* 0: no norms */
 };
 
+struct scan_shared {
+    ring_barriers bars;
+    float4 scales[STEP_ROWS]; /* of r, B and C of a row */
+};
+
 /* Bytes between rows of 16-byte units that 8 lanes in two rows read together: an odd number of 64 bytes keeps those apart. */
 int odd_pitch(int bytes) { return bytes % 128 <= 64 ? bytes / 128 * 128 + 64 : bytes / 128 * 128 + 192; }
 
@@ -32,10 +38,10 @@ template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mix
 #if STEP_CODE
     constexpr int N = 4 * V;
     extern __shared__ __align__(128) unsigned char smem[];
-    __shared__ ring_barriers bars;
+    __shared__ scan_shared sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const int channel = blockIdx.x * STEP_DIM + warp * SCAN_ROWS + g, parts = a.rank + 2 * N;
-    const ring rg = ring_make(smem, &bars, STEP_WARPS, SCAN_ROWS * a.pitch, STEP_WARPS); /* a slot a warp, filled once */
+    const ring rg = ring_make(smem, &sh.bars, STEP_WARPS, SCAN_ROWS * a.pitch, STEP_WARPS); /* a slot a warp, filled once */
     ring_start(rg, [&](int i, int slot) {
         ring_issue(rg, slot, a.dt_proj + (size_t)(blockIdx.x * STEP_DIM + i * SCAN_ROWS) * a.rank, SCAN_ROWS, a.rank, a.rank * 2, a.pitch);
     });
@@ -77,47 +83,48 @@ template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mix
 #pragma unroll
         for (int j = 1; j < SCAN_SLICES; j++) v[0].x += v[j].x, v[0].y += v[j].y, v[0].z += v[j].z, v[0].w += v[j].w;
         *(float4 *)(mixed + n * parts + k) = v[0];
-    }
-    __syncthreads();
-    if (warp < a.m) {
-        float *mine = mixed + warp * parts, squares[3] = { 0, 0, 0 };
-        bf16 *to = (bf16 *)(operand + warp * a.rank_pitch);
-        if (a.eps > 0) {
-            for (int k = lane; k < a.rank; k += 32) squares[0] += mine[k] * mine[k];
-            for (int k = lane; k < N; k += 32) {
-                squares[1] += mine[a.rank + k] * mine[a.rank + k];
-                squares[2] += mine[a.rank + N + k] * mine[a.rank + N + k];
-            }
-#pragma unroll
-            for (int j = 0; j < 3; j++) squares[j] = rsqrtf(kn_warp_sum(squares[j]) / (j ? N : a.rank) + a.eps);
-            for (int k = lane; k < N; k += 32) {
-                mine[a.rank + k] *= squares[1];
-                mine[a.rank + N + k] *= squares[2];
-            }
-        }
-        for (int k = lane; k < a.rank; k += 32) to[k] = __float2bfloat16(a.eps > 0 ? mine[k] * squares[0] : mine[k]);
+        if (k < a.rank) *(uint2 *)(operand + n * a.rank_pitch + 2 * k) = make_uint2(kn_pack_bf16(v[0].x, v[0].y), kn_pack_bf16(v[0].z, v[0].w));
     }
     __syncthreads();
 
-    float acc[4] = { 0, 0, 0, 0 };
+    if (a.eps > 0 && warp < a.m) {
+        const float *mine = mixed + warp * parts;
+        float squares[3] = { 0, 0, 0 };
+        for (int k = lane; k < a.rank; k += 32) squares[0] += mine[k] * mine[k];
+        if (lane < N) {
+            squares[1] = mine[a.rank + lane] * mine[a.rank + lane];
+            squares[2] = mine[a.rank + N + lane] * mine[a.rank + N + lane];
+        }
+#pragma unroll
+        for (int j = 0; j < 3; j++) squares[j] = rsqrtf(kn_warp_sum(squares[j]) / (j ? N : a.rank) + a.eps);
+        if (lane == 0) sh.scales[warp] = make_float4(squares[0], squares[1], squares[2], 0);
+    }
+    float acc[2][4] = {}; /* two chains: an mma waits for the one before it */
     ring_place place;
     place.slot = warp;
     ring_wait(rg, place);
-    const uint32_t weights = rg.data + warp * rg.slot_bytes + g * a.pitch + q * 16, at = kn_shared(operand) + g * a.rank_pitch + q * 16;
-#pragma unroll 4
-    for (int k = 0; k < a.rank; k += 32) {
-        const uint4 none = make_uint4(0, 0, 0, 0);
-        const bool has = k + q * 8 < a.rank;
-        mma32(acc, has ? load_shared16(weights + 2 * k) : none, none, has && g < a.m ? load_shared16(at + 2 * k) : none);
-    }
-    const float dt[2] = { kn_softplus(acc[0] + bias), kn_softplus(acc[1] + bias) };
+    const uint32_t weights = rg.data + warp * rg.slot_bytes + g * a.pitch + q * 16, at = kn_shared(operand) + min(g, a.m - 1) * a.rank_pitch + q * 16;
+#pragma unroll 2
+    for (int k0 = 0; k0 < a.rank; k0 += 64)
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            const uint4 none = make_uint4(0, 0, 0, 0);
+            const int k = k0 + 32 * j;
+            const bool has = k + q * 8 < a.rank;
+            mma32(acc[j], has ? load_shared16(weights + 2 * k) : none, none, has ? load_shared16(at + 2 * k) : none);
+        }
+    if (a.eps > 0) __syncthreads();
+    float dt[2];
+#pragma unroll
+    for (int j = 0; j < 2; j++) dt[j] = kn_softplus((acc[0][j] + acc[1][j]) * (a.eps > 0 ? sh.scales[2 * q + j].x : 1.f) + bias);
 
     for (int n0 = 0; n0 < a.m; n0 += SCAN_AHEAD) {
 #pragma unroll
         for (int j = 0; j < SCAN_AHEAD; j++) {
             const int n = n0 + j, from = (lane & ~3) + n / 2;
             if (n >= a.m) break;
-            const float step = __shfl_sync(~0u, n % 2 ? dt[1] : dt[0], from), in = step * __shfl_sync(~0u, n % 2 ? x[1] : x[0], from);
+            const float B_scale = a.eps > 0 ? sh.scales[n].y : 1.f, C_scale = a.eps > 0 ? sh.scales[n].z : 1.f;
+            const float step = __shfl_sync(~0u, n % 2 ? dt[1] : dt[0], from), in = step * __shfl_sync(~0u, n % 2 ? x[1] : x[0], from) * B_scale;
             const float *B = mixed + n * parts + a.rank + q * V, *C = B + N;
             float y = 0;
 #pragma unroll
@@ -130,7 +137,7 @@ template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mix
             y += __shfl_xor_sync(~0u, y, 1);
             y += __shfl_xor_sync(~0u, y, 2);
             if (q == n / 2)
-                a.work.v[(size_t)n * a.channels + channel] = __float2bfloat16((y + D * (n % 2 ? x[1] : x[0])) * kn_silu(n % 2 ? gate[1] : gate[0]));
+                a.work.v[(size_t)n * a.channels + channel] = __float2bfloat16((C_scale * y + D * (n % 2 ? x[1] : x[0])) * kn_silu(n % 2 ? gate[1] : gate[0]));
         }
     }
 #endif
@@ -145,7 +152,7 @@ size_t shared_of(const kn_scan_mixer_args *a)
 template <class T> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s, size_t least)
 {
     const dim3 grid(a->channels / STEP_DIM);
-    const size_t needed = shared_of(a), shared = needed + sizeof(ring_barriers) > least ? needed : least - sizeof(ring_barriers);
+    const size_t needed = shared_of(a), shared = needed + sizeof(scan_shared) > least ? needed : least - sizeof(scan_shared);
     if (a->state == 8) return step_launch<mixer_scan_kernel<T, 2>>(c, grid, shared, s);
     if (a->state == 16) return step_launch<mixer_scan_kernel<T, 4>>(c, grid, shared, s);
     return step_launch<mixer_scan_kernel<T, 8>>(c, grid, shared, s);
@@ -160,6 +167,8 @@ bool mixer_step_scan_knows(const kn_scan_mixer_args *a)
     return state && type && a->dt_rank >= 8 && a->dt_rank % 8 == 0 && shared_of(a) <= ROOM && step_aligned(a->dt_proj) && step_aligned(a->A) &&
            step_aligned(a->ssm_state) && step_aligned(a->mixed);
 }
+
+int mixer_step_scan_bytes(const kn_scan_mixer_args *a) { return (int)(shared_of(a) + sizeof(scan_shared)); }
 
 plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least)
 {
