@@ -1,10 +1,11 @@
-/* What runs for long takes no more than it took at first: resident memory, descriptors and threads of engines that are made and destroyed
- * again and again, and of one that serves request after request.
+/* What runs for long takes no more than it took at first: resident memory, descriptors, threads and a GPU's memory, of engines that are made
+ * and destroyed again and again, and of one that serves request after request.
  *
- *     test_soak [ENGINES REQUESTS TOKENS]       TOKENS: of each request; 1000 100000 10 take some minutes
+ *     test_soak [peers] [ENGINES REQUESTS TOKENS]       TOKENS: of each request; 1000 100000 10 take some minutes
  *
- * On the smallest fixture.  What is measured in the last tenth may exceed what was measured after the first tenth by 1 MiB. */
-#include "mpi_test.h"
+ * On the smallest fixture, and the CPU unless `peers` asks for a GPU a rank.  What is measured in the last tenth may exceed what was measured
+ * after the first tenth by 1 MiB; on a GPU by 2, which is what its driver deals memory out in. */
+#include "place.h"
 
 #include "engine/engine.h"
 
@@ -17,10 +18,11 @@
 #include <unistd.h>
 
 static const char model_path[] = PLP_TEST_DATA "/fixtures/mamba2-g1";
-enum { SEQS = 16, MOST_MORE = 1 << 20, LONGEST = 40 };
+enum { SEQS = 16, MOST_MORE = 1 << 20, MOST_MORE_DEVICE = 2 << 20, LONGEST = 40 };
+static place on;
 
 typedef struct {
-    int64_t resident; /* bytes */
+    int64_t resident, device; /* bytes; those in use on the GPU, by anybody */
     int descriptors, threads, shared;
 } footprint;
 
@@ -41,6 +43,11 @@ static footprint measure(void)
     CHECK(in != NULL && fscanf(in, "%*s %lld", &pages) == 1);
     if (in != NULL) fclose(in);
     f.resident = pages * sysconf(_SC_PAGESIZE);
+    size_t available, total;
+    if (on.backend == kn_cuda()) {
+        CHECK(on.backend->memory(on.device, &available, &total) == PLP_OK);
+        f.device = (int64_t)(total - available);
+    }
     return f;
 }
 
@@ -49,20 +56,25 @@ static void compare(const char *what, const footprint *first, const footprint *l
 #ifndef PLP_SANITIZED /* freed memory stays in its quarantine */
     CHECK(last->resident - first->resident <= MOST_MORE);
 #endif
+    CHECK(last->device - first->device <= MOST_MORE_DEVICE);
     CHECK(last->descriptors == first->descriptors);
     CHECK(last->threads == first->threads);
-    printf(
-        "%s: %lld in %.1f s; resident %.2f MB, then %.2f MB; %d descriptors, then %d; %d threads, then %d; %d files in /dev/shm, then %d\n",
-        what, n, seconds, (double)first->resident * 1e-6, (double)last->resident * 1e-6, first->descriptors, last->descriptors,
-        first->threads, last->threads, first->shared, last->shared);
+    printf("%s: %lld in %.1f s; resident %.2f MB, then %.2f MB; %.1f MB on the GPU, then %.1f MB; %d descriptors, then %d; %d threads, "
+           "then %d; "
+           "%d files in /dev/shm, then %d\n",
+           what, n, seconds, (double)first->resident * 1e-6, (double)last->resident * 1e-6, (double)first->device * 1e-6,
+           (double)last->device * 1e-6, first->descriptors, last->descriptors, first->threads, last->threads, first->shared, last->shared);
 }
 
 static plp_engine *create(void)
 {
     plp_engine *e = NULL;
-    const plp_engine_options o = {
-        .model = model_path, .device = PLP_DEVICE_CPU, .threads = 1, .max_seqs = SEQS, .max_batch_tokens = 64, .cache = PLP_CACHE_ALIGN
-    };
+    const plp_engine_options o = { .model = model_path,
+                                   .device = on.backend == kn_cuda() ? PLP_DEVICE_CUDA : PLP_DEVICE_CPU,
+                                   .threads = 1,
+                                   .max_seqs = SEQS,
+                                   .max_batch_tokens = 64,
+                                   .cache = PLP_CACHE_ALIGN };
     CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &o) == PLP_OK);
     return e;
 }
@@ -112,10 +124,13 @@ static int64_t serve(plp_engine *e, int64_t requests, int tokens, footprint *fir
 int main(int argc, char **argv)
 {
     tp_group *g = mpi_test_begin(&argc, &argv);
-    int engines = 30, tokens = 10;
+    int engines = 30, tokens = 10, skipped;
     int64_t requests = tp_size(g) == 1 ? 6000 : 600; /* ranks that share a busy processor take turns slowly */
-    if (argc == 4) engines = atoi(argv[1]), requests = atoll(argv[2]), tokens = atoi(argv[3]);
-    if (argc == 4) alarm(0); /* longer than a test may take */
+    const bool placed = argc % 3 == 2;
+    char **numbers = argv + 1 + placed;
+    if (!place_chosen(placed ? argc : 1, argv, g, &on, &skipped)) return skipped;
+    if (argc > 3) engines = atoi(numbers[0]), requests = atoll(numbers[1]), tokens = atoi(numbers[2]);
+    if (argc > 3) alarm(0); /* longer than a test may take */
     footprint first = { 0 }, last;
     double began = plp_seconds();
     for (int i = 0; i < engines; i++) {
