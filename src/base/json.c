@@ -116,7 +116,7 @@ static json_object *member(json_object *object, const char *key)
 
 static plp_status wrong_type(json_object *value, const char *key, const char *where, const char *wanted)
 {
-    return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %.60s is not %s", where, key, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN),
+    return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %.60s is not %s", where, key, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN),
                     wanted);
 }
 
@@ -130,7 +130,7 @@ plp_status plp_json_int(json_object *object, const char *key, const char *where,
     const double magnitude = json_object_get_double(v); /* json-c clamps integers it cannot hold; the double keeps their size */
     const int64_t n = json_object_get_int64(v);
     if (!(magnitude >= -0x1p63 && magnitude <= 0x1p63) || n < least || n > most)
-        return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %.60s is outside %lld to %lld", where, key,
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %.60s is outside %lld to %lld", where, key,
                         json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN), (long long)least, (long long)most);
     *value = n;
     return PLP_OK;
@@ -142,7 +142,7 @@ plp_status plp_json_double(json_object *object, const char *key, const char *whe
     if (v == NULL) return PLP_OK;
     if (!json_object_is_type(v, json_type_int) && !json_object_is_type(v, json_type_double)) return wrong_type(v, key, where, "a number");
     const double d = json_object_get_double(v);
-    if (!(d >= least && d <= most)) return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %g is outside %g to %g", where, key, d, least, most);
+    if (!(d >= least && d <= most)) return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %g is outside %g to %g", where, key, d, least, most);
     *value = d;
     return PLP_OK;
 }
@@ -177,7 +177,7 @@ plp_status plp_json_ids(json_object *object, const char *key, const char *where,
         json_object *v = json_object_array_get_idx(list, *count);
         const int64_t id = json_object_get_int64(v);
         if (!json_object_is_type(v, json_type_int) || id < 0 || id > INT32_MAX)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: %s[%zu] is no token id; fix: give integers from 0 on", where, key, *count);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s[%zu] is no token id; fix: give integers from 0 on", where, key, *count);
         (*ids)[*count] = (int)id;
     }
     return PLP_OK;

@@ -35,7 +35,7 @@ static plp_status read_part(text_ids *parts, json_object *component, json_object
     }
     PLP_TRY(text_need(part, "Sequence", where, json_type_object, &inner));
     PLP_TRY(text_need_string(inner, "id", where, &id, &length));
-    if (strcmp(id, "A") != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: post_processor: the single template has a sequence %s", where, id);
+    if (strcmp(id, "A") != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: post_processor: the single template has a sequence %.60s", where, id);
     return text_ids_put(parts, -1);
 }
 

@@ -83,7 +83,7 @@ static plp_status read_parts(text_tokenizer *t, json_object *root, const char *w
     json_object *model = NULL;
     if (!json_object_is_type(root, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: not a JSON object", where);
     PLP_TRY(plp_json_string(root, "version", where, &version));
-    if (strcmp(version, "1.0") != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: version %s; only 1.0 is read", where, version);
+    if (strcmp(version, "1.0") != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: version %.60s; only 1.0 is read", where, version);
     PLP_TRY(text_need(root, "model", where, json_type_object, &model));
     PLP_TRY(text_bpe_create(&t->bpe, model, where));
     PLP_TRY(text_normalizer_create(&t->normalizer, member(root, "normalizer"), where));
