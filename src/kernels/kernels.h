@@ -34,7 +34,7 @@ typedef struct {
 
 /* -------------------------------------------------------------------------------------------------------------- random weights
  * out[i, j] = middle + half * u, u uniform in [-1, 1) by key and first + i * stride + j alone (kernels/uniform.h): a slice of a matrix
- * `stride` wide, whose element `first` is the slice's own first.  The same bits on every backend. */
+ * `stride` wide, whose element `first` is the slice's own first.  The same bits on every backend of an x86-64 host. */
 typedef struct {
     int64_t rows, columns, first, stride;
     uint64_t key;
