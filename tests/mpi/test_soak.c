@@ -37,6 +37,7 @@ static int entries(const char *directory)
 
 static footprint measure(void)
 {
+    CHECK(MPI_Barrier(MPI_COMM_WORLD) == MPI_SUCCESS); /* a GPU's memory that another rank has mapped is free when that one lets go, too */
     footprint f = { .descriptors = entries("/proc/self/fd"), .threads = entries("/proc/self/task"), .shared = entries("/dev/shm") };
     long long pages = 0;
     FILE *in = fopen("/proc/self/statm", "r");
