@@ -251,17 +251,18 @@ typedef struct {
 
 /* The whole Mamba-1 mixer for decode rows, fused, in two calls, because ranks add up x_proj between them:
  *     begin  norm, in_proj, convolution and its state, and this rank's share of x_proj: mixed[row][slice] are the sums over slices of its
- *            columns, which the ranks may add up as they are
+ *            columns.  The ranks add them up as they are, or begin and end do that through mixed_exchange
  *     end    the sum of the slices, RMSNorm of its parts (mixer_eps 0: none; no weights), dt_proj, the state, the gate, out_proj
- * All else as for mixer_step.  end follows begin with the same arguments, and nothing but the collective lies between. */
+ * All else as for mixer_step.  end follows begin with the same arguments, and nothing but that collective lies between. */
 enum { KN_MIXER_SLICES = 8 };
 typedef struct {
     int rows, hidden, channels, state, width, dt_rank;
-    float *residual; /* (rows, hidden) */
-    float *delta;    /* (rows, ld_delta), or NULL */
+    int most_channels; /* of any rank */
+    float *residual;   /* (rows, hidden) */
+    float *delta;      /* (rows, ld_delta), or NULL */
     int64_t ld_delta;
-    const kn_exchange *exchange; /* host, or NULL: of end's sum */
-    const float *norm_weight;    /* (hidden) */
+    const kn_exchange *exchange, *mixed_exchange; /* host, or NULL: of end's sum, and of mixed */
+    const float *norm_weight;                     /* (hidden) */
     double norm_eps, mixer_eps;
     const void *in_proj;  /* (2 channels, hidden) rows z, x */
     const float *in_bias; /* or NULL */
@@ -273,7 +274,7 @@ typedef struct {
     plp_dtype w_dtype;
     void *conv_state, *ssm_state;
     plp_dtype conv_dtype, ssm_dtype;
-    float *mixed; /* (rows, KN_MIXER_SLICES, dt_rank + 2 state); at most KN_MIXER_ROWS rows are ever known */
+    float *mixed; /* (rows, KN_MIXER_SLICES, dt_rank + 2 state), this rank's alone; at most KN_MIXER_ROWS rows are ever known */
     void *work;   /* kn->scan_mixer_work() bytes */
 } kn_scan_mixer_args;
 

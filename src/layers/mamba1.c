@@ -9,15 +9,18 @@ static int parts(const layer_dims *d) { return d->dt_rank + 2 * d->state; } /* d
 static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
 {
     enum { VECTOR = 64 }; /* all ranks go one way: what fused forms ask of the channels holds on every rank, or is asked of none */
+    enum { FEW = 2 };     /* rows whose sums every block of the second kernel may add up for itself */
     const layer_dims *d = l->d;
     const layer_weights *w = l->w;
     const kn_batch *b = l->b;
     const kn_exchange *exchange = tp_exchange(l->g, (size_t)b->seqs * (size_t)layer_ld_delta(d) * sizeof(float));
+    const int64_t mixed = (int64_t)b->seqs * KN_MIXER_SLICES * parts(d);
     const bool adds = tp_size(l->g) == 1 || exchange != NULL;
     const kn_scan_mixer_args a = {
         .rows = b->seqs,
         .hidden = d->hidden,
         .channels = layer_inner(d),
+        .most_channels = d->most_heads * d->dim,
         .state = d->state,
         .width = d->conv,
         .dt_rank = d->dt_rank,
@@ -25,6 +28,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
         .delta = adds ? NULL : l->s->delta,
         .ld_delta = layer_ld_delta(d),
         .exchange = exchange,
+        .mixed_exchange = b->seqs <= FEW ? tp_exchange(l->g, (size_t)mixed * sizeof(float)) : NULL,
         .norm_weight = w->norm,
         .norm_eps = d->eps,
         .mixer_eps = d->mixer_eps,
@@ -54,7 +58,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
     if (!*done) return PLP_OK;
-    PLP_TRY(tp_all_reduce(l->g, l->s->mixed, (int64_t)b->seqs * KN_MIXER_SLICES * parts(d), PLP_F32));
+    if (a.mixed_exchange == NULL) PLP_TRY(tp_all_reduce(l->g, l->s->mixed, mixed, PLP_F32));
     *up_to_date = adds;
     return l->kn->scan_mixer_end(l->c, &a, b);
 }

@@ -53,6 +53,7 @@ static step step_make(kt *t, const int *size)
     s.a = (kn_scan_mixer_args){ .rows = s.rows,
                                 .hidden = s.hidden,
                                 .channels = s.channels,
+                                .most_channels = s.channels,
                                 .state = s.state,
                                 .width = WIDTH,
                                 .dt_rank = s.rank,
@@ -186,12 +187,13 @@ static void run_unknown(kt *t, const int *size)
 {
     if (!t->kn->scan_mixer_begin) return;
     step s = step_make(t, size);
-    kn_scan_mixer_args odd[9];
+    kn_scan_mixer_args odd[10];
     int n = 0;
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) odd[i] = s.a;
     odd[n++].rows = 9;
     odd[n++].channels = 32;
-    odd[n++].channels = 4096; /* more slices than there are */
+    odd[n].channels = 4096, odd[n++].most_channels = 4096; /* more slices than there are */
+    odd[n++].most_channels = 4096;
     odd[n++].state = 12;
     odd[n++].dt_rank = 12;
     odd[n++].width = 3;
@@ -294,6 +296,87 @@ static void run_context(kt *t, const int *size)
     t->kn->destroy(&own);
 }
 
+/* Two ranks, of which the second has half as many channels, add up x_proj through an exchange, several steps long.  Here they share a device
+ * and take turns: `begin` sends, and only `end` waits for what the other one sent. */
+static void run_ranks(kt *t, const int *size)
+{
+    enum { RANKS = 2 };
+    if (!t->kn->scan_mixer_begin || t->act != PLP_BF16) return;
+    step s[RANKS];
+    kn_exchange x[RANKS];
+    kt_array inbox[RANKS], count[RANKS];
+    kn_context *c[RANKS] = { 0 };
+    double *conv[RANKS], *ssm[RANKS], *want[RANKS], *p[RANKS], *mixed[RANKS];
+    const size_t words = (size_t)(size[0] * KN_MIXER_SLICES * (size[4] + 2 * size[3]));
+    for (int r = 0; r < RANKS; r++) {
+        const int own[] = { size[0], size[1], size[2] / (1 + r), size[3], size[4], size[5] };
+        s[r] = step_make(t, own);
+        inbox[r] = kt_nan(t, PLP_F32, 2 * 2 * RANKS * words);
+        count[r] = kt_nan(t, PLP_F32, 2);
+        kt_ok(t, t->kn->fill(t->c, inbox[r].p, 0, inbox[r].n * sizeof(float)));
+        kt_ok(t, t->kn->fill(t->c, count[r].p, 0, count[r].n * sizeof(float)));
+        x[r] = (kn_exchange){ .rank = r, .size = RANKS, .words = (int64_t)words, .count = count[r].p };
+        s[r].a.most_channels = size[2];
+        s[r].a.mixed_exchange = &x[r];
+        conv[r] = memcpy(kt_host(t, s[r].conv_state.n * sizeof(double)), s[r].conv_state.v, s[r].conv_state.n * sizeof(double));
+        ssm[r] = memcpy(kt_host(t, s[r].ssm_state.n * sizeof(double)), s[r].ssm_state.v, s[r].ssm_state.n * sizeof(double));
+        want[r] = memcpy(kt_host(t, s[r].delta.n * sizeof(double)), s[r].delta.v, s[r].delta.n * sizeof(double));
+        p[r] = kt_host(t, (size_t)(2 * own[2] + s[r].hidden) * sizeof(double));
+        mixed[r] = kt_host(t, (size_t)s[r].parts * sizeof(double));
+    }
+    double *sum = kt_host(t, (size_t)s->parts * sizeof *sum), *row = kt_host(t, (size_t)(s->hidden + s->channels) * sizeof *row);
+    kt_ok(t, t->kn->sync(t->c));
+    for (int r = 0; r < RANKS; r++) {
+        const kn_options o = { .act = t->act,
+                               .max_tokens = s->rows,
+                               .max_k = size[2],
+                               .max_n = 2 * size[2],
+                               .max_heads = size[2],
+                               .max_dim = 1,
+                               .max_state = s->state,
+                               .max_chunk = 256 };
+        for (int q = 0; q < RANKS; q++) x[r].inbox[q] = inbox[q].p;
+        if (!kt_ok(t, t->kn->create(&c[r], &o))) return;
+    }
+    for (int n = 0; n < STEPS; n++) { /* the same step: each is another exchange */
+        for (int r = 0; r < RANKS; r++) {
+            kt_put(t, &s[r].conv_state);
+            kt_put(t, &s[r].ssm_state);
+        }
+        kt_ok(t, t->kn->sync(t->c));
+        for (int r = 0; r < RANKS; r++) {
+            bool done = false;
+            if (!kt_ok(t, t->kn->scan_mixer_begin(c[r], &s[r].a, &s[r].batch.b, &done)) || !done) {
+                kt_fail(t, "not done");
+                return;
+            }
+            kt_ok(t, t->kn->sync(c[r]));
+        }
+        for (int r = 0; r < RANKS; r++) {
+            kt_ok(t, t->kn->scan_mixer_end(c[r], &s[r].a, &s[r].batch.b));
+            kt_ok(t, t->kn->sync(c[r]));
+        }
+    }
+    for (int i = 0; i < s->rows; i++) {
+        for (int r = 0; r < RANKS; r++) reference_begin(&s[r], i, conv[r], p[r], mixed[r]);
+        for (int k = 0; k < s->parts; k++) sum[k] = mixed[0][k] + mixed[1][k];
+        for (int r = 0; r < RANKS; r++) {
+            memcpy(mixed[r], sum, (size_t)s->parts * sizeof *sum);
+            reference_end(&s[r], i, ssm[r], p[r], mixed[r], row);
+            memcpy(want[r] + (size_t)i * (size_t)s[r].a.ld_delta, row, (size_t)s->hidden * sizeof *row);
+        }
+    }
+    for (int r = 0; r < RANKS; r++) {
+        const float *got = kt_fetch(t, &s[r].delta);
+        const size_t ld = (size_t)s[r].a.ld_delta;
+        for (int i = 0; i < s->rows; i++) kt_expect_norm(t, "a row", got + (size_t)i * ld, want[r] + (size_t)i * ld, s->hidden, 2e-3);
+        kt_expect(t, "delta", &s[r].delta, want[r]);
+        kt_expect(t, "conv state", &s[r].conv_state, conv[r]);
+        kt_expect(t, "ssm state", &s[r].ssm_state, ssm[r]);
+        t->kn->destroy(&c[r]);
+    }
+}
+
 #define STEP 8e-3, 1e-2 /* as in mixer_step_test.c */
 const kt_case kt_scan_mixer_rows[] = {
     /* name                  run rows hidden channels state rank flags */
@@ -312,6 +395,9 @@ const kt_case kt_scan_mixer_rows[] = {
     { "scan_mixer.4096", run, { 8, 4096, 1088, 16, 256, NORMS | DELTA | BIASES }, STEP },
     { "scan_mixer.4096.claims", run, { 2, 4096, 3712, 16, 16, 0 }, STEP }, /* enough tiles for the last ones to be claimed */
     { "scan_mixer.least", run, { 1, 256, 64, 8, 8, BARE | NORMS }, STEP },
+    { "scan_mixer.ranks", run_ranks, { 1, 1024, 4096, 16, 64, NORMS | DELTA }, STEP },
+    { "scan_mixer.ranks.one_slice", run_ranks, { 5, 512, 256, 8, 40, DELTA | BIASES | BF16_STATE }, STEP },
+    { "scan_mixer.ranks.all_slices", run_ranks, { 8, 256, 2048, 32, 16, NORMS | DELTA }, STEP },
     { "scan_mixer.unknown", run_unknown, { 8, 256, 512, 16, 16, 0 }, 0, 0 },
     { "scan_mixer.context", run_context, { 2, 768, 1536, 16, 48, 0 }, 0, 0 },
     { "scan_mixer.same", run_same, { 3, 1024, 8192, 16, 64, NORMS }, 0, 0 },

@@ -8,8 +8,9 @@
  *     t.receive(rank, at);                   what `rank` sent; waits for it
  *     t.end();                               once, by the whole block, behind its last receive; not followed by another of the same kernel
  *
- * Why two halves are enough: a device begins exchange e + 2 after it received all of e + 1, which a peer sent after its kernel of exchange e
- * had ended, reads included.  All blocks of a kernel that receives must be able to run at once, or wait only for blocks of lower numbers. */
+ * One kernel may send and the next one receive: they read the same count, and the one that receives ends the exchange.
+ * Why two halves are enough: a device begins exchange e + 2 after it received all of e + 1, which a peer sent after its kernel that
+ * received e had ended.  All blocks of a kernel that receives must be able to run at once, or wait only for blocks of lower numbers. */
 #ifndef KERNELS_CUDA_EXCHANGE_CUH
 #define KERNELS_CUDA_EXCHANGE_CUH
 
@@ -25,7 +26,9 @@ struct exchange_turn {
     int64_t out; /* where this device's message begins in every inbox */
 
     /* take: false makes one that is never used, where the same code runs without an exchange */
-    __device__ __forceinline__ explicit exchange_turn(const kn_exchange &x_, bool take = true) : x(x_), number(take ? __ldcg(x_.count) + 1 : 0)
+    __device__ __forceinline__ explicit exchange_turn(const kn_exchange &x_, bool take = true) : exchange_turn(x_, take ? __ldcg(x_.count) + 1 : 0u) {}
+    /* number_: of another one of the same exchange */
+    __device__ __forceinline__ exchange_turn(const kn_exchange &x_, unsigned number_) : x(x_), number(number_)
     {
         const int64_t half = (int64_t)(number & 1) * x.size;
         in = (unsigned long long *)x.inbox[x.rank] + half * x.words;
@@ -64,13 +67,36 @@ struct exchange_turn {
         while (((uint32_t)(a >> 32) != number || (uint32_t)(b >> 32) != number) && wait.on());
         return make_uint2((uint32_t)a, (uint32_t)b);
     }
+    /* N of these, asked for at once: the first `count`, which begin at the words at(i); the others are zero. */
+    template <int N, class At> __device__ __forceinline__ void receive2(int rank, At at, int count, uint2 (&values)[N]) const
+    {
+        const unsigned long long *from = in + rank * x.words;
+        waiting wait;
+        bool there;
+        do {
+            there = true;
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                unsigned long long a = 0, b = 0;
+                if (i < count) {
+                    asm volatile("ld.volatile.global.v2.u64 {%0, %1}, [%2];" : "=l"(a), "=l"(b) : "l"(from + at(i)) : "memory");
+                    there = there && (uint32_t)(a >> 32) == number && (uint32_t)(b >> 32) == number;
+                }
+                values[i] = make_uint2((uint32_t)a, (uint32_t)b);
+            }
+        } while (!there && wait.on());
+    }
     /* The last block to come counts the exchange; every block has read the count by then. */
     __device__ __forceinline__ void end() const
     {
         __syncthreads();
-        if (threadIdx.x != 0) return;
-        const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
-        if (atomicAdd(x.count + 1, 1u) + 1 < blocks) return;
+        if (threadIdx.x == 0) count_if_last(leave());
+    }
+    /* end() by one thread, behind a barrier, in two parts: the answer takes a microsecond, in which there may be something to do. */
+    __device__ __forceinline__ unsigned leave() const { return atomicAdd(x.count + 1, 1u) + 1; }
+    __device__ __forceinline__ void count_if_last(unsigned left) const
+    {
+        if (left < gridDim.x * gridDim.y * gridDim.z) return;
         x.count[1] = 0;
         x.count[0] = number;
     }

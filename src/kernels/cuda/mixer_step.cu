@@ -42,9 +42,12 @@ kn_mixer_step_args common_of(const kn_scan_mixer_args *a)
     m.conv_state = a->conv_state, m.conv_dtype = a->conv_dtype, m.work = a->work;
     return m;
 }
+int slices_of(const kn_scan_mixer_args *a) { return mixer_step_slices(a->hidden, a->most_channels); } /* of x_proj's sums, on any rank */
 bool knows_scan(const kn_context *c, const kn_scan_mixer_args *a, const kn_mixer_step_args *m, const kn_batch *b)
 {
-    return a->channels % STEP_DIM == 0 && step_aligned(a->x_proj) && knows(c, m, b) && mixer_step_in_second_knows(m) && mixer_step_scan_knows(a);
+    const int64_t message = (int64_t)a->rows * PRODUCT_SLICES * (a->dt_rank + 2 * a->state);
+    return a->channels % STEP_DIM == 0 && step_aligned(a->x_proj) && knows(c, m, b) && slices_of(a) <= PRODUCT_SLICES && mixer_step_scan_knows(a) &&
+           (a->mixed_exchange == NULL || message <= a->mixed_exchange->words);
 }
 
 /* Where the arrays between the kernels lie behind a->work, and the bytes they take.  The last are for more than STEP_ROWS rows. */
@@ -184,7 +187,8 @@ extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixe
     if (!share_of(c, a, &m, available, &share)) return PLP_OK;
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
-    const product_second x_proj = { (const bf16 *)a->x_proj, w.xbc, a->mixed, c->arrived, a->dt_rank + 2 * a->state, a->channels };
+    const product_second x_proj = { (const bf16 *)a->x_proj, w.xbc, a->mixed, c->arrived, a->dt_rank + 2 * a->state, a->channels,
+                                     a->mixed_exchange != NULL ? *a->mixed_exchange : kn_exchange{}, slices_of(a) };
     PLP_TRY(mixer_step_in(c, &m, &batch, &w, share.in_slots, &x_proj));
     *done = true;
     return PLP_OK;
@@ -199,6 +203,6 @@ extern "C" plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_
     share_of(c, a, &m, available, &share); /* it fits: begin has seen to that */
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
-    PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes));
+    PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes, slices_of(a)));
     return mixer_step_out(c, &m, &w, share.out_slots, share.out_bytes);
 }

@@ -138,11 +138,11 @@ step_room mixer_step_in_room(const kn_mixer_step_args *a, int sms)
     return room;
 }
 
-bool mixer_step_in_second_knows(const kn_mixer_step_args *a)
+int mixer_step_slices(int hidden, int channels)
 {
-    bool fits = false;
-    product_shape_of(a->hidden, [&](auto shape) { fits = step_inner(a) <= PRODUCT_SLICES * decltype(shape)::COLUMNS; });
-    return fits;
+    int slices = 0;
+    product_shape_of(hidden, [&](auto shape) { slices = (int)kn_ceil(channels, decltype(shape)::COLUMNS); });
+    return slices;
 }
 
 plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const product_second *second)

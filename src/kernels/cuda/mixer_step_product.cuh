@@ -11,6 +11,7 @@
 #ifndef KERNELS_CUDA_MIXER_STEP_PRODUCT_CUH
 #define KERNELS_CUDA_MIXER_STEP_PRODUCT_CUH
 
+#include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/mixer_step_ring.cuh"
 
 #include <climits>
@@ -64,6 +65,8 @@ struct product_second {
     float *out;           /* (m, PRODUCT_SLICES, rows): slices that have no columns become zero */
     unsigned *arrived;    /* warps whose part of x is there, and tiles claimed; both 0 before, and a later kernel sets them to 0 again */
     int rows, columns;
+    kn_exchange exchange; /* size > 0: what goes into out is sent to the other devices too, as the same word of a message; a later kernel receives */
+    int slices_sent;      /* as many as any device has */
 };
 
 /* The rows of w that a block computes: whole tiles of the waves, then its share of what is left. */
@@ -152,6 +155,7 @@ template <class S> struct product_shared {
         float norm[S::HIDDEN / STEP_WARPS];
     } of[STEP_WARPS];
     float squares[STEP_WARPS][8];
+    unsigned exchange; /* its number */
     ring_barriers bars;
     uint64_t sums_full[S::DUTIES], sums_empty[S::DUTIES];
     uint32_t claimed[product_order<S>::CLAIMS]; /* of tile t in t % CLAIMS: t << 16 | the number of the claim */
@@ -252,6 +256,8 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     for (int j = 0; j < BLOCKS; j++) norm[j * 32 + lane] = __ldg(a.norm_w + column(j) + lane);
     __syncwarp();
     dependency_wait();
+    if constexpr (TWO)
+        if (second.exchange.size > 0 && threadIdx.x == 0) sh.exchange = exchange_turn(second.exchange).number; /* others see it behind a hand-over */
 
     uint4 x[BLOCKS]; /* the B operand */
     const auto block = [&](const float *res, int j, float *squares) {
@@ -386,12 +392,18 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
             place.next(rg);
             hand_over(acc, [&](float sum, float) {
                 const int row = order.row(piece) + at.er;
-                if (row < second.rows && at.en < a.m) second.out[((size_t)at.en * PRODUCT_SLICES + order.slice(piece)) * second.rows + row] = sum;
+                if (row >= second.rows || at.en >= a.m) return;
+                const int to = (at.en * PRODUCT_SLICES + order.slice(piece)) * second.rows + row;
+                second.out[to] = sum;
+                if (second.exchange.size > 0) exchange_turn(second.exchange, sh.exchange).send(to, __float_as_uint(sum));
             });
         };
         for (int n = 0; n < a.m; n++)
-            for (int i = order.slices * second.rows + blockIdx.x * STEP_THREADS + threadIdx.x; i < PRODUCT_SLICES * second.rows; i += gridDim.x * STEP_THREADS)
-                second.out[(size_t)n * PRODUCT_SLICES * second.rows + i] = 0;
+            for (int i = order.slices * second.rows + blockIdx.x * STEP_THREADS + threadIdx.x; i < PRODUCT_SLICES * second.rows; i += gridDim.x * STEP_THREADS) {
+                const int to = n * PRODUCT_SLICES * second.rows + i;
+                second.out[to] = 0;
+                if (second.exchange.size > 0 && i < second.slices_sent * second.rows) exchange_turn(second.exchange).send(to, 0u);
+            }
         for (int t = 0; order.claims || t < tiles.count; t++) {
             const product_span to = span(t);
             if (to.rows == 0) break;

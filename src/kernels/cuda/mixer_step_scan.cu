@@ -6,7 +6,9 @@
  * A block has 64 channels, a warp 8 of them, and a channel's states lie in 4 lanes: where an mma leaves the product of dt_proj's 8 rows, so
  * nothing moves but dt from the lane that has its row of the batch.  Before the wait, dt_proj's rows, A and the states of the first rows are
  * asked for; behind it there is a chain of short things, and every block adds up x_proj's slices for itself.  The norms' scales come behind the
- * products, r's behind dt_proj's and C's behind the sum over a state, so that they are worked out meanwhile. */
+ * products, r's behind dt_proj's and C's behind the sum over a state, so that they are worked out meanwhile.
+ * Where the ranks' devices are neighbours, `in` has sent them its slices, and every block adds up all ranks' in rank order. */
+#include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/mixer_step.cuh"
 
 namespace {
@@ -23,6 +25,8 @@ struct scan_args {
     unsigned *arrived;
     int m, channels, rank, pitch, rank_pitch; /* bytes between rows of dt_proj and of its operand, in shared memory */
     float eps;                                /* 0: no norms */
+    kn_exchange x;                            /* EXCHANGE: of the slices, of which there are `slices` on any rank */
+    int slices;
 };
 
 struct scan_shared {
@@ -33,7 +37,22 @@ struct scan_shared {
 /* Bytes between rows of 16-byte units that 8 lanes in two rows read together: an odd number of 64 bytes keeps those apart. */
 int odd_pitch(int bytes) { return bytes % 128 <= 64 ? bytes / 128 * 128 + 64 : bytes / 128 * 128 + 192; }
 
-template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_scan_kernel(const __grid_constant__ scan_args a)
+/* What rank r sent of two neighbouring sums, its slices added up in order; `at`: the first slice's place in the message. */
+__device__ __forceinline__ float2 receive_slices(const exchange_turn &t, int r, int at, int parts, int slices)
+{
+    enum { AT_ONCE = 4 };
+    float2 sum = make_float2(0, 0);
+#pragma unroll 1
+    for (int j = 0; j < slices; j += AT_ONCE) {
+        uint2 v[AT_ONCE];
+        t.receive2(r, [&](int i) { return at + (j + i) * parts; }, slices - j, v);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) sum.x += __uint_as_float(v[i].x), sum.y += __uint_as_float(v[i].y);
+    }
+    return sum;
+}
+
+template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_scan_kernel(const __grid_constant__ scan_args a)
 {
 #if STEP_CODE
     constexpr int N = 4 * V;
@@ -65,6 +84,7 @@ template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mix
     const float bias = a.dt_bias ? a.dt_bias[channel] : 0.f, D = a.D ? a.D[channel] : 0.f;
     dependency_wait();
 
+    const exchange_turn turn(a.x, EXCHANGE);
     if (blockIdx.x == 0 && threadIdx.x < 2) a.arrived[threadIdx.x] = 0;
     float x[2], gate[2]; /* of rows 2 q and 2 q + 1 of the batch, as an mma leaves its sums */
 #pragma unroll
@@ -74,18 +94,34 @@ template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mix
         x[j] = has ? load_bf16(a.work.xbc + at) : 0.f;
         gate[j] = has ? load_bf16(a.work.z + at) : 0.f;
     }
-    for (int i = threadIdx.x; i < a.m * (parts / 4); i += STEP_THREADS) {
-        const int n = i / (parts / 4), k = i % (parts / 4) * 4;
-        const float *from = a.mixed + (size_t)n * SCAN_SLICES * parts + k;
-        float4 v[SCAN_SLICES];
+    constexpr int PACK = EXCHANGE ? 2 : 4; /* neighbouring sums of a thread: what it receives takes registers, too */
+#pragma unroll 1
+    for (int i = threadIdx.x; i < a.m * (parts / PACK); i += STEP_THREADS) {
+        const int n = i / (parts / PACK), k = i % (parts / PACK) * PACK, message = n * SCAN_SLICES * parts + k;
+        float v[SCAN_SLICES][PACK], *sum = mixed + n * parts + k;
+        bf16 *r = (bf16 *)(operand + n * a.rank_pitch) + k;
 #pragma unroll
-        for (int j = 0; j < SCAN_SLICES; j++) v[j] = __ldcg((const float4 *)(from + j * parts));
+        for (int j = 0; j < SCAN_SLICES; j++) state_load<PACK>(a.mixed + message + j * parts, v[j]);
 #pragma unroll
-        for (int j = 1; j < SCAN_SLICES; j++) v[0].x += v[j].x, v[0].y += v[j].y, v[0].z += v[j].z, v[0].w += v[j].w;
-        *(float4 *)(mixed + n * parts + k) = v[0];
-        if (k < a.rank) *(uint2 *)(operand + n * a.rank_pitch + 2 * k) = make_uint2(kn_pack_bf16(v[0].x, v[0].y), kn_pack_bf16(v[0].z, v[0].w));
+        for (int j = 1; j < SCAN_SLICES; j++)
+#pragma unroll
+            for (int e = 0; e < PACK; e++) v[0][e] += v[j][e];
+        if constexpr (EXCHANGE) {
+            float2 all = make_float2(0, 0);
+#pragma unroll 1
+            for (int from = 0; from < a.x.size; from++) {
+                const float2 part = from == a.x.rank ? make_float2(v[0][0], v[0][1]) : receive_slices(turn, from, message, parts, a.slices);
+                all.x += part.x, all.y += part.y;
+            }
+            *(float2 *)sum = all;
+            if (k < a.rank) *(uint32_t *)r = kn_pack_bf16(all.x, all.y);
+        } else {
+            *(float4 *)sum = make_float4(v[0][0], v[0][1], v[0][2], v[0][3]);
+            if (k < a.rank) *(uint2 *)r = make_uint2(kn_pack_bf16(v[0][0], v[0][1]), kn_pack_bf16(v[0][2], v[0][3]));
+        }
     }
     __syncthreads();
+    const unsigned left = EXCHANGE && threadIdx.x == 0 ? turn.leave() : 0;
 
     if (a.eps > 0 && warp < a.m) {
         const float *mine = mixed + warp * parts;
@@ -140,6 +176,7 @@ template <class T, int V> __global__ void __launch_bounds__(STEP_THREADS, 4) mix
                 a.work.v[(size_t)n * a.channels + channel] = __float2bfloat16((C_scale * y + D * (n % 2 ? x[1] : x[0])) * kn_silu(n % 2 ? gate[1] : gate[0]));
         }
     }
+    if (EXCHANGE && threadIdx.x == 0) turn.count_if_last(left);
 #endif
 }
 
@@ -149,13 +186,13 @@ size_t shared_of(const kn_scan_mixer_args *a)
     return (size_t)STEP_DIM * odd_pitch(a->dt_rank * 2) + rows * (odd_pitch(a->dt_rank * 2) + parts * sizeof(float));
 }
 
-template <class T> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s, size_t least)
+template <class T, bool EXCHANGE> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s, size_t least)
 {
     const dim3 grid(a->channels / STEP_DIM);
     const size_t needed = shared_of(a), shared = needed + sizeof(scan_shared) > least ? needed : least - sizeof(scan_shared);
-    if (a->state == 8) return step_launch<mixer_scan_kernel<T, 2>>(c, grid, shared, s);
-    if (a->state == 16) return step_launch<mixer_scan_kernel<T, 4>>(c, grid, shared, s);
-    return step_launch<mixer_scan_kernel<T, 8>>(c, grid, shared, s);
+    if (a->state == 8) return step_launch<mixer_scan_kernel<T, 2, EXCHANGE>>(c, grid, shared, s);
+    if (a->state == 16) return step_launch<mixer_scan_kernel<T, 4, EXCHANGE>>(c, grid, shared, s);
+    return step_launch<mixer_scan_kernel<T, 8, EXCHANGE>>(c, grid, shared, s);
 }
 
 } // namespace
@@ -170,9 +207,12 @@ bool mixer_step_scan_knows(const kn_scan_mixer_args *a)
 
 int mixer_step_scan_bytes(const kn_scan_mixer_args *a) { return (int)(shared_of(a) + sizeof(scan_shared)); }
 
-plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least)
+plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices)
 {
+    const bool exchange = a->mixed_exchange != NULL;
     const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, c->arrived, a->rows, a->channels,
-                          a->dt_rank, odd_pitch(a->dt_rank * 2), odd_pitch(a->dt_rank * 2), (float)a->mixer_eps };
-    return a->ssm_dtype == PLP_F32 ? launch<float>(c, a, s, least) : launch<bf16>(c, a, s, least);
+                          a->dt_rank, odd_pitch(a->dt_rank * 2), odd_pitch(a->dt_rank * 2), (float)a->mixer_eps,
+                          exchange ? *a->mixed_exchange : kn_exchange{}, slices };
+    if (exchange) return a->ssm_dtype == PLP_F32 ? launch<float, true>(c, a, s, least) : launch<bf16, true>(c, a, s, least);
+    return a->ssm_dtype == PLP_F32 ? launch<float, false>(c, a, s, least) : launch<bf16, false>(c, a, s, least);
 }
