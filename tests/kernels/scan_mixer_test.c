@@ -6,7 +6,7 @@
 /* The fused Mamba-1 mixer of decode rows, against float64.
  *
  * What the reference rounds to bf16 is what the kernels store between them or multiply: the normalised row before its scale, the
- * convolution's input and output, z, the normed part of dt, the gated y.  See mixer_step_test.c for what such a rounding may do. */
+ * convolution's input and output, z, dt's part of x_proj's sums before the scale of its norm, the gated y.  See mixer_step_test.c for what such a rounding may do. */
 enum { WIDTH = 4 };
 enum { DELTA = 1, BIASES = 2, NORMS = 4, BF16_STATE = 8, BARE = 16 };
 
@@ -120,11 +120,10 @@ static void reference_end(const step *s, int r, double *ssm, const double *p, do
     const int I = s->channels, N = s->state, R = s->rank, src = s->batch.src[r], dst = s->batch.dst[r];
     const int width[3] = { R, N, N };
     double *v = out + s->hidden; /* the gated y */
-    for (int k = 0, at = 0; k < 3 && s->a.mixer_eps > 0; at += width[k++]) {
-        const double scale = 1 / sqrt(dot(mixed + at, mixed + at, width[k]) / width[k] + s->a.mixer_eps);
-        for (int j = at; j < at + width[k]; j++) mixed[j] *= scale;
+    for (int k = 0, at = 0; k < 3; at += width[k++]) {
+        const double scale = s->a.mixer_eps > 0 ? 1 / sqrt(dot(mixed + at, mixed + at, width[k]) / width[k] + s->a.mixer_eps) : 1;
+        for (int j = at; j < at + width[k]; j++) mixed[j] = scale * (k == 0 ? bf16(mixed[j]) : mixed[j]);
     }
-    for (int j = 0; j < R; j++) mixed[j] = bf16(mixed[j]);
     for (int c = 0; c < I; c++) {
         const double raw = dot(s->dt_proj.v + (size_t)c * (size_t)R, mixed, R) + (s->a.dt_bias ? s->dt_bias.v[c] : 0);
         const double dt = raw > 20 ? raw : log1p(exp(raw)), x = p[I + c];
