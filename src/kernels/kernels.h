@@ -220,8 +220,15 @@ typedef struct {
  * Returns without doing anything, *done = false, for shapes it does not know, as mixer_step_knows tells beforehand; more rows than
  * KN_MIXER_WIDE, with an exchange than KN_MIXER_ROWS, and more heads than KN_MIXER_HEADS are among those: ranks that differ can decide alike.
  * A backend may fetch the weights, the batch's arrays and the mixer's states while operations queued before are still at work (up to the
- * one queued just ahead of a run of mixer steps): what changes those must not be that last one, nor the same mixer's previous step. */
+ * one queued just ahead of a run of mixer steps): what changes those must not be that last one, nor the same mixer's previous step.
+ * With next_norm, a step of KN_READY_ROWS to KN_MIXER_ROWS rows that adds to the residual leaves in `ready` what the norm behind it would read:
+ * half the bytes.  Fewer rows are read sooner than that is written. */
 enum { KN_MIXER_ROWS = 8, KN_MIXER_WIDE = 64, KN_MIXER_HEADS = 256 };
+enum { KN_READY_ROWS = 3, KN_READY_PARTS = 256 };
+typedef struct {
+    void *x;        /* (rows, hidden) bf16: the residual times the norm's weight, not yet divided by the root mean square; NULL: nothing */
+    float *squares; /* (rows, KN_READY_PARTS): parts of the sum of the residual's squares, of which a backend may use fewer */
+} kn_ready;
 typedef struct {
     int rows, hidden, heads, groups, dim, state, width;
     float *residual; /* (rows, hidden) */
@@ -231,8 +238,11 @@ typedef struct {
     bool fold;                   /* the norm's statistic spans the ranks; see KN_NORM_FOLD */
     const float *norm_weight;    /* (hidden) */
     double norm_eps;
-    const void *in_proj;  /* (2 heads dim + 2 groups state + heads, hidden) rows z, x, B, C, dt */
-    const float *in_bias; /* or NULL */
+    kn_ready ready;
+    bool is_ready;          /* the mixer before has filled it for this norm */
+    const float *next_norm; /* (hidden), or NULL */
+    const void *in_proj;    /* (2 heads dim + 2 groups state + heads, hidden) rows z, x, B, C, dt */
+    const float *in_bias;   /* or NULL */
     const float *conv_weight, *conv_bias;
     const float *A, *dt_bias, *D;
     float dt_min, dt_max;
@@ -287,6 +297,7 @@ typedef struct {
     const float *residual; /* (., hidden)         */
     const int *map;        /* (rows) or NULL      */
     const float *weight;   /* (hidden), the norm's */
+    kn_ready ready;        /* what a mixer has left for this norm, or x NULL */
     double eps;
     const void *w; /* (n, hidden) of w_dtype */
     plp_dtype w_dtype;

@@ -23,6 +23,7 @@ typedef struct {
     double width, eps;
     const kn_exchange *exchange; /* delta and sumsq are this rank's parts: whoever adds them sums them over the ranks first */
     bool scattered; /* this rank has its part of the rows of the sum: it adds and norms those, then the normed rows come together */
+    bool ready;     /* nothing to add, and the scratch's `ready` holds what the next norm would read */
 } layer_pending;
 
 /* How the statistic of the gated norm is computed; the sharding plan decides. */
@@ -62,15 +63,16 @@ typedef struct {
 
 /* Work space of a step of at most `tokens` rows, shared by all layers. */
 typedef struct {
-    void *normed; /* (tokens, hidden) act                                               */
-    void *in;     /* (tokens, in_proj rows) act                                         */
-    void *conv;   /* (tokens, conv channels) act                                        */
-    float *mixed; /* (tokens, R + 2 N): x_proj, summed over the ranks.  Mamba-1; in slices for kn->scan_mixer_begin */
-    void *parts;  /* the same as act, normed: what goes into dt_proj, B and C.  Mamba-1 */
-    void *y;      /* (tokens, I) act                                                    */
-    float *sums;  /* (tokens, all_norm_groups), or (tokens) of a folded norm             */
-    void *delta;  /* (tokens, ld_delta); cleared once, so that the padding is defined   */
-    void *step;   /* of kn->mixer_step, or of kn->scan_mixer_begin and kn->scan         */
+    void *normed;   /* (tokens, hidden) act                                               */
+    void *in;       /* (tokens, in_proj rows) act                                         */
+    void *conv;     /* (tokens, conv channels) act                                        */
+    float *mixed;   /* (tokens, R + 2 N): x_proj, summed over the ranks.  Mamba-1; in slices for kn->scan_mixer_begin */
+    void *parts;    /* the same as act, normed: what goes into dt_proj, B and C.  Mamba-1 */
+    void *y;        /* (tokens, I) act                                                    */
+    float *sums;    /* (tokens, all_norm_groups), or (tokens) of a folded norm             */
+    void *delta;    /* (tokens, ld_delta); cleared once, so that the padding is defined   */
+    void *step;     /* of kn->mixer_step, or of kn->scan_mixer_begin and kn->scan         */
+    kn_ready ready; /* between fused mixers, where the backend has them */
 } layer_scratch;
 /* Most columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes, where both are float32. */
 static inline int64_t layer_ld_delta(const layer_dims *d) { return d->hidden + (d->norm == LAYER_NORM_FOLDED ? 4 : 0); }
@@ -96,7 +98,8 @@ typedef struct {
     int block; /* states inside slices, see kn_ssm_args */
     const int *snap_start, *snap_slot;
     const layer_probe *probe;
-    float *residual; /* (tokens, hidden) */
+    float *residual;        /* (tokens, hidden) */
+    const float *next_norm; /* (hidden): the weight of the norm behind this layer */
     layer_pending *pending;
 } layer_call;
 
@@ -121,6 +124,8 @@ static inline int layer_inner(const layer_dims *d) { return d->heads * d->dim; }
 /* The n-th element of an array. */
 static inline void *layer_at(const void *base, plp_dtype dtype, int64_t n) { return (char *)base + (size_t)n * plp_dtype_size(dtype); }
 
+/* Room for what fused mixers leave each other; none unless `fused`. */
+kn_ready layer_take_ready(plp_arena *a, bool fused, const layer_dims *d);
 /* Adds `pending` to the residual, for forms of a layer that read it up to date. */
 plp_status layer_settle(const layer_call *l);
 /* s->in (tokens, rows) = in_proj of the normed residual, `pending` added. */

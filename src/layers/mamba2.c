@@ -30,6 +30,9 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
         .fold = d->norm == LAYER_NORM_FOLDED,
         .norm_weight = w->norm,
         .norm_eps = d->eps,
+        .ready = l->s->ready,
+        .is_ready = l->pending->ready,
+        .next_norm = l->next_norm,
         .in_proj = w->in_proj,
         .in_bias = w->in_bias,
         .conv_weight = w->conv,
@@ -64,6 +67,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));
     *up_to_date = *done && a.delta == NULL;
+    l->pending->ready = *up_to_date && b->seqs >= KN_READY_ROWS && b->seqs <= KN_MIXER_ROWS && l->next_norm != NULL;
     return PLP_OK;
 }
 
@@ -166,6 +170,7 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     s->y = plp_arena_take(a, tokens * layer_inner(d), act);
     s->sums = plp_arena_take(a, tokens * sum_columns(d), sizeof(float));
     s->delta = plp_arena_take(a, tokens * layer_ld_delta(d), sizeof(float));
+    s->ready = layer_take_ready(a, kn->mixer_step != NULL, d);
     if (kn->mixer_step_work) s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
 }
 

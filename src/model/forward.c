@@ -86,6 +86,7 @@ static plp_status head(model *m, const model_share *s, layer_pending *pending)
                                                         .residual = residual,
                                                         .map = m->there.out_row,
                                                         .weight = m->weights.final_norm,
+                                                        .ready = pending->ready ? s->scratch.ready : (kn_ready){ 0 },
                                                         .eps = m->config.norm_eps,
                                                         .w = m->weights.head,
                                                         .w_dtype = m->weights.dtype,
@@ -159,6 +160,7 @@ static plp_status compute(model *m, const model_step *s, const model_share *shar
             tp_stamp(s->decodes == s->tokens ? TP_DECODE : TP_PREFILL, m->steps);
         }
         call.w = m->weights.layers + i;
+        call.next_norm = i + 1 < m->config.layers ? call.w[1].norm : m->weights.final_norm;
         PLP_TRY(m->kind->forward(&call));
         PLP_TRY(show_residual(m, s, &pending));
     }

@@ -91,6 +91,15 @@ kt_batch kt_decodes(kt *t, int rows);
 /* A state (slots, elements): values in the source slots of sequences with a past, NaN elsewhere. */
 kt_array kt_state(kt *t, const kt_batch *b, plp_dtype dtype, size_t elements);
 
+/* What a fused mixer finds ready for its norm, made of a residual and the norm's weight, and then leaves for the next one. */
+typedef struct {
+    kt_array x, squares;
+    kn_ready r;
+} kt_ready;
+kt_ready kt_ready_make(kt *t, const kt_array *residual, const kt_array *norm);
+/* It is that of `residual`, as fetched, and of this norm. */
+void kt_expect_ready(kt *t, const kt_ready *ready, const float *residual, const kt_array *norm);
+
 /* Frees what the row allocated. */
 void kt_end_row(kt *t);
 

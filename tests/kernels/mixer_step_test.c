@@ -10,13 +10,15 @@
  * hundreds; what depends on that value alone (an element of a state) moves as much, a sum over all of them hardly.  A wrong weight, slot,
  * group or sign is hundreds of times that. */
 enum { DIM = 64, WIDTH = 4 };
-enum { DELTA = 1, FOLD = 2, BIASES = 4, LIMITS = 8, BF16_STATE = 16, MID_GROUP = 32, NO_NORM = 64, UNEVEN = 128, BARE = 256 };
+enum { DELTA = 1, FOLD = 2, BIASES = 4, LIMITS = 8, BF16_STATE = 16, MID_GROUP = 32, NO_NORM = 64, UNEVEN = 128, BARE = 256, READY = 512 };
 
 typedef struct {
     int rows, hidden, heads, groups, state, norm_groups, flags, inner, channels, width;
     plp_dtype ssm_dtype;
     kn_mixer_step_args a;
     kt_batch batch;
+    kt_ready ready;
+    kt_array ahead, next_norm; /* READY: the norm reads what was made of `ahead`, not the residual */
     kt_array residual, delta, norm, in_proj, in_bias, conv_weight, conv_bias, A, dt_bias, D, gate, out_proj, out_bias, conv_state,
         ssm_state, work;
     int *group, *first;
@@ -99,6 +101,11 @@ static step step_make(kt *t, const int *size)
                                 .ssm_state = s.ssm_state.p,
                                 .conv_dtype = PLP_BF16,
                                 .ssm_dtype = s.ssm_dtype };
+    s.ahead = s.residual;
+    s.next_norm = kt_random(t, PLP_F32, h, 1, 0.3);
+    if (s.flags & READY) s.ahead = kt_random(t, PLP_F32, (size_t)s.rows * h, 0.1, 1);
+    s.ready = kt_ready_make(t, &s.ahead, &s.norm);
+    if (s.flags & READY) s.a.is_ready = true, s.a.next_norm = s.next_norm.p, s.a.ready = s.ready.r;
     s.work = kt_nan(t, PLP_F32, t->kn->mixer_step_work(&s.a) / sizeof(float));
     s.a.work = s.work.p;
     return s;
@@ -109,7 +116,7 @@ static void reference(const step *s, int r, double *conv, double *ssm, double *o
 {
     const int H = s->hidden, I = s->inner, C = s->channels, N = s->state, src = s->batch.src[r], dst = s->batch.dst[r];
     const bool fresh = s->batch.past[r] == 0;
-    const double *res = s->residual.v + (size_t)r * (size_t)H;
+    const double *res = s->ahead.v + (size_t)r * (size_t)H;
     double mean = 0;
     double *normed = out; /* until the output is computed */
     for (int k = 0; k < H; k++) {
@@ -196,6 +203,7 @@ static void run(kt *t, const int *size)
     kt_expect(t, "conv state", &s.conv_state, conv);
     kt_expect(t, "ssm state", &s.ssm_state, ssm);
     if (to_delta) kt_expect(t, "residual", &s.residual, s.residual.v);
+    if (done && !to_delta && s.flags & READY) kt_expect_ready(t, &s.ready, got, &s.next_norm);
 }
 
 /* Sizes it does not know are left to the other kernels, untouched. */
@@ -224,19 +232,19 @@ static void run_unknown(kt *t, const int *size)
 }
 
 /* ------------------------------------------------------------------------------------------- the same bits however it is launched */
-enum { LAYERS = 5, STEPS = 3, AGAIN = 12 };
+enum { LAYERS = 5, STEPS = 3, AGAIN = 12, OFTEN = 60 };
 
 /* All layers over rows first .. first + rows of the batch, STEPS times, from the states as they were made. */
-static bool chain(kt *t, step *s, int first, int rows, kt_array *residual)
+static bool chain(kt *t, step *s, int layers, int first, int rows, kt_array *residual)
 {
     kt_put(t, residual);
-    for (int l = 0; l < LAYERS; l++) {
+    for (int l = 0; l < layers; l++) {
         kt_put(t, &s[l].conv_state);
         kt_put(t, &s[l].ssm_state);
     }
     for (int n = 0; n < STEPS; n++) {
         kt_ok(t, t->kn->fill(t->c, s->work.p, 0xff, s->work.n * sizeof(float))); /* NaN; and no layer follows itself */
-        for (int l = 0; l < LAYERS; l++) {
+        for (int l = 0; l < layers; l++) {
             kn_mixer_step_args a = s[l].a;
             kn_batch b = s->batch.b;
             bool done = false;
@@ -246,40 +254,46 @@ static bool chain(kt *t, step *s, int first, int rows, kt_array *residual)
             b.past += first;
             a.residual = (float *)residual->p + first * s->hidden;
             a.work = s->work.p;
+            a.is_ready = rows >= KN_READY_ROWS && rows <= KN_MIXER_ROWS && l > 0; /* the step's first norm finds nothing */
+            a.next_norm = s[(l + 1) % layers].norm.p;
+            a.ready = s->ready.r;
             if (!kt_ok(t, t->kn->mixer_step(t->c, &a, &b, &done)) || !done) return false;
         }
     }
     return true;
 }
 
-/* A race would show as a difference between kernels that overlap and kernels that follow each other; and a row knows nothing of others. */
+/* A race would show as a difference between kernels that overlap and kernels that follow each other; and a row knows nothing of others.
+ * One layer, often: its weights come from L2, so soon that a refill overtook reads of what it replaces, once in about a hundred steps. */
 static void run_same(kt *t, const int *size)
 {
     if (!t->kn->mixer_step || t->act != PLP_BF16) return;
     step s[LAYERS];
-    for (int l = 0; l < LAYERS; l++) s[l] = step_make(t, size);
-    for (int l = 1; l < LAYERS; l++) { /* states for the batch that all layers share */
+    const int layers = size[7] ? size[7] : LAYERS, often = layers == 1 ? OFTEN : AGAIN;
+    for (int l = 0; l < layers; l++) s[l] = step_make(t, size);
+    for (int l = 1; l < layers; l++) { /* states for the batch that all layers share */
         s[l].conv_state = kt_state(t, &s->batch, PLP_BF16, s[l].conv_state.n / (size_t)s->batch.slots);
         s[l].ssm_state = kt_state(t, &s->batch, s[l].ssm_dtype, s[l].ssm_state.n / (size_t)s->batch.slots);
         s[l].a.conv_state = s[l].conv_state.p;
         s[l].a.ssm_state = s[l].ssm_state.p;
     }
     const int n = s->rows * s->hidden;
-    if (!chain(t, s, 0, s->rows, &s->residual)) return;
+    if (!chain(t, s, layers, 0, s->rows, &s->residual)) return;
     const float *together = kt_fetch(t, &s->residual);
-    for (int again = 0; again < AGAIN; again++) {
+    for (int again = 0; again < often; again++) {
         setenv("PLP_PDL", again % 2 ? "1" : "0", 1);
-        if (chain(t, s, 0, s->rows, &s->residual))
+        if (chain(t, s, layers, 0, s->rows, &s->residual))
             kt_expect_same(t, again % 2 ? "again" : "one after the other", kt_fetch(t, &s->residual), together, n);
         unsetenv("PLP_PDL");
     }
-    /* Kernels for few rows and for many sum in different orders; of the latter, those for the same power of two of rows sum alike. */
-    int alone = 1;
+    /* Kernels for few rows and for many sum in different orders; of the latter, those for the same power of two of rows sum alike.  From
+     * KN_READY_ROWS on the norm's squares are added up by blocks of the mixer before. */
+    int alone = s->rows >= KN_READY_ROWS ? KN_READY_ROWS : 1;
     if (s->rows > 8)
         for (alone = 9; 2 * (alone - 1) < s->rows;) alone = 2 * (alone - 1) + 1;
     const int others = s->rows - alone, stride = s->rows > 8 && others > 0 ? others : 1; /* of many: from the first and from the last */
     for (int r = 0; r <= others; r += stride)
-        if (chain(t, s, r, alone, &s->residual))
+        if (chain(t, s, layers, r, alone, &s->residual))
             kt_expect_same(t, "with fewer", kt_fetch(t, &s->residual) + r * s->hidden, together + r * s->hidden, alone * s->hidden);
 }
 
@@ -288,11 +302,12 @@ static void run_head(kt *t, const int *size)
 {
     if (!t->kn->norm_linear) return;
     const int rows = size[0], hidden = size[1], n = size[2], held = rows + 3, ld = n + 2;
-    const bool mapped = size[3], expected = t->act == PLP_BF16;
+    const bool mapped = size[3], ready = size[4], expected = t->act == PLP_BF16;
     const kt_array residual = kt_random(t, PLP_F32, (size_t)(held * hidden), 0.3, 2),
                    w = kt_random(t, PLP_BF16, (size_t)n * (size_t)hidden, 0, 1 / sqrt(hidden));
     const kt_array y = kt_nan(t, PLP_F32, (size_t)(rows * ld));
     const kt_array norm = kt_random(t, PLP_F32, (size_t)hidden, 1, 0.3);
+    const kt_array ahead = ready ? kt_random(t, PLP_F32, residual.n, 0.1, 1) : residual; /* what is ready was made of it */
     int *map = kt_host(t, (size_t)rows * sizeof *map);
     bool done = !expected;
     for (int r = 0; r < rows; r++) map[r] = mapped ? kt_below(t, held) : r;
@@ -302,6 +317,7 @@ static void run_head(kt *t, const int *size)
                                     .residual = residual.p,
                                     .map = mapped ? kt_upload(t, map, (size_t)rows * sizeof *map) : NULL,
                                     .weight = norm.p,
+                                    .ready = ready ? kt_ready_make(t, &ahead, &norm).r : (kn_ready){ 0 },
                                     .eps = 1e-5,
                                     .w = w.p,
                                     .w_dtype = PLP_BF16,
@@ -312,7 +328,7 @@ static void run_head(kt *t, const int *size)
     double *want = kt_host(t, y.n * sizeof *want);
     memcpy(want, y.v, y.n * sizeof *want);
     for (int r = 0; r < rows && done; r++) {
-        const double *res = residual.v + (size_t)map[r] * (size_t)hidden;
+        const double *res = ahead.v + (size_t)map[r] * (size_t)hidden;
         double mean = 0;
         for (int k = 0; k < hidden; k++) mean += res[k] * res[k] / hidden;
         for (int i = 0; i < n; i++) {
@@ -343,6 +359,10 @@ const kt_case kt_mixer_step_rows[] = {
     { "mixer_step.4096.one", run, { 1, 4096, 11, 4, 128, 1, DELTA | FOLD | MID_GROUP | BF16_STATE }, STEP },
     { "mixer_step.one_head", run, { 8, 256, 1, 1, 64, 1, BARE }, STEP },
     { "mixer_step.many_heads", run, { 8, 256, 256, 1, 64, 32, 0 }, STEP },
+    { "mixer_step.ready.1024", run, { 3, 1024, 16, 2, 128, 2, READY }, STEP },
+    { "mixer_step.ready.delta", run, { 4, 768, 12, 1, 128, 1, DELTA | FOLD | READY }, STEP },
+    { "mixer_step.ready.2560", run, { 5, 2560, 20, 1, 128, 1, BIASES | READY }, STEP },
+    { "mixer_step.ready.4096", run, { 8, 4096, 16, 8, 128, 8, READY }, STEP },
     { "mixer_step.wide.9", run, { 9, 256, 8, 1, 64, 1, 0 }, WIDE },
     { "mixer_step.wide.16", run, { 16, 768, 12, 1, 128, 1, BIASES }, WIDE },
     { "mixer_step.wide.17", run, { 17, 1024, 13, 3, 128, 3, UNEVEN | MID_GROUP | LIMITS }, WIDE },
@@ -359,10 +379,13 @@ const kt_case kt_mixer_step_rows[] = {
     { "mixer_step.wide.same.64", run_same, { 64, 512, 5, 1, 128, 5, BF16_STATE }, 0, 0 },
     { "mixer_step.unknown", run_unknown, { 8, 256, 4, 1, 64, 1, 0 }, 0, 0 },
     { "mixer_step.same", run_same, { 8, 1024, 16, 2, 128, 2, 0 }, 0, 0 },
+    { "mixer_step.same.two", run_same, { 2, 1024, 16, 2, 128, 2, 0 }, 0, 0 },
     { "mixer_step.same.wide", run_same, { 3, 4096, 8, 1, 128, 1, BF16_STATE }, 0, 0 },
     { "norm_linear.256", run_head, { 1, 256, 1, false }, 1e-3, 1e-3 },
     { "norm_linear.768", run_head, { 8, 768, 2777, true }, 1e-3, 1e-3 },
     { "norm_linear.2560", run_head, { 3, 2560, 1003, true }, 1e-3, 1e-3 },
     { "norm_linear.4096", run_head, { 5, 4096, 1100, false }, 1e-3, 1e-3 },
+    { "norm_linear.ready.3", run_head, { 3, 1024, 777, true, true }, 1e-3, 1e-3 },
+    { "norm_linear.ready.8", run_head, { 8, 2560, 1003, false, true }, 1e-3, 1e-3 },
     { 0 }
 };

@@ -18,7 +18,7 @@ bool knows(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
 {
     const bool decodes = b->tokens == a->rows && b->seqs == a->rows && b->decodes == a->rows;
     return decodes && a->rows >= 1 && a->rows <= STEP_ROWS && a->heads >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) && step_aligned(a->work) &&
-           mixer_step_in_knows(a) && mixer_step_out_knows(a, c->sms);
+           c->sms <= KN_READY_PARTS && mixer_step_in_knows(a) && mixer_step_out_knows(a, c->sms);
 }
 
 /* More rows of a Mamba-2 mixer, for mixer_step_wide.cuh. */

@@ -28,6 +28,8 @@ struct out_args {
     float *out; /* (m, ld): the residual, or this rank's partial sum */
     int64_t ld;
     bool add, scale, fold; /* add to out; apply the norm's scale; it spans the ranks: pass sum(v^2) on with the partial sums */
+    const float *next;     /* READY: (rows), the weight of the norm behind, which finds its operand in `ready` */
+    kn_ready ready;
     kn_exchange x;         /* EXCHANGE: the sum over its ranks is what is added; else sum(v^2) goes behind the last column of out */
     int rows, m, heads, slots, slot_rows, pitch, spare_bytes, groups, lanes;
     float width, eps;
@@ -38,12 +40,13 @@ struct out_shared {
     float sums[STEP_WARPS][8 * SUM_PITCH];
     float rstd[STEP_GROUPS][8];
     float squares[STEP_ROWS];
+    float next[32]; /* READY */
     unsigned char group[STEP_HEADS];
     ring_barriers bars;
 };
 static_assert(STEP_ROWS == STEP_WARPS, "a warp adds up one row's squares");
 
-template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_out_kernel(const __grid_constant__ out_args a)
+template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_out_kernel(const __grid_constant__ out_args a)
 {
 #if STEP_CODE
     extern __shared__ __align__(128) unsigned char smem[];
@@ -70,6 +73,7 @@ template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREA
     const int er = threadIdx.x % 32, en = threadIdx.x / 32; /* the output this thread finishes */
     const bool mine = er < n && en < a.m;
     const float bias = mine && a.bias ? a.bias[r0 + er] : 0.f;
+    if (READY && en == 0) sh.next[er] = er < n ? a.next[r0 + er] : 0.f; /* not in registers, of which there are none to spare */
     dependency_wait();
 
     /* The warp's own ring of v: V_AHEAD x (m, 64 columns), one cp.async group a turn; 16 bytes of row lane / 8 and of row lane / 8 + 4 a lane. */
@@ -158,6 +162,7 @@ template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREA
             if (r < a.slot_rows && part * a.slot_rows + r < n) sh.sums[warp][(2 * q + (c & 1)) * SUM_PITCH + part * a.slot_rows + r] = acc[part][c];
         }
     __syncthreads();
+    float square = 0;
     if (mine) {
         float sum = 0;
 #pragma unroll
@@ -168,7 +173,14 @@ template <int PARTS, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREA
             const float scale = a.fold ? rsqrtf(exchange_sum(turn, at + 2 * PART_ROWS, sh.squares[en]) / a.width + a.eps) : 1.f;
             sum = scale * exchange_sum(turn, at + er, sum);
         }
-        *out = old + (sum + bias);
+        sum = old + (sum + bias);
+        *out = sum;
+        if (READY) ((bf16 *)a.ready.x)[en * a.ld + r0 + er] = __float2bfloat16(sum * sh.next[er]);
+        square = sum * sum;
+    }
+    if (READY && en < a.m) { /* a warp a row */
+        square = kn_warp_sum(square);
+        if (er == 0) a.ready.squares[en * KN_READY_PARTS + blockIdx.x] = square;
     }
     if (EXCHANGE) turn.end();
 #endif
@@ -183,6 +195,11 @@ out_split split_of(const kn_mixer_step_args *a, int sms)
     const int rows = (a->hidden + sms - 1) / sms, parts = rows > PART_ROWS ? 2 : 1, slot_rows = (rows + parts - 1) / parts, pitch = COLUMNS * 2 + step_pad(a->rows);
     const out_split s = { parts, slot_rows, pitch, ((slot_rows + 7) / 8 * 8 - slot_rows) * pitch };
     return s;
+}
+template <bool EXCHANGE, bool READY> plp_status launch(kn_context *c, int parts, dim3 grid, size_t shared, const out_args &o)
+{
+    return parts == 2 ? step_launch<mixer_out_kernel<2, EXCHANGE, READY>>(c, grid, shared, o)
+                      : step_launch<mixer_out_kernel<1, EXCHANGE, READY>>(c, grid, shared, o);
 }
 int beside_ring(const kn_mixer_step_args *a, const out_split &s) { return s.spare_bytes + STEP_WARPS * V_AHEAD * a->rows * V_PITCH; }
 
@@ -213,14 +230,13 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
     out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add, norm && !a->fold, a->fold,
-                   a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, {} };
+                   add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready, a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, {} };
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
     const size_t needed = (size_t)slots * s.slot_rows * s.pitch + beside_ring(a, s), wanted = least > (int)sizeof(out_shared) ? least - sizeof(out_shared) : 0;
     const size_t shared = needed > wanted ? needed : wanted;
     const dim3 grid(c->sms);
-    if (a->exchange != NULL)
-        return s.parts == 2 ? step_launch<mixer_out_kernel<2, true>>(c, grid, shared, o) : step_launch<mixer_out_kernel<1, true>>(c, grid, shared, o);
-    return s.parts == 2 ? step_launch<mixer_out_kernel<2, false>>(c, grid, shared, o) : step_launch<mixer_out_kernel<1, false>>(c, grid, shared, o);
+    if (a->exchange != NULL) return o.next ? launch<true, true>(c, s.parts, grid, shared, o) : launch<true, false>(c, s.parts, grid, shared, o);
+    return o.next ? launch<false, true>(c, s.parts, grid, shared, o) : launch<false, false>(c, s.parts, grid, shared, o);
 }

@@ -7,7 +7,8 @@
  * window of memory, and the last wave is split to the row.  The partial sums of the 8 warps meet in shared memory, where a rotating group
  * of warps finishes the tile and hands every value to the kernel's epilogue, while the others go on.
  *
- * The result of a row does not depend on how many rows there are, nor on the launch being early or late: same order, same bits. */
+ * The result of a row does not depend on how many rows there are (but for the source of its squares, see kn_ready), nor on the launch being
+ * early or late: same order, same bits. */
 #ifndef KERNELS_CUDA_MIXER_STEP_PRODUCT_CUH
 #define KERNELS_CUDA_MIXER_STEP_PRODUCT_CUH
 
@@ -49,6 +50,7 @@ struct product_args {
     int rows, m, slots, pad; /* pad: bytes between rows in a slot */
     float eps;
     int first; /* the row that is dealt first; those before it come last.  No tile may reach across it */
+    kn_ready ready; /* x not NULL: instead of the residual, for more than PRODUCT_FEW rows and no second product; squares has a part a block */
 };
 
 /* A second product on what the first one's rows from product_args.first on became, within the same kernel:
@@ -252,8 +254,11 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     /* The norm's weight waits where the partial sums will meet: registers are for the residual's loads, all of them in flight at once. */
     const auto column = [&](int j) { return j / NB * COLUMNS + warp * NB * 32 + j % NB * 32; };
     float *norm = sh.of[warp].norm;
+    const bool ready = !TWO && ROWS > PRODUCT_FEW && a.ready.x != NULL;
+    if (!ready) {
 #pragma unroll
-    for (int j = 0; j < BLOCKS; j++) norm[j * 32 + lane] = __ldg(a.norm_w + column(j) + lane);
+        for (int j = 0; j < BLOCKS; j++) norm[j * 32 + lane] = __ldg(a.norm_w + column(j) + lane);
+    }
     __syncwarp();
     dependency_wait();
     if constexpr (TWO)
@@ -268,7 +273,19 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     };
     const auto row_of = [&](int n) { return a.res + (size_t)(a.map ? __ldcg(a.map + n) : n) * HIDDEN; };
     float square = 0, squares;
-    if constexpr (ROWS <= PRODUCT_FEW) {
+    if (ready) {
+        const bf16 *row = (const bf16 *)a.ready.x + (size_t)(a.map ? __ldcg(a.map + min(g, a.m - 1)) : min(g, a.m - 1)) * HIDDEN;
+#pragma unroll
+        for (int j = 0; j < BLOCKS; j++) x[j] = g < a.m ? __ldcg((const uint4 *)(row + column(j)) + q) : make_uint4(0, 0, 0, 0);
+        float part[KN_READY_PARTS / 32]; /* all at once: a loop would take a round trip each */
+        const float *parts = a.ready.squares + (a.map && warp < a.m ? __ldcg(a.map + warp) : warp) * KN_READY_PARTS;
+#pragma unroll
+        for (int i = 0; i < KN_READY_PARTS / 32; i++) part[i] = warp < a.m && lane + i * 32 < gridDim.x ? __ldcg(parts + lane + i * 32) : 0.f; /* a warp a row */
+#pragma unroll
+        for (int i = 0; i < KN_READY_PARTS / 32; i++) square += part[i];
+        square = kn_warp_sum(square);
+        if (lane < 8) sh.squares[lane][warp] = lane == 0 ? square : 0.f;
+    } else if constexpr (ROWS <= PRODUCT_FEW) {
         /* A row's own four lanes would need SHARE times as many loads.  So the lanes of rows that are not there help: SHARE lanes a row, a
          * block of columns each in turn, which goes to the row's own through registers.  Squares are summed in the order of one lane
          * alone: a row's bits do not depend on how many rows there are. */
@@ -303,9 +320,11 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
 #pragma unroll
         for (int j = 0; j < BLOCKS; j++) x[j] = make_uint4(0, 0, 0, 0);
     }
-    square += __shfl_xor_sync(~0u, square, 1);
-    square += __shfl_xor_sync(~0u, square, 2);
-    if (q == 0) sh.squares[warp][g] = square;
+    if (!ready) {
+        square += __shfl_xor_sync(~0u, square, 1);
+        square += __shfl_xor_sync(~0u, square, 2);
+        if (q == 0) sh.squares[warp][g] = square;
+    }
     __syncwarp(); /* `norm` was read, sums may be written */
 
     const uint32_t lane_at = g * pitch + warp * NB * 64 + q * 16;
