@@ -379,6 +379,8 @@ const kt_case kt_mixer_step_rows[] = {
     { "mixer_step.wide.same.64", run_same, { 64, 512, 5, 1, 128, 5, BF16_STATE }, 0, 0 },
     { "mixer_step.unknown", run_unknown, { 8, 256, 4, 1, 64, 1, 0 }, 0, 0 },
     { "mixer_step.same", run_same, { 8, 1024, 16, 2, 128, 2, 0 }, 0, 0 },
+    { "mixer_step.same.l2", run_same, { 8, 4096, 16, 8, 128, 8, 0, 1 }, 0, 0 },
+    { "mixer_step.same.l2.one", run_same, { 1, 2560, 40, 1, 128, 1, 0, 1 }, 0, 0 },
     { "mixer_step.same.two", run_same, { 2, 1024, 16, 2, 128, 2, 0 }, 0, 0 },
     { "mixer_step.same.wide", run_same, { 3, 4096, 8, 1, 128, 1, BF16_STATE }, 0, 0 },
     { "norm_linear.256", run_head, { 1, 256, 1, false }, 1e-3, 1e-3 },

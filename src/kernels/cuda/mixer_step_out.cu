@@ -33,6 +33,7 @@ struct out_args {
     kn_exchange x;         /* EXCHANGE: the sum over its ranks is what is added; else sum(v^2) goes behind the last column of out */
     int rows, m, heads, slots, slot_rows, pitch, spare_bytes, groups, lanes;
     float width, eps;
+    uint32_t zero; /* 0: see ring_release */
     short first[STEP_GROUPS + 1]; /* the norm groups' first heads */
 };
 enum { MESSAGE_ROW = 2 * PART_ROWS + 1, MESSAGE = STEP_ROWS * MESSAGE_ROW }; /* words of a block: a row's sums, then its squares */
@@ -58,7 +59,7 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
      * same offsets of rows a power of two apart. */
     const int begin = blockIdx.x % nst;
     const auto columns_of = [&](int st) { return begin + st < nst ? begin + st : begin + st - nst; };
-    const ring rg = ring_make(smem, &sh.bars, a.slots, a.slot_rows * a.pitch, PARTS * nst);
+    const ring rg = ring_make(smem, &sh.bars, a.slots, a.slot_rows * a.pitch, PARTS * nst, a.zero);
     const auto issue = [&](int i, int slot) {
         const int ks = columns_of(i / PARTS), part = i % PARTS, rows = part ? n - a.slot_rows : min(a.slot_rows, n);
         ring_issue(rg, slot, a.w + (size_t)(r0 + part * a.slot_rows) * inner + ks * COLUMNS, rows, inner, min((int)COLUMNS, inner - ks * COLUMNS) * 2, a.pitch);
@@ -137,6 +138,7 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             ring_wait(rg, place);
+            uint32_t read = 0;
             if (has) { /* rows past the last are somebody else's numbers, never used */
                 const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
                 float s[2][4] = {}; /* two chains: an mma waits for the one before it */
@@ -149,8 +151,9 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
                 acc[part][1] += scale.y * (s[0][1] + s[1][1]);
                 acc[part][2] += scale.x * (s[0][2] + s[1][2]);
                 acc[part][3] += scale.y * (s[0][3] + s[1][3]);
+                read = a.slot_rows > 8 ? second[1].w : first[1].w;
             }
-            ring_release(rg, place, issue);
+            ring_release(rg, place, read, issue);
             place.next(rg);
         }
     }
@@ -230,7 +233,7 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
     out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add, norm && !a->fold, a->fold,
-                   add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready, a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, {} };
+                   add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready, a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, 0, {} };
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);

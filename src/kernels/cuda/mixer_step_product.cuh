@@ -49,6 +49,7 @@ struct product_args {
     const int *map;      /* (m) row of the residual, or NULL: row n    */
     int rows, m, slots, pad; /* pad: bytes between rows in a slot */
     float eps;
+    uint32_t zero; /* 0: see ring_release */
     int first; /* the row that is dealt first; those before it come last.  No tile may reach across it */
     kn_ready ready; /* x not NULL: instead of the residual, for more than PRODUCT_FEW rows and no second product; squares has a part a block */
 };
@@ -203,7 +204,7 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
         __syncthreads();
     }
     const product_place<S> at;
-    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, order.claims ? INT_MAX : tiles.count * S::NST + order.pieces);
+    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, order.claims ? INT_MAX : tiles.count * S::NST + order.pieces, a.zero);
     const auto span = [&](int t) -> product_span {
         if constexpr (TWO)
             if (order.claims && t >= order.dealt) {
@@ -367,7 +368,7 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
             if (S::MH == 2) load_row(high, from + 8 * pitch);
 #pragma unroll
             for (int b = 0; b < NB; b++) mma32(acc, low[b], high[b], x[st * NB + b]);
-            ring_release(rg, place, issue);
+            ring_release(rg, place, S::MH == 2 ? high[NB - 1].w : low[NB - 1].w, issue);
             place.next(rg);
         }
         hand_over(acc, [&](float sum, float squares) {
@@ -407,7 +408,7 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
 #pragma unroll
             for (int b = 0; b < NB; b++) /* past the last column lies what was there before */
                 if (piece_column(piece, b) < second.columns) mma32(acc, low[b], high[b], y[b]);
-            ring_release(rg, place, issue);
+            ring_release(rg, place, S::MH == 2 ? high[NB - 1].w : low[NB - 1].w, issue);
             place.next(rg);
             hand_over(acc, [&](float sum, float) {
                 const int row = order.row(piece) + at.er;

@@ -125,6 +125,7 @@ struct ring_barriers {
 struct ring {
     uint32_t data, full, empty; /* shared addresses */
     int slots, slot_bytes, stages;
+    uint32_t zero; /* an argument of the kernel, so the compiler does not know it: see ring_release */
 };
 /* Where a warp is in the ring; all warps of a block count alike. */
 struct ring_place {
@@ -139,9 +140,9 @@ struct ring_place {
         }
     }
 };
-__device__ __forceinline__ ring ring_make(unsigned char *data, ring_barriers *b, int slots, int slot_bytes, int stages)
+__device__ __forceinline__ ring ring_make(unsigned char *data, ring_barriers *b, int slots, int slot_bytes, int stages, uint32_t zero)
 {
-    const ring r = { kn_shared(data), kn_shared(b->full), kn_shared(b->empty), slots, slot_bytes, stages };
+    const ring r = { kn_shared(data), kn_shared(b->full), kn_shared(b->empty), slots, slot_bytes, stages, zero };
     return r;
 }
 /* The whole warp calls: n <= 32 row segments of `bytes` from `src` (rows `ld` elements apart) into a slot. */
@@ -172,13 +173,14 @@ template <class F> __device__ __forceinline__ void ring_start(const ring &r, F i
 }
 __device__ __forceinline__ void ring_wait(const ring &r, const ring_place &p) { kn_bar_wait(r.full + 8 * p.slot, p.phase); }
 
-/* This warp is done with the place; its turn to refill may come up with it.  Call it after the mma that consumed the loads, not right
- * after the loads: released any earlier, a refill was seen to overtake reads still under way (wrong results in one run of two, once
- * refills came from L2).  The refill comes after the warp's own work, or refill and product of successive stages would chain. */
-template <class F> __device__ __forceinline__ void ring_release(const ring &r, const ring_place &p, F issue)
+/* This warp is done with the place; its turn to refill may come up with it.  `read`: of its last load from there.  A release must not go out
+ * before the loads are back, or a refill overtakes them (seen, once refills came from L2: 128 columns of a row were the next stage's).  To write
+ * it behind the mma does not do: the assembler moves it up to the last load.  So its address hangs on that; a warp's loads come back in order.
+ * The refill comes after the warp's own work, or refill and product of successive stages would chain. */
+template <class F> __device__ __forceinline__ void ring_release(const ring &r, const ring_place &p, uint32_t read, F issue)
 {
     __syncwarp();
-    kn_warp_arrive(r.empty + 8 * p.slot);
+    kn_warp_arrive(r.empty + 8 * p.slot + (read & r.zero));
     const int before = p.stage - 1;
     if (before < 0 || p.stage % STEP_WARPS != threadIdx.x / 32 || before + r.slots >= r.stages) return;
     const int slot = p.slot ? p.slot - 1 : r.slots - 1;

@@ -60,7 +60,7 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
     __shared__ scan_shared sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
     const int channel = blockIdx.x * STEP_DIM + warp * SCAN_ROWS + g, parts = a.rank + 2 * N;
-    const ring rg = ring_make(smem, &sh.bars, STEP_WARPS, SCAN_ROWS * a.pitch, STEP_WARPS); /* a slot a warp, filled once */
+    const ring rg = ring_make(smem, &sh.bars, STEP_WARPS, SCAN_ROWS * a.pitch, STEP_WARPS, 0); /* a slot a warp, filled once */
     ring_start(rg, [&](int i, int slot) {
         ring_issue(rg, slot, a.dt_proj + (size_t)(blockIdx.x * STEP_DIM + i * SCAN_ROWS) * a.rank, SCAN_ROWS, a.rank, a.rank * 2, a.pitch);
     });
