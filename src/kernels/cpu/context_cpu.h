@@ -18,8 +18,8 @@ struct kn_context {
     kn_options options;
     int threads;
     kn_level level;
-    kn_linear_function linear;
-    char *rows; /* the rounded activations of a matrix product: rows_bytes */
+    kn_linear_function linear; /* of packed weights; plain: there are none */
+    char *rows;                /* the rounded activations of a matrix product: rows_bytes */
     size_t rows_bytes;
     char *scratch; /* threads * scratch_bytes */
     size_t scratch_bytes;
@@ -46,6 +46,7 @@ void kn_identity_cpu(int device, char *text, size_t size);
 plp_status kn_uniform_cpu(kn_context *c, const kn_uniform_args *a);
 plp_status kn_embed_cpu(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cpu(kn_context *c, const kn_add_norm_args *a);
+plp_status kn_pack_cpu(kn_context *c, void *w, int64_t n, int k, plp_dtype dtype, bool *done);
 plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a);
 plp_status kn_conv_cpu(kn_context *c, const kn_conv_args *a, const kn_batch *b);
 plp_status kn_ssd_cpu(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
