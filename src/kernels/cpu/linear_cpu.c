@@ -69,19 +69,16 @@ plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a)
         if ((size_t)a->rows * p.x_row > c->rows_bytes)
             return PLP_FAIL(PLP_ERR_INTERNAL, "linear: %d rows of %d, scratch for %d of %d", a->rows, a->k, c->options.max_tokens,
                             c->options.max_k);
-#pragma omp parallel for num_threads(threads) if (threads > 1 && a->rows > 8)
-        for (int r = 0; r < a->rows; r++)
-            round_row(c->rows + (size_t)r * p.x_row, keep, (const float *)a->x + r * a->ldx, a->w_dtype, a->k);
+        KN_EACH(c, a->rows > 8 ? threads : 1, r, a->rows,
+                round_row(c->rows + (size_t)r * p.x_row, keep, (const float *)a->x + r * a->ldx, a->w_dtype, a->k));
         p.x = c->rows;
         if (keep) p.kind = KN_BF16_BF16;
     }
     const kn_linear_function linear = a->packed ? c->linear : kn_linear_plain;
     const int parts = (a->n + KN_PANEL - 1) / KN_PANEL;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        const int count = omp_get_num_threads(), me = omp_get_thread_num();
-        const int first = (int)((int64_t)parts * me / count) * KN_PANEL, last = (int)((int64_t)parts * (me + 1) / count) * KN_PANEL;
+    KN_EACH(c, threads, i, threads, {
+        const int first = (int)((int64_t)parts * i / threads) * KN_PANEL, last = (int)((int64_t)parts * (i + 1) / threads) * KN_PANEL;
         linear(&p, first, last < a->n ? last : a->n);
-    }
+    });
     return PLP_OK;
 }
