@@ -50,6 +50,13 @@ static void *take_bytes(buffers *p, const void *data, size_t bytes)
     return there;
 }
 
+/* A matrix as the backend multiplies with it. */
+static void pack(buffers *p, void *w, int64_t n, int64_t k, plp_dtype dtype, bool *packed)
+{
+    *packed = false;
+    if (p->st == PLP_OK && p->kn->pack) p->st = p->kn->pack(p->c, w, n, (int)k, dtype, packed);
+}
+
 static void drain(buffers *p)
 {
     for (int i = 0; i < p->count; i++) p->kn->release(p->c, &p->list[i]);
@@ -173,7 +180,7 @@ typedef struct {
     const model_config *c;
     model_plan p;
     plp_dtype act, weights, state_dtype;
-    bool decode, round;
+    bool decode, round, packed;
     int tokens, seqs;
     int64_t E, I, R, C, H, bc; /* hidden, inner, rows of in_proj, channels of conv, heads, columns of B */
     kn_batch batch;
@@ -193,7 +200,13 @@ static int copies_of(int64_t elements, plp_dtype dtype)
     return bytes >= cache ? 1 : (int)((cache + bytes - 1) / bytes);
 }
 
-static void *take_weights(buffers *pool, int64_t n, plp_dtype dtype) { return take_random(pool, n * copies_of(n, dtype), dtype, 0.05f, 0); }
+static void *take_weights(buffers *pool, int64_t n, int64_t k, plp_dtype dtype, bool *packed)
+{
+    const int copies = copies_of(n * k, dtype);
+    char *w = take_random(pool, n * k * copies, dtype, 0.05f, 0);
+    for (int i = 0; i < copies; i++) pack(pool, w + (size_t)i * (size_t)(n * k) * plp_dtype_size(dtype), n, k, dtype, packed);
+    return w;
+}
 
 static plp_status set_up_batch(bench_layer *l, buffers *pool)
 {
@@ -221,7 +234,8 @@ static plp_status set_up_memory(bench_layer *l, buffers *pool)
     l->residual = take_random(pool, T * l->E, PLP_F32, 1, 0), l->delta = take_random(pool, T * l->E, PLP_F32, 1, 0);
     l->normed = take_random(pool, T * l->E, l->act, 1, 0), l->in = take_random(pool, T * l->R, l->act, 1, 0);
     l->conv = take_random(pool, T * l->C, l->act, 1, 0), l->y = take_random(pool, T * l->I, l->act, 1, 0);
-    l->w_in = take_weights(pool, l->R * l->E, l->weights), l->w_out = take_weights(pool, l->E * l->I, l->weights);
+    l->w_in = take_weights(pool, l->R, l->E, l->weights, &l->packed);
+    l->w_out = take_weights(pool, l->E, l->I, l->weights, &l->packed);
     l->vector = take_random(pool, l->C * l->c->conv, PLP_F32, 0.5f, 0);
     l->conv_state = take_random(pool, l->seqs * (l->c->conv - 1) * l->C, l->act, 1, 0);
     l->ssm_state = take_random(pool, l->seqs * l->I * N, l->state_dtype, 1, 0);
@@ -230,7 +244,8 @@ static plp_status set_up_memory(bench_layer *l, buffers *pool)
     if (!mamba1) return pool->st;
     const int64_t parts = l->c->dt_rank + 2 * N;
     const kn_scan_args shape = { .channels = (int)l->I, .state = (int)N };
-    l->w_x = take_weights(pool, parts * l->I, l->weights), l->w_dt = take_weights(pool, l->I * l->c->dt_rank, l->weights);
+    l->w_x = take_weights(pool, parts, l->I, l->weights, &l->packed);
+    l->w_dt = take_weights(pool, l->I, l->c->dt_rank, l->weights, &l->packed);
     l->mixed = take_random(pool, T * parts, PLP_F32, 1, 0), l->parts = take_random(pool, T * parts, l->act, 1, 0);
     l->dt = take_random(pool, T * l->I, l->act, 1, 0);
     if (pool->kn->scan_work) l->work = take_random(pool, (int64_t)pool->kn->scan_work(&shape) / 4 + 1, PLP_F32, 1, 0);
@@ -261,6 +276,7 @@ static kn_linear_args product(const bench_layer *l, int64_t n, int64_t k, void *
                              .ldx = ldx,
                              .w = w,
                              .w_dtype = l->weights,
+                             .packed = l->packed,
                              .y = y,
                              .y_dtype = y_dtype,
                              .ldy = ldy,
@@ -494,6 +510,7 @@ plp_status bench_rates(bench *b)
     const plp_dtype weights = b->options.f32 && !cpu ? PLP_F32 : b->config.dtype, act = cpu || b->options.f32 ? PLP_F32 : weights;
     const int m = cpu ? 512 : 8192, n = cpu ? 2048 : 8192, k = cpu ? 1024 : 8192;
     const size_t bytes = cpu ? (size_t)1 << 29 : (size_t)1 << 32;
+    bool packed;
     kn_context *c = NULL;
     buffers pool = { .kn = kn, .random = 1 };
     double seconds, best = INFINITY;
@@ -513,6 +530,7 @@ plp_status bench_rates(bench *b)
     b->read_rate = (double)bytes / seconds;
     void *x = take_random(&pool, (int64_t)m * k, act, 1, 0), *w = take_random(&pool, (int64_t)n * k, weights, 1, 0);
     void *y = take_random(&pool, (int64_t)m * n, act, 1, 0);
+    pack(&pool, w, n, k, weights, &packed);
     PLP_DO(pool.st);
     PLP_DO(tp_barrier(b->group));
     for (int i = 0; i < 6; i++) {
@@ -525,6 +543,7 @@ plp_status bench_rates(bench *b)
                                                 .ldx = k,
                                                 .w = w,
                                                 .w_dtype = weights,
+                                                .packed = packed,
                                                 .y = y,
                                                 .y_dtype = act,
                                                 .ldy = n,

@@ -11,21 +11,22 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The first word of the block. */
+/* The first word of the block.  The words are the lower halves of c0 to c3, what lies above them is left over: so a loop over tokens keeps
+ * them in lanes of 64 bits, where their products are, and need not move them about. */
 KN_SHARED uint32_t kn_philox(uint64_t seed, int64_t position, int token)
 {
-    uint32_t c0 = (uint32_t)position, c1 = (uint32_t)((uint64_t)position >> 32), c2 = (uint32_t)token, c3 = 0;
+    uint64_t c0 = (uint64_t)position, c1 = (uint64_t)position >> 32, c2 = (uint32_t)token, c3 = 0;
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
-        const uint64_t p0 = (uint64_t)c0 * 0xD2511F53u, p1 = (uint64_t)c2 * 0xCD9E8D57u;
-        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-        c1 = (uint32_t)p1;
-        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c3 = (uint32_t)p0;
+        const uint64_t p0 = (uint64_t)(uint32_t)c0 * 0xD2511F53u, p1 = (uint64_t)(uint32_t)c2 * 0xCD9E8D57u;
+        c0 = p1 >> 32 ^ c1 ^ k0;
+        c1 = p1;
+        c2 = p0 >> 32 ^ c3 ^ k1;
+        c3 = p0;
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return c0;
+    return (uint32_t)c0;
 }
 
 /* log(x) of a positive normal x within 2 units in the last place: x = m 2^e with m in [sqrt(1/2), sqrt(2)], and log(m) as the series of
@@ -43,11 +44,24 @@ KN_SHARED float kn_log(float x)
     return (float)e * 0x1.62e4p-1f + (2 * s + (tail + (float)e * 0x1.7f7d1cp-20f)); /* log 2 in two parts, the first short */
 }
 
-/* kn_gumbel, inline: -log(-log(u)), u in (0, 1). */
-KN_SHARED float kn_noise(uint64_t seed, int64_t position, int token)
+/* u in (0, 1), and the noise that it makes. */
+KN_SHARED float kn_noise_u(uint64_t seed, int64_t position, int token)
 {
-    const float u = ((float)(int32_t)(kn_philox(seed, position, token) >> 9) + 0.5f) * 0x1p-23f;
-    return -kn_log(-kn_log(u));
+    return ((float)(int32_t)(kn_philox(seed, position, token) >> 9) + 0.5f) * 0x1p-23f;
 }
+KN_SHARED float kn_noise_of(float u) { return -kn_log(-kn_log(u)); }
+
+/* What kn_noise_of(u) does not exceed, for a tenth of its work: -log(u) is at least 1 - u, and the bits of 1 - u, read as a number, are a
+ * logarithm to base 2 that is too small by at most 0.09.  What kn_log and this round is less than 2e-5. */
+KN_SHARED float kn_noise_below(float u)
+{
+    const float rest = 1 - u;
+    int32_t bits;
+    memcpy(&bits, &rest, sizeof bits);
+    return 127 * 0x1.62e43p-1f + 1e-4f - (float)bits * 0x1.62e43p-24f;
+}
+
+/* kn_gumbel, inline. */
+KN_SHARED float kn_noise(uint64_t seed, int64_t position, int token) { return kn_noise_of(kn_noise_u(seed, position, token)); }
 
 #endif

@@ -51,7 +51,8 @@ typedef struct {
     const int *ids;    /* (tokens)                       */
     const void *table; /* (vocab, hidden) of table_dtype */
     plp_dtype table_dtype;
-    float *out; /* (tokens, hidden) */
+    int64_t packed_first, packed_count; /* these rows of it are a matrix that kn->pack has packed: a tied head */
+    float *out;                         /* (tokens, hidden) */
 } kn_embed_args;
 
 /* ------------------------------------------------------------------------------------------------ sums over neighbouring devices
@@ -102,6 +103,7 @@ typedef struct {
     int64_t ldx;
     const void *w; /* (n, k) contiguous */
     plp_dtype w_dtype;
+    bool packed;       /* w is as kn->pack left it */
     const float *bias; /* (n) or NULL */
     void *y;
     plp_dtype y_dtype; /* act or float32 */
@@ -419,6 +421,9 @@ typedef struct kn_backend {
 
     plp_status (*embed)(kn_context *c, const kn_embed_args *a);
     plp_status (*add_norm)(kn_context *c, const kn_add_norm_args *a);
+    /* Arranges a matrix (n, k) as linear reads it fastest, in its own place, for contexts that are created alike.  *done false: it stays
+     * as it is, and so it does for them.  NULL: there is no such thing. */
+    plp_status (*pack)(kn_context *c, void *w, int64_t n, int k, plp_dtype dtype, bool *done);
     plp_status (*linear)(kn_context *c, const kn_linear_args *a);
     plp_status (*conv)(kn_context *c, const kn_conv_args *a, const kn_batch *b);
     plp_status (*ssd)(kn_context *c, const kn_ssm_args *a, const kn_batch *b);

@@ -93,6 +93,7 @@ typedef struct {
     tp_group *g;
     const layer_dims *d;
     const layer_weights *w;
+    bool packed; /* its matrices: kn_linear_args */
     const layer_scratch *s;
     const kn_batch *b;
     int block; /* states inside slices, see kn_ssm_args */

@@ -104,6 +104,7 @@ static plp_status head(model *m, const model_share *s, layer_pending *pending)
                                                      .ldx = hidden,
                                                      .w = m->weights.head,
                                                      .w_dtype = m->weights.dtype,
+                                                     .packed = m->weights.packed,
                                                      .y = logits,
                                                      .y_dtype = PLP_F32,
                                                      .ldy = vocab,
@@ -116,6 +117,9 @@ static model_share whole_of(const model *m, const model_step *s)
         .context = m->context, .scratch = m->scratch, .tokens = s->tokens, .seqs = s->seqs, .decodes = s->decodes, .outs = s->outs
     };
 }
+
+/* Rows of the embedding, from the head's first on, that are packed. */
+static int64_t packed_ids(const model *m) { return m->weights.packed && m->config.tied ? m->plan.vocab.count : 0; }
 
 /* Queues a share's computation; its inputs are there.  *left: what no norm has added to the residual. */
 static plp_status compute(model *m, const model_step *s, const model_share *share, layer_pending *left)
@@ -139,6 +143,7 @@ static plp_status compute(model *m, const model_step *s, const model_share *shar
                         .g = m->group,
                         .d = &m->dims,
                         .s = &share->scratch,
+                        .packed = m->weights.packed,
                         .b = &batch,
                         .block = s->block,
                         .snap_start = s->snap_start,
@@ -152,6 +157,8 @@ static plp_status compute(model *m, const model_step *s, const model_share *shar
                                                         .ids = in->ids + first,
                                                         .table = m->weights.embed,
                                                         .table_dtype = m->weights.dtype,
+                                                        .packed_first = m->plan.vocab.first,
+                                                        .packed_count = packed_ids(m),
                                                         .out = residual }));
     if (first == 0) PLP_TRY(MODEL_FAULT_ROW(m, "embed", residual));
     for (int64_t i = 0; i < m->config.layers; i++) {

@@ -69,6 +69,13 @@ void model_weights_lay_out(model_weights *w, plp_arena *a, const model_plan *p, 
 /* Bytes of a stage, or of the largest band that is cut by columns: those come whole.  Ranges of a batch.  Of copies' beginnings. */
 enum { PIECE = 64 << 20, STAGES = 2, BATCH = 64, ALIGN = 256 };
 
+/* A matrix that is complete behind so many ranges of the batch. */
+typedef struct {
+    void *w;
+    int64_t n, k;
+    int behind;
+} whole_matrix;
+
 /* Bands, or pieces of them, are collected until a stage is full, and then read together: one stage is filled while copies from the other are
  * under way.  Where the backend's memory is the host's there are no stages, and bands are read into their place. */
 typedef struct {
@@ -77,13 +84,17 @@ typedef struct {
     const kn_backend *kn;
     kn_context *context;
     const model_band_reader *reader;
-    int check; /* threads that look at numbers; 0: none */
+    plp_dtype dtype; /* of the matrices in memory */
+    int check;       /* threads that look at numbers; 0: none */
     char *stage[STAGES];
     size_t room, used; /* of each stage; of the one that is filled */
     int filled, count;
     model_range range[BATCH];
     char *to[BATCH];
     size_t bytes[BATCH];
+    whole_matrix matrix[BATCH]; /* to be packed, in the order of `behind` */
+    int matrices;
+    bool packed; /* the last one was */
     uint64_t done, total;
 } loader;
 
@@ -109,20 +120,33 @@ static void finish_piece(const model_range *r, size_t bytes)
         for (size_t i = 0; i < bytes / sizeof *data; i++) data[i] = -expf(data[i]);
 }
 
-/* Reads what was collected and queues its copies. */
+/* Packs the matrices from *at on that are complete behind so many ranges; *at becomes the next one. */
+static plp_status pack(loader *l, int ranges, int *at)
+{
+    for (; *at < l->matrices && l->matrix[*at].behind <= ranges; ++*at) {
+        const whole_matrix *m = &l->matrix[*at];
+        PLP_TRY(l->kn->pack(l->context, m->w, m->n, (int)m->k, l->dtype, &l->packed));
+    }
+    return PLP_OK;
+}
+
+/* Reads what was collected and queues its copies.  A matrix is packed while the look at its numbers has it in the cache. */
 static plp_status flush(loader *l)
 {
+    int packed = 0;
     PLP_TRY(l->reader->read(l->reader->arg, l->range, l->count));
+    PLP_TRY(pack(l, 0, &packed));
     for (int i = 0; i < l->count; i++) {
         const model_range *r = &l->range[i];
         if (l->check) PLP_TRY(model_check_values(l->c, r->band, r->layer, r->first, r->count, r->dst, r->dtype, l->check));
         finish_piece(r, l->bytes[i]);
         if (l->range[i].dst != l->to[i]) PLP_TRY(l->kn->to_device(l->context, l->to[i], l->range[i].dst, l->bytes[i]));
+        PLP_TRY(pack(l, i + 1, &packed));
     }
     PLP_TRY(l->kn->mark(l->context, l->filled));
     l->filled = (l->filled + 1) % STAGES;
     PLP_TRY(l->kn->wait(l->context, l->filled)); /* its copies, all of them queued before these */
-    l->count = 0, l->used = 0;
+    l->count = 0, l->used = 0, l->matrices = 0;
     plp_log_progress(false, "loading %.1f of %.1f MB", (double)l->done * 1e-6, (double)l->total * 1e-6);
     return PLP_OK;
 }
@@ -168,11 +192,34 @@ static plp_status load_band(loader *l, model_band band, int64_t layer, plp_dtype
     return PLP_OK;
 }
 
+static plp_status note_matrix(loader *l, void *w, int64_t n, int64_t k)
+{
+    if (l->kn->pack == NULL || n == 0) return PLP_OK;
+    if (l->matrices == BATCH) PLP_TRY(flush(l));
+    l->matrix[l->matrices++] = (whole_matrix){ w, n, k, l->count };
+    return PLP_OK;
+}
+
+/* The matrix of bands that lie one behind the other. */
+static plp_status note_bands(loader *l, void *w, const model_band *bands, int count)
+{
+    int64_t n = 0, k = 0;
+    for (int i = 0; i < count; i++) {
+        int64_t rows, columns;
+        model_band_shape(l->c, bands[i], &rows, &columns);
+        const int64_t own = model_plan_band(l->p, l->c, bands[i]).count;
+        const bool by_columns = model_band_of(bands[i])->by_columns;
+        n += by_columns ? rows : own;
+        if (rows > 0) k = by_columns ? own : columns;
+    }
+    return note_matrix(l, w, n, k);
+}
+
 static plp_status load_bands(loader *l, int64_t layer, plp_dtype dtype, const void *to, const model_band *bands, int count)
 {
     char *at = (char *)to;
     for (int i = 0; i < count; i++) PLP_TRY(load_band(l, bands[i], layer, dtype, &at));
-    return PLP_OK;
+    return model_band_of(bands[0])->matrix && bands[0] != MODEL_EMBED ? note_bands(l, (void *)to, bands, count) : PLP_OK;
 }
 #define LOAD_ONE(dtype, to, band) PLP_DO(load_bands(&l, 0, dtype, to, &(const model_band){ band }, 1))
 
@@ -189,16 +236,22 @@ static size_t stage_bytes(const model_plan *p, const model_config *c, plp_dtype 
     return (uint64_t)most < all ? (size_t)(most + ALIGN) : (size_t)all;
 }
 
-plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
+plp_status model_weights_load(model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
                               const model_band_reader *reader, int check)
 {
     plp_status st = PLP_OK;
-    loader l = {
-        .p = p, .c = c, .kn = kn, .context = context, .reader = reader, .check = check, .total = model_plan_weights(p, c, w->dtype)
-    };
+    loader l = { .p = p,
+                 .c = c,
+                 .kn = kn,
+                 .context = context,
+                 .reader = reader,
+                 .dtype = w->dtype,
+                 .check = check,
+                 .total = model_plan_weights(p, c, w->dtype) };
     const double begin = plp_seconds();
     PLP_DO(open_stages(&l, stage_bytes(p, c, w->dtype, l.total)));
     LOAD_ONE(w->dtype, w->embed, MODEL_EMBED);
+    if (c->tied) PLP_DO(note_matrix(&l, w->head, p->vocab.count, c->hidden));
     for (int64_t layer = 0; layer < c->layers; layer++)
         for (const entry *e = table; e < table + ENTRIES; e++) {
             const void *to;
@@ -208,6 +261,7 @@ plp_status model_weights_load(const model_weights *w, const model_plan *p, const
     LOAD_ONE(PLP_F32, w->final_norm, MODEL_FINAL_NORM);
     if (!c->tied) LOAD_ONE(w->dtype, w->head, MODEL_HEAD);
     PLP_DO(flush(&l));
+    w->packed = l.packed;
     PLP_DO(kn->sync(context));
     const double seconds = plp_seconds() - begin;
     plp_log_progress(true, "loaded %.1f MB in %.2f s, %.2f GB/s", (double)l.done * 1e-6, seconds, (double)l.done * 1e-9 / seconds);

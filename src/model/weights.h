@@ -10,6 +10,7 @@ typedef struct {
     plp_dtype dtype; /* of the matrices in memory */
     void *embed;     /* (vocab, hidden)           */
     void *head;      /* (vocab here, hidden); inside embed when tied */
+    bool packed;     /* head and the layers' matrices are as kn->pack leaves them; of embed, what head is */
     float *final_norm;
     layer_weights *layers; /* host array of (layers), the caller's; its pointers are backend memory */
 } model_weights;
@@ -25,8 +26,9 @@ typedef struct {
 /* Sets every pointer; with an arena that has no base this measures. */
 void model_weights_lay_out(model_weights *w, plp_arena *a, const model_plan *p, const model_config *c);
 
-/* Reads this rank's bands and puts them in place, each number looked at first by `check` threads (model/values.h) unless that is 0.  Progress on rank 0.  Local: the caller agrees on the status. */
-plp_status model_weights_load(const model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
+/* Reads this rank's bands and puts them in place, each number looked at first by `check` threads (model/values.h) unless that is 0, and
+ * packs what is multiplied with.  Progress on rank 0.  Local: the caller agrees on the status. */
+plp_status model_weights_load(model_weights *w, const model_plan *p, const model_config *c, const kn_backend *kn, kn_context *context,
                               const model_band_reader *reader, int check);
 
 /* A reader whose arg is a model_source. */

@@ -49,6 +49,16 @@ static void run_gumbel(kt *t, const int *size)
     }
 }
 
+/* Every noise that there is: not above what a draw takes for its bound, and that not far above where noise is high. */
+static void run_noise_below(kt *t, const int *size)
+{
+    (void)size;
+    for (int i = 0; i < 1 << 23; i++) {
+        const float u = ((float)i + 0.5f) * 0x1p-23f, noise = kn_noise_of(u), most = kn_noise_below(u);
+        if (!(noise <= most) || (u > 0.99f && !(most < noise + 0.07f))) kt_fail(t, "u %.9g: noise %.9g, bound %.9g", u, noise, most);
+    }
+}
+
 typedef struct {
     double p;
     int id;
@@ -254,6 +264,7 @@ static void run_choose(kt *t, const int *size)
 const kt_case kt_candidates_rows[] = {
     /* name                      run  rows first valid flags             rtol  atol */
     { "gumbel", run_gumbel, { 10000 }, 2e-6, 1e-6 }, /* two logarithms: near u = 1/e the noise is near 0, so atol counts */
+    { "gumbel.below", run_noise_below, { 0 }, 0, 0 },
     { "candidates.vocabulary", run, { 4, 0, 50288, 0 }, 1e-5, 1e-5 },
     { "candidates.shard", run, { 5, 12572, 12572, PENALTIES }, 1e-5, 1e-5 },
     { "candidates.small", run, { 8, 64, 63, PENALTIES }, 1e-5, 1e-5 },

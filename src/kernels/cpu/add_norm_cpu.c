@@ -31,18 +31,16 @@ plp_status kn_add_norm_cpu(kn_context *c, const kn_add_norm_args *a)
     const size_t hidden = (size_t)a->hidden;
     const int threads = kn_threads(c, 4.0 * a->tokens * a->hidden);
     if (a->delta) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (int t = 0; t < a->tokens; t++) {
+        KN_EACH(c, threads, t, a->tokens, {
             const double scale = a->sumsq ? 1 / sqrt((double)a->sumsq[t * a->ld_sumsq] / a->sumsq_width + a->sumsq_eps) : 1;
             add(a->residual + (size_t)t * hidden, (const char *)a->delta + (size_t)(t * a->ld_delta) * plp_dtype_size(a->delta_dtype),
                 a->delta_dtype, (float)scale, a->bias, a->hidden);
-        }
+        });
     }
     if (a->out) {
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-        for (int i = 0; i < a->outs; i++)
-            norm((float *)a->out + (size_t)i * hidden, a->residual + (size_t)(a->map ? a->map[i] : i) * hidden, a->weight, a->eps,
-                 a->hidden);
+        KN_EACH(c, threads, i, a->outs,
+                norm((float *)a->out + (size_t)i * hidden, a->residual + (size_t)(a->map ? a->map[i] : i) * hidden, a->weight, a->eps,
+                     a->hidden));
     }
     return PLP_OK;
 }

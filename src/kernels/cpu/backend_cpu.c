@@ -77,7 +77,10 @@ done:
     return st;
 }
 
-char *kn_scratch(const kn_context *c) { return c->scratch + (size_t)omp_get_thread_num() * c->scratch_bytes; }
+char *kn_scratch(const kn_context *c)
+{
+    return c->threads == 1 ? c->scratch : c->scratch + (size_t)omp_get_thread_num() * c->scratch_bytes;
+}
 
 plp_status kn_scratch_holds(const kn_context *c, const char *who, size_t bytes)
 {
@@ -197,6 +200,7 @@ const kn_backend *kn_cpu(void)
         .uniform = kn_uniform_cpu,
         .embed = kn_embed_cpu,
         .add_norm = kn_add_norm_cpu,
+        .pack = kn_pack_cpu,
         .linear = kn_linear_cpu,
         .conv = kn_conv_cpu,
         .ssd = kn_ssd_cpu,

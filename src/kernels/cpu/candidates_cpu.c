@@ -5,7 +5,7 @@
 #include "kernels/choose.h"
 
 enum {
-    STEP = 256,     /* of a row of logits: what noise is computed for together                                     */
+    STEP = 64,      /* of a row of logits: what noise is computed for together, or not at all                      */
     COLUMNS = 256,  /* into which a row is dealt, to learn how large the best must be                              */
     GROUP = 64,     /* what is then looked at together, before single ones                                         */
     MOST_KEYS = 256 /* collected before the worst are dropped; few rows of logits come to so many                  */
@@ -126,7 +126,7 @@ static void select_top(kn_candidates *o, const float *p, int n)
     for (int i = 0; i < o->count; i++) o->id[i] = id_of(key[i]), o->p[i] = p[o->id[i]];
 }
 
-/* The highest p + noise. */
+/* The highest p + noise.  Most stretches of p cannot have it, whatever their u: so they are spared the noise's logarithms. */
 KN_CLONES static void draw(kn_candidates *o, const kn_sample_row *r, const float *restrict p, int n, int first)
 {
     const uint64_t seed = r->seed;
@@ -134,11 +134,18 @@ KN_CLONES static void draw(kn_candidates *o, const kn_sample_row *r, const float
     o->drawn_score = -INFINITY;
     o->drawn_id = 0;
     for (int i = 0; i < n; i += STEP) {
-        float score[STEP], best = -INFINITY;
+        float u[STEP], score[STEP], reach = -INFINITY, best = -INFINITY;
         const int m = n - i < STEP ? n - i : STEP;
+#pragma omp simd reduction(max : reach)
+        for (int j = 0; j < m; j++) {
+            u[j] = kn_noise_u(seed, position, first + i + j);
+            const float most = p[i + j] + kn_noise_below(u[j]);
+            reach = most > reach ? most : reach;
+        }
+        if (!(reach > o->drawn_score)) continue;
 #pragma omp simd reduction(max : best)
         for (int j = 0; j < m; j++) {
-            score[j] = p[i + j] + kn_noise(seed, position, first + i + j);
+            score[j] = p[i + j] + kn_noise_of(u[j]);
             best = score[j] > best ? score[j] : best;
         }
         for (int j = 0; j < m && best > o->drawn_score; j++)
@@ -195,7 +202,6 @@ plp_status kn_candidates_cpu(kn_context *c, const kn_candidates_args *a)
 {
     PLP_TRY(kn_scratch_holds(c, "candidates", kn_candidates_scratch(a->valid)));
     const int threads = kn_threads(c, 16.0 * a->rows * a->valid);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < a->rows; t++) row(a, t, (float *)kn_scratch(c));
+    KN_EACH(c, threads, t, a->rows, row(a, t, (float *)kn_scratch(c)));
     return PLP_OK;
 }

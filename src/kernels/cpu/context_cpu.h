@@ -18,8 +18,8 @@ struct kn_context {
     kn_options options;
     int threads;
     kn_level level;
-    kn_linear_function linear;
-    char *rows; /* the rounded activations of a matrix product: rows_bytes */
+    kn_linear_function linear; /* of packed weights; plain: there are none */
+    char *rows;                /* the rounded activations of a matrix product: rows_bytes */
     size_t rows_bytes;
     char *scratch; /* threads * scratch_bytes */
     size_t scratch_bytes;
@@ -29,10 +29,22 @@ struct kn_context {
  * stays on the calling thread. */
 static inline int kn_threads(const kn_context *c, double operations) { return operations < 3e5 ? 1 : c->threads; }
 
+/* for (int i = 0; i < n; i++), dealt out to `most` of c's threads.  A context of one, as a crew's is, does without a parallel region: inside
+ * another that allocates and frees a team, and ends in a system call. */
+#define KN_EACH(c, most, i, n, ...)                                                                                                        \
+    do {                                                                                                                                   \
+        const int each_threads_ = (most);                                                                                                  \
+        if ((c)->threads == 1) {                                                                                                           \
+            for (int i = 0; i < (n); i++) __VA_ARGS__;                                                                                     \
+        } else {                                                                                                                           \
+            _Pragma("omp parallel for num_threads(each_threads_) if (each_threads_ > 1)") for (int i = 0; i < (n); i++) __VA_ARGS__;       \
+        }                                                                                                                                  \
+    } while (0)
+
 /* Memory for what is streamed: weights and states lie in large pages where the system has them, or the processor spends its time looking
  * up small ones.  free() releases it. */
 void *kn_alloc_large(size_t bytes);
-/* The calling thread's scratch; inside a parallel region of at most c->threads threads. */
+/* The calling thread's scratch; inside a parallel region of at most c->threads threads, or anywhere if that is one. */
 char *kn_scratch(const kn_context *c);
 /* PLP_ERR_INTERNAL: the context was created for less. */
 plp_status kn_scratch_holds(const kn_context *c, const char *who, size_t bytes);
@@ -46,6 +58,7 @@ void kn_identity_cpu(int device, char *text, size_t size);
 plp_status kn_uniform_cpu(kn_context *c, const kn_uniform_args *a);
 plp_status kn_embed_cpu(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cpu(kn_context *c, const kn_add_norm_args *a);
+plp_status kn_pack_cpu(kn_context *c, void *w, int64_t n, int k, plp_dtype dtype, bool *done);
 plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a);
 plp_status kn_conv_cpu(kn_context *c, const kn_conv_args *a, const kn_batch *b);
 plp_status kn_ssd_cpu(kn_context *c, const kn_ssm_args *a, const kn_batch *b);

@@ -140,11 +140,10 @@ plp_status kn_conv_cpu(kn_context *c, const kn_conv_args *a, const kn_batch *b)
     const int blocks = (a->channels + BLOCK - 1) / BLOCK;
     const int threads = kn_threads(c, 4.0 * b->tokens * a->channels * a->width);
     const int part = (b->decodes + threads - 1) / threads, parts = part ? (b->decodes + part - 1) / part : 0; /* of decode rows */
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int task = 0; task < (parts + b->seqs - b->decodes) * blocks; task++) {
+    KN_EACH(c, threads, task, (parts + b->seqs - b->decodes) * blocks, {
         const int i = task / blocks, first = task % blocks * BLOCK, n = a->channels - first < BLOCK ? a->channels - first : BLOCK;
         const int from = i < parts ? i * part : b->decodes + i - parts, end = from + part < b->decodes ? from + part : b->decodes;
         conv(a, b, from, i < parts ? end : from + 1, first, n);
-    }
+    });
     return PLP_OK;
 }

@@ -41,7 +41,6 @@ static void row(const kn_gated_norm_args *a, int64_t t)
 plp_status kn_gated_norm_cpu(kn_context *c, const kn_gated_norm_args *a)
 {
     const int threads = kn_threads(c, 16.0 * a->tokens * a->channels);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < a->tokens; t++) row(a, t);
+    KN_EACH(c, threads, t, a->tokens, row(a, t));
     return PLP_OK;
 }

@@ -15,7 +15,7 @@ KN_CLONES static void product(const kn_linear_work *p, plp_dtype w_dtype, int fi
             for (int i = 0; i < p->k; i += STEP) {
                 const int m = p->k - i < STEP ? p->k - i : STEP;
                 const float *x = (const float *)(p->x + (size_t)r * p->x_row) + i;
-                kn_widen(w, p->w + (size_t)j * p->w_row + (size_t)i * plp_dtype_size(w_dtype), w_dtype, m);
+                kn_widen(w, p->w + ((size_t)j * (size_t)p->k + (size_t)i) * plp_dtype_size(w_dtype), w_dtype, m);
 #pragma omp simd reduction(+ : sum)
                 for (int l = 0; l < m; l++) sum += (double)x[l] * w[l];
             }
@@ -28,7 +28,7 @@ void kn_linear_plain(const kn_linear_work *p, int first, int last)
     product(p, p->kind == KN_F32_BF16 ? PLP_BF16 : p->kind == KN_F32_F16 ? PLP_F16 : PLP_F32, first, last);
 }
 
-/* One row of x, rounded to bf16 or f16, and kept so or as the float32 of the same value. */
+/* One row of x, rounded to bf16 or f16, and kept so, with a zero behind an odd one, or as the float32 of the same value. */
 KN_CLONES static void round_row(void *restrict dst, bool keep, const float *restrict x, plp_dtype dtype, int k)
 {
     enum { STEP = 512 };
@@ -41,11 +41,11 @@ KN_CLONES static void round_row(void *restrict dst, bool keep, const float *rest
         else
             kn_widen((float *)dst + i, rounded, dtype, m);
     }
+    if (keep && k % 2) ((uint16_t *)dst)[k] = 0;
 }
 
 plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a)
 {
-    enum { ROWS = 8 }; /* of w, that go to a thread together */
     if (a->x_dtype != PLP_F32 || a->y_dtype != PLP_F32)
         return PLP_FAIL(PLP_ERR_INTERNAL, "linear: activations %s and %s on the CPU; float32 only", plp_dtype_name(a->x_dtype),
                         plp_dtype_name(a->y_dtype));
@@ -55,7 +55,6 @@ plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a)
                          .x = a->x,
                          .x_row = (size_t)a->ldx * sizeof(float),
                          .w = a->w,
-                         .w_row = (size_t)a->k * plp_dtype_size(a->w_dtype),
                          .bias = a->bias,
                          .y = a->y,
                          .ldy = a->ldy,
@@ -65,23 +64,21 @@ plp_status kn_linear_cpu(kn_context *c, const kn_linear_args *a)
     const double work = 2.0 * a->rows * a->n * a->k;
     const int threads = kn_threads(c, work);
     if (a->round_x && a->w_dtype != PLP_F32) {
-        const bool keep = a->w_dtype == PLP_BF16 && c->level >= KN_AVX512_BF16;
+        const bool keep = a->packed && a->w_dtype == PLP_BF16 && c->level >= KN_AVX512_BF16;
         p.x_row = ((size_t)a->k * (keep ? sizeof(uint16_t) : sizeof(float)) + 63) / 64 * 64;
         if ((size_t)a->rows * p.x_row > c->rows_bytes)
             return PLP_FAIL(PLP_ERR_INTERNAL, "linear: %d rows of %d, scratch for %d of %d", a->rows, a->k, c->options.max_tokens,
                             c->options.max_k);
-#pragma omp parallel for num_threads(threads) if (threads > 1 && a->rows > 8)
-        for (int r = 0; r < a->rows; r++)
-            round_row(c->rows + (size_t)r * p.x_row, keep, (const float *)a->x + r * a->ldx, a->w_dtype, a->k);
+        KN_EACH(c, a->rows > 8 ? threads : 1, r, a->rows,
+                round_row(c->rows + (size_t)r * p.x_row, keep, (const float *)a->x + r * a->ldx, a->w_dtype, a->k));
         p.x = c->rows;
         if (keep) p.kind = KN_BF16_BF16;
     }
-    const int parts = (a->n + ROWS - 1) / ROWS;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        const int count = omp_get_num_threads(), me = omp_get_thread_num();
-        const int first = (int)((int64_t)parts * me / count) * ROWS, last = (int)((int64_t)parts * (me + 1) / count) * ROWS;
-        c->linear(&p, first, last < a->n ? last : a->n);
-    }
+    const kn_linear_function linear = a->packed ? c->linear : kn_linear_plain;
+    const int parts = (a->n + KN_PANEL - 1) / KN_PANEL;
+    KN_EACH(c, threads, i, threads, {
+        const int first = (int)((int64_t)parts * i / threads) * KN_PANEL, last = (int)((int64_t)parts * (i + 1) / threads) * KN_PANEL;
+        linear(&p, first, last < a->n ? last : a->n);
+    });
     return PLP_OK;
 }

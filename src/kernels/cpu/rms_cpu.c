@@ -15,10 +15,10 @@ plp_status kn_rms_cpu(kn_context *c, const kn_rms_args *a)
     int columns = 0;
     for (int k = 0; k < a->segments; k++) columns += a->width[k];
     const int threads = kn_threads(c, 4.0 * a->tokens * columns);
-#pragma omp parallel for num_threads(threads) if (threads > 1)
-    for (int t = 0; t < a->tokens; t++)
+    KN_EACH(c, threads, t, a->tokens, {
         for (int k = 0, at = 0; k < a->segments; at += a->width[k++])
             segment((float *)a->out + t * a->ld_out + at, a->in + t * a->ld_in + at, a->eps > 0 && a->weight ? a->weight + at : NULL,
                     a->eps, a->width[k]);
+    });
     return PLP_OK;
 }

@@ -6,7 +6,7 @@
 #include "kernels/cpu/ssm_cpu.h"
 #include "kernels/cpu/ssm_step_cpu.h"
 
-enum { LANES = KN_SSM_LANES, ROWS = KN_SSM_ROWS, HEADS = 16, STEP = 256 }; /* heads whose dt are computed together; numbers of a state */
+enum { LANES = KN_SSM_LANES, ROWS = KN_SSM_ROWS, HEADS = 16, STEP = KN_SSM_MOST }; /* HEADS: whose dt are computed together */
 typedef kn_ssm_lanes lanes;
 typedef uint32_t words __attribute__((vector_size(LANES * sizeof(uint32_t))));
 
@@ -187,18 +187,18 @@ plp_status kn_ssm_step_cpu(kn_context *c, const kn_ssm_args *a, const kn_batch *
     const int tasks = b->decodes * a->heads, threads = kn_threads(c, 4.0 * tasks * a->dim * a->state);
     void (*own)(const kn_ssm_head *) = NULL;
 #if defined(__x86_64__)
-    if (c->level >= KN_AVX512_BF16 && a->state_dtype == PLP_BF16 && a->dim % ROWS == 0 && a->state % (2 * LANES) == 0)
+    if (c->level >= KN_AVX512_BF16 && a->state_dtype == PLP_BF16 && a->dim % ROWS == 0 && a->state % (2 * LANES) == 0 &&
+        a->state <= KN_SSM_MOST)
         own = kn_ssm_head_avx512;
 #endif
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        const int count = omp_get_num_threads(), me = omp_get_thread_num(), last = (int)((int64_t)tasks * (me + 1) / count);
-        for (int task = (int)((int64_t)tasks * me / count), heads; task < last; task += heads) {
+    KN_EACH(c, threads, i, threads, {
+        const int last = (int)((int64_t)tasks * (i + 1) / threads);
+        for (int task = (int)((int64_t)tasks * i / threads), heads; task < last; task += heads) {
             const int s = task / a->heads, head = task % a->heads, left = last - task < a->heads - head ? last - task : a->heads - head;
             heads = left < HEADS ? left : HEADS;
             step(a, own, b->start[s], head, heads, b->past[s] > 0 ? kn_head_state(a, b->src_slot[s], head) : NULL,
                  kn_head_state(a, b->dst_slot[s], head));
         }
-    }
+    });
     return PLP_OK;
 }

@@ -7,7 +7,8 @@
 enum {
     KN_SSM_LANES = 16,
     KN_SSM_ROWS = 4,    /* channels that go together                                                       */
-    KN_SSM_AHEAD = 2048 /* bytes by which a state is fetched ahead: the processor sees no stream in four rows */
+    KN_SSM_MOST = 256,  /* numbers of a state that a form need know                                        */
+    KN_SSM_AHEAD = 4096 /* bytes by which a state is fetched ahead: the processor sees no stream in four rows */
 };
 typedef float kn_ssm_lanes __attribute__((vector_size(KN_SSM_LANES * sizeof(float))));
 
@@ -20,7 +21,8 @@ typedef struct {
     float *y; /* (dim) */
 } kn_ssm_head;
 
-/* A bf16 state, dim a multiple of KN_SSM_ROWS, state of 2 KN_SSM_LANES.  Needs AVX-512 BF16, which rounds subnormal numbers to 0. */
+/* A bf16 state, dim a multiple of KN_SSM_ROWS, state of 2 KN_SSM_LANES and at most KN_SSM_MOST.  Needs AVX-512 BF16, which rounds
+ * subnormal numbers to 0. */
 void kn_ssm_head_avx512(const kn_ssm_head *p);
 
 /* Of each of four vectors the sum, by halves: as the compiler would end a sum, it is as many dependent additions as there are lanes. */
