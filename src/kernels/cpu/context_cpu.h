@@ -29,15 +29,15 @@ struct kn_context {
  * stays on the calling thread. */
 static inline int kn_threads(const kn_context *c, double operations) { return operations < 3e5 ? 1 : c->threads; }
 
-/* for (int i = 0; i < n; i++), dealt out to `most` of c's threads.  A context of one, as a crew's is, does without a parallel region: inside
- * another that allocates and frees a team, and ends in a system call. */
+/* for (int i = 0; i < n; i++), dealt out to `most` of c's threads.  One does without a parallel region, which costs more than small work does:
+ * it ends in a system call, and inside another, as a crew's, it allocates and frees a team besides. */
 #define KN_EACH(c, most, i, n, ...)                                                                                                        \
     do {                                                                                                                                   \
         const int each_threads_ = (most);                                                                                                  \
-        if ((c)->threads == 1) {                                                                                                           \
+        if (each_threads_ == 1) {                                                                                                          \
             for (int i = 0; i < (n); i++) __VA_ARGS__;                                                                                     \
         } else {                                                                                                                           \
-            _Pragma("omp parallel for num_threads(each_threads_) if (each_threads_ > 1)") for (int i = 0; i < (n); i++) __VA_ARGS__;       \
+            _Pragma("omp parallel for num_threads(each_threads_)") for (int i = 0; i < (n); i++) __VA_ARGS__;                              \
         }                                                                                                                                  \
     } while (0)
 
