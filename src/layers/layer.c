@@ -32,15 +32,6 @@ plp_status layer_show(const layer_call *l, const char *tensor, const void *data,
     return p->see ? p->see(p->arg, p->layer, tensor, data, dtype, l->b->tokens, columns, columns) : PLP_OK;
 }
 
-kn_ready layer_take_ready(plp_arena *a, bool fused, const layer_dims *d)
-{
-    kn_ready r = { 0 };
-    if (!fused) return r;
-    r.x = plp_arena_take(a, (int64_t)KN_MIXER_ROWS * d->hidden, plp_dtype_size(PLP_BF16));
-    r.squares = plp_arena_take(a, (int64_t)KN_MIXER_ROWS * KN_READY_PARTS, sizeof(float));
-    return r;
-}
-
 plp_status layer_settle(const layer_call *l)
 {
     if (l->pending->delta == NULL) return PLP_OK;

@@ -72,7 +72,7 @@ typedef struct {
     float *sums;    /* (tokens, all_norm_groups), or (tokens) of a folded norm             */
     void *delta;    /* (tokens, ld_delta); cleared once, so that the padding is defined   */
     void *step;     /* of kn->mixer_step, or of kn->scan_mixer_begin and kn->scan         */
-    kn_ready ready; /* between fused mixers, where the backend has them */
+    kn_ready ready; /* of kn->mixer_step: Mamba-2, where the backend has it */
 } layer_scratch;
 /* Most columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes, where both are float32. */
 static inline int64_t layer_ld_delta(const layer_dims *d) { return d->hidden + (d->norm == LAYER_NORM_FOLDED ? 4 : 0); }
@@ -125,8 +125,6 @@ static inline int layer_inner(const layer_dims *d) { return d->heads * d->dim; }
 /* The n-th element of an array. */
 static inline void *layer_at(const void *base, plp_dtype dtype, int64_t n) { return (char *)base + (size_t)n * plp_dtype_size(dtype); }
 
-/* Room for what fused mixers leave each other; none unless `fused`. */
-kn_ready layer_take_ready(plp_arena *a, bool fused, const layer_dims *d);
 /* Adds `pending` to the residual, for forms of a layer that read it up to date. */
 plp_status layer_settle(const layer_call *l);
 /* s->in (tokens, rows) = in_proj of the normed residual, `pending` added. */

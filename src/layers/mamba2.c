@@ -170,8 +170,10 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     s->y = plp_arena_take(a, tokens * layer_inner(d), act);
     s->sums = plp_arena_take(a, tokens * sum_columns(d), sizeof(float));
     s->delta = plp_arena_take(a, tokens * layer_ld_delta(d), sizeof(float));
-    s->ready = layer_take_ready(a, kn->mixer_step != NULL, d);
-    if (kn->mixer_step_work) s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
+    if (kn->mixer_step == NULL) return;
+    s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
+    s->ready.x = plp_arena_take(a, (int64_t)KN_MIXER_ROWS * d->hidden, plp_dtype_size(PLP_BF16));
+    s->ready.squares = plp_arena_take(a, (int64_t)KN_MIXER_ROWS * KN_READY_PARTS, sizeof(float));
 }
 
 static layer_scratch rows_from(const layer_scratch *s, const layer_dims *d, int64_t row)
