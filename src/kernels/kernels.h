@@ -274,6 +274,7 @@ typedef struct {
     float *delta;      /* (rows, ld_delta), or NULL */
     int64_t ld_delta;
     const kn_exchange *exchange, *mixed_exchange; /* host, or NULL: of end's sum, and of mixed */
+    bool between;                                 /* the caller adds mixed up over the ranks between begin and end */
     const float *norm_weight;                     /* (hidden) */
     double norm_eps, mixer_eps;
     const void *in_proj;  /* (2 channels, hidden) rows z, x */

@@ -16,6 +16,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     const kn_exchange *exchange = tp_exchange(l->g, (size_t)b->seqs * (size_t)layer_ld_delta(d) * sizeof(float));
     const int64_t mixed = (int64_t)b->seqs * KN_MIXER_SLICES * parts(d);
     const bool adds = tp_size(l->g) == 1 || exchange != NULL;
+    const kn_exchange *mixed_exchange = b->seqs <= FEW ? tp_exchange(l->g, (size_t)mixed * sizeof(float)) : NULL;
     const kn_scan_mixer_args a = {
         .rows = b->seqs,
         .hidden = d->hidden,
@@ -28,7 +29,8 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
         .delta = adds ? NULL : l->s->delta,
         .ld_delta = layer_ld_delta(d),
         .exchange = exchange,
-        .mixed_exchange = b->seqs <= FEW ? tp_exchange(l->g, (size_t)mixed * sizeof(float)) : NULL,
+        .mixed_exchange = mixed_exchange,
+        .between = tp_size(l->g) > 1 && mixed_exchange == NULL,
         .norm_weight = w->norm,
         .norm_eps = d->eps,
         .mixer_eps = d->mixer_eps,
@@ -58,7 +60,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
     if (!*done) return PLP_OK;
-    if (a.mixed_exchange == NULL) PLP_TRY(tp_all_reduce(l->g, l->s->mixed, mixed, PLP_F32));
+    if (a.between) PLP_TRY(tp_all_reduce(l->g, l->s->mixed, mixed, PLP_F32));
     *up_to_date = adds;
     return l->kn->scan_mixer_end(l->c, &a, b);
 }

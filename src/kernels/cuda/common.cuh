@@ -16,6 +16,7 @@ extern "C" {
 #define KN_LAUNCHED() KN_CUDA(cudaGetLastError())
 plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file, int line);
 
+enum { KN_TURNS = 8, KN_TOLD = 8 * 8 * 512 }; /* rows, slices, sums */
 struct kn_linear_cuda; /* linear.cu */
 struct kn_ssd_cuda;    /* ssd.cuh   */
 
@@ -29,6 +30,8 @@ struct kn_context {
     kn_ssd_cuda *ssd;
     void *candidates;  /* partial results of kn->candidates, see candidates.cu           */
     unsigned *arrived; /* (2) of a fused mixer's first kernel; 0 between such kernels     */
+    uint2 *told;       /* (KN_TURNS, KN_TOLD) see mixer_step_told(); 0 when a mixer begins */
+    unsigned turn;     /* of Mamba-1's mixers                                              */
 };
 
 /* What the files of single operations hang into the context and the table. */

@@ -187,7 +187,8 @@ extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixe
     if (!share_of(c, a, &m, available, &share)) return PLP_OK;
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
-    const product_second x_proj = { (const bf16 *)a->x_proj, w.xbc, a->mixed, c->arrived, a->dt_rank + 2 * a->state, a->channels,
+    c->turn++;
+    const product_second x_proj = { (const bf16 *)a->x_proj, w.xbc, a->mixed, mixer_step_told(c, a), c->arrived, a->dt_rank + 2 * a->state, a->channels,
                                      a->mixed_exchange != NULL ? *a->mixed_exchange : kn_exchange{}, slices_of(a) };
     PLP_TRY(mixer_step_in(c, &m, &batch, &w, share.in_slots, &x_proj));
     *done = true;
@@ -204,5 +205,5 @@ extern "C" plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes, slices_of(a)));
-    return mixer_step_out(c, &m, &w, share.out_slots, share.out_bytes);
+    return mixer_step_out(c, &m, &w, share.out_slots, share.out_bytes, mixer_step_told(c, a), a->rows * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state));
 }

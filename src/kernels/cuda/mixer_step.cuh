@@ -58,7 +58,8 @@ plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step
 int mixer_step_scan_bytes(const kn_scan_mixer_args *a); /* of shared memory that a block needs */
 /* slices: mixer_step_slices of the most channels that a rank has. */
 plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices);
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least = 0);
+/* told: of mixer_step_told, whose first `count` words are set to 0 for another turn. */
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least = 0, uint2 *told = NULL, int count = 0);
 
 /* Bytes between the rows of w in a slot: measured on an H200, 1 and 2 rows gain 4 % without (faster copies), 8 rows 3 % with (no conflicts). */
 static inline int step_pad(int rows) { return rows <= 2 ? 0 : (int)RING_PAD; }
@@ -66,6 +67,9 @@ static inline int step_pad(int rows) { return rows <= 2 ? 0 : (int)RING_PAD; }
 /* Sizes that the kernels' instances know. */
 bool mixer_step_in_knows(const kn_mixer_step_args *a);
 int mixer_step_slices(int hidden, int channels); /* in which the second product of `in` leaves its sums; more than KN_MIXER_SLICES are not known */
+/* Where `in` leaves the sums of its second product for `scan`, which starts on them while `in` is still at z; NULL if a collective comes
+ * between, or z is too short for that.  Mixers take turns: a kernel that has started early must not find what an earlier one left for another. */
+uint2 *mixer_step_told(const kn_context *c, const kn_scan_mixer_args *a);
 bool mixer_step_ssm_knows(const kn_mixer_step_args *a);
 bool mixer_step_scan_knows(const kn_scan_mixer_args *a);
 bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms);

@@ -116,6 +116,10 @@ template <class S, int ROWS, bool SECOND> __global__ void __launch_bounds__(STEP
     else norm_product<S, ROWS>(a.product, product_alone(), smem, e);
 }
 
+/* The row of Mamba-1's in_proj that is dealt first: x before z, so that the second product need not wait for the end; not where the split
+ * last tiles would reach across both.  wave: rows of all blocks' tiles. */
+int dealt_first(int inner, int wave) { return 2 * inner / wave * wave >= inner ? inner : 0; }
+
 /* Of Mamba-1, whose dt comes later, z and x alone. */
 int in_rows(const kn_mixer_step_args *a) { return step_inner(a) + step_channels(a) + (a->dt_bias ? a->heads : 0); }
 
@@ -145,6 +149,16 @@ int mixer_step_slices(int hidden, int channels)
     return slices;
 }
 
+uint2 *mixer_step_told(const kn_context *c, const kn_scan_mixer_args *a)
+{
+    bool early = !a->between && a->rows * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state) <= KN_TOLD;
+    product_shape_of(a->hidden, [&](auto shape) {
+        const int wave = c->sms * decltype(shape)::TILE;
+        early = early && product_overlaps(2 * a->channels / wave, dealt_first(a->channels, wave) > 0, (int)kn_ceil(a->channels, wave));
+    });
+    return early ? c->told + (size_t)(c->turn % KN_TURNS) * KN_TOLD : NULL;
+}
+
 plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const product_second *second)
 {
     in_args in = { { (const bf16 *)a->in_proj, a->norm_weight, a->residual, NULL, in_rows(a), a->rows, slots, step_pad(a->rows), (float)a->norm_eps, 0, 0, a->is_ready && a->rows >= KN_READY_ROWS ? a->ready : kn_ready{} },
@@ -159,10 +173,8 @@ plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_
             product_rows_of(a->rows, [&](auto rows) { st = step_launch<mixer_in_kernel<S, decltype(rows)::value, false>>(c, dim3(c->sms), shared, in); });
             return;
         }
-        /* x before z, so that the second product need not wait for the end; not where the split last tiles would reach across both */
-        const int wave = c->sms * S::TILE, whole = in.product.rows / wave * wave;
         in.second = *second;
-        in.product.first = whole >= step_inner(a) ? step_inner(a) : 0;
+        in.product.first = dealt_first(step_inner(a), c->sms * S::TILE);
         product_rows_of(a->rows, [&](auto rows) { st = step_launch<mixer_in_kernel<S, decltype(rows)::value, true>>(c, dim3(c->sms), shared, in); });
     });
     return st;

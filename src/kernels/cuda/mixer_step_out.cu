@@ -34,6 +34,8 @@ struct out_args {
     int rows, m, heads, slots, slot_rows, pitch, spare_bytes, groups, lanes;
     float width, eps;
     uint32_t zero; /* 0: see ring_release */
+    uint2 *told;   /* (told_count) to be set to 0 */
+    int told_count;
     short first[STEP_GROUPS + 1]; /* the norm groups' first heads */
 };
 enum { MESSAGE_ROW = 2 * PART_ROWS + 1, MESSAGE = STEP_ROWS * MESSAGE_ROW }; /* words of a block: a row's sums, then its squares */
@@ -76,6 +78,7 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
     const float bias = mine && a.bias ? a.bias[r0 + er] : 0.f;
     if (READY && en == 0) sh.next[er] = er < n ? a.next[r0 + er] : 0.f; /* not in registers, of which there are none to spare */
     dependency_wait();
+    for (int i = blockIdx.x * STEP_THREADS + threadIdx.x; a.told != NULL && i < a.told_count; i += gridDim.x * STEP_THREADS) a.told[i] = make_uint2(0, 0);
 
     /* The warp's own ring of v: V_AHEAD x (m, 64 columns), one cp.async group a turn; 16 bytes of row lane / 8 and of row lane / 8 + 4 a lane. */
     const int v_slot = a.m * V_PITCH;
@@ -228,12 +231,12 @@ step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms)
     return room;
 }
 
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least)
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least, uint2 *told, int count)
 {
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
     out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add, norm && !a->fold, a->fold,
-                   add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready, a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, 0, {} };
+                   add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready, a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, 0, told, count, {} };
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);

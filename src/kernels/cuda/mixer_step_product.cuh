@@ -14,6 +14,7 @@
 
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/mixer_step_ring.cuh"
+#include "kernels/shared.h"
 
 #include <climits>
 #include <type_traits>
@@ -63,9 +64,11 @@ struct product_args {
  * none goes on before all have.  By then they have, except for small matrices: the wait is for correctness.  All blocks must be able to
  * run at the same time: one a multiprocessor, and the kernels after this one start when all of its blocks have. */
 enum { PRODUCT_SLICES = 8 };
+typedef uint2 product_sum; /* a sum, and 1 when it is there: 8 bytes arrive together, so neither side needs a fence, which would wait for all stores */
 struct product_second {
     const bf16 *w, *x;    /* (rows, columns), (m, columns); columns <= PRODUCT_SLICES stages, a multiple of 32 */
     float *out;           /* (m, PRODUCT_SLICES, rows): slices that have no columns become zero */
+    product_sum *told;    /* the same instead of `out`, or NULL: for a kernel that reads them while this one still runs */
     unsigned *arrived;    /* warps whose part of x is there, and tiles claimed; both 0 before, and a later kernel sets them to 0 again */
     int rows, columns;
     kn_exchange exchange; /* size > 0: what goes into out is sent to the other devices too, as the same word of a message; a later kernel receives */
@@ -95,8 +98,11 @@ struct product_tiles {
 };
 static inline int product_tiles_most(int rows, int tile, int blocks) { return (rows + blocks * tile - 1) / (blocks * tile); }
 
-/* A block's stages: its tiles, and the pieces of the second product among the later ones, each behind a tile so that its operand can be
- * fetched a tile ahead; or all behind the last tile, where the tiles are too few for that.
+/* Whether there are tiles enough for the second product to be made before the last ones. */
+KN_SHARED bool product_overlaps(int waves, bool first, int x_tiles) { return first && waves - 1 > x_tiles + 1; }
+
+/* A block's stages: its tiles, and the pieces of the second product before the last ones, or behind the last where the tiles are too few.  A
+ * block's pieces are of one slice: they follow each other without a wait for their operand, or the ring would run dry meanwhile.
  *
  * Multiprocessors do not get equal shares of the memory's bandwidth: with tiles dealt evenly, the last block ends an eighth later than the
  * first.  So the last one or two waves are not dealt but claimed from a counter, by whoever comes to them.  An answer takes a microsecond:
@@ -105,32 +111,29 @@ static inline int product_tiles_most(int rows, int tile, int blocks) { return (r
  * releases a stage only behind its own turn, and that turn waits for the release.  Neighbours may overtake each other, so a tile that is a
  * single stage is never claimed. */
 template <class S> struct product_order {
-    static constexpr int CLAIM_AHEAD = (STEP_WARPS + S::NST - 1) / S::NST + 1, CLAIMS = 32, FINE = S::TILE / 2;
+    static constexpr int CLAIM_AHEAD = (STEP_WARPS + S::NST - 1) / S::NST + 1, CLAIMS = 32;
     int tiles, slices, pieces; /* slices that have columns */
-    int ready, from;           /* x is there before this tile; the first piece comes before it */
+    int slice, row, stride;    /* of all pieces; of the first one; from one to the next */
+    int ready, from;           /* x is there before this tile; the pieces come before it */
     int dealt;                 /* tiles from here on are claimed */
-    int coarse;                /* claims of whole tiles; the later ones are of FINE rows, so that blocks end together */
-    bool among, claims;
+    bool among, claims;        /* pieces before the last tiles */
     product_order() = default;
     __device__ __forceinline__ product_order(const product_tiles &t)
-        : tiles(t.count), slices(1), pieces(0), ready(0), from(t.count), dealt(t.count), coarse(0), among(false), claims(false)
+        : tiles(t.count), slices(1), pieces(0), slice(0), row(0), stride(0), ready(0), from(t.count), dealt(t.count), among(false), claims(false)
     {
     }
     __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second, int slots) : product_order(t)
     {
         slices = (second.columns + S::COLUMNS - 1) / S::COLUMNS;
-        const int all = (second.rows + S::TILE - 1) / S::TILE * slices, grid = (int)gridDim.x, block = (int)blockIdx.x;
-        const int most = (all + grid - 1) / grid, x_tiles = (t.all - t.first + t.wave - 1) / t.wave;
-        pieces = block < all ? (all - block + grid - 1) / grid : 0;
+        const int all = (second.rows + S::TILE - 1) / S::TILE, blocks = (int)gridDim.x / slices, block = (int)blockIdx.x / slices;
+        pieces = block < min(blocks, all) ? (all - block + blocks - 1) / blocks : 0;
+        slice = (int)blockIdx.x % slices, row = block * S::TILE, stride = blocks * S::TILE;
+        const int x_tiles = (t.all - t.first + t.wave - 1) / t.wave;
         ready = t.first > 0 ? x_tiles + 1 : tiles; /* a tile later: by then the stores are through, and waiting for that is short */
-        const int middle = (ready + t.waves + 2) / 2, latest = t.waves - most; /* all blocks reckon alike */
-        claims = S::NST >= 2 && t.first > 0 && latest > ready && (t.waves - 1 - CLAIM_AHEAD) * S::NST >= slots; /* none is asked for before the wait */
-        if (claims) {
-            dealt = t.waves - 1;
-            coarse = (t.all - dealt * t.wave - t.wave / 2) / S::TILE;
-        }
-        among = claims || (t.first > 0 && middle > ready && middle + pieces <= tiles);
-        if (among) from = claims ? min(middle, latest) : middle;
+        among = product_overlaps(t.waves, t.first > 0, x_tiles);
+        claims = S::NST >= 2 && among && (t.waves - 1 - CLAIM_AHEAD) * S::NST >= slots; /* none is asked for before the wait */
+        if (claims) dealt = t.waves - 1;
+        if (among) from = min(ready + 3, t.waves - 1); /* by then the last block is there, and the others' rings do not run full before it is */
         else if (ready > tiles) ready = tiles;
     }
     struct stage {
@@ -138,15 +141,11 @@ template <class S> struct product_order {
     };
     __device__ __forceinline__ stage at(int i) const
     {
-        int k = i - from * S::NST;
-        const int period = among ? S::NST + 1 : 1;
-        if (k < 0) return { i / S::NST, -1, i % S::NST };
-        if (k >= pieces * period) return { (i - pieces) / S::NST, -1, (i - pieces) % S::NST };
-        const int piece = k / period, part = k % period;
-        return { from + piece, part ? -1 : piece, part - 1 };
+        const int piece = i - from * S::NST;
+        if (piece >= 0 && piece < pieces) return { from, piece, 0 };
+        if (piece >= 0) i -= pieces;
+        return { i / S::NST, -1, i % S::NST };
     }
-    __device__ __forceinline__ int row(int piece) const { return ((int)blockIdx.x + piece * (int)gridDim.x) / slices * S::TILE; }
-    __device__ __forceinline__ int slice(int piece) const { return ((int)blockIdx.x + piece * (int)gridDim.x) % slices; }
 };
 struct product_span {
     int row, rows; /* rows 0: no tile is left */
@@ -210,9 +209,9 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
             if (order.claims && t >= order.dealt) {
                 uint32_t told = 0;
                 while (told >> 16 != (uint32_t)t) told = *(volatile uint32_t *)&sh.claimed[t % order.CLAIMS];
-                const int n = (int)(told & 0xffff), fine = max(n - order.coarse, 0);
-                const int row = order.dealt * tiles.wave + (n - fine) * S::TILE + fine * order.FINE;
-                return { row + tiles.first - tiles.all, min(n >= order.coarse ? (int)order.FINE : (int)S::TILE, max(tiles.all - row, 0)) };
+                const int n = (int)(told & 0xffff);
+                const int row = order.dealt * tiles.wave + n * S::TILE;
+                return { row + tiles.first - tiles.all, min((int)S::TILE, max(tiles.all - row, 0)) };
             }
         return { tiles.row(t), tiles.rows(t) };
     };
@@ -230,7 +229,7 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
                 claim_for = stage.tile + order.CLAIM_AHEAD;
             }
             if (stage.piece >= 0) {
-                const int row = order.row(stage.piece), column = order.slice(stage.piece) * COLUMNS;
+                const int row = order.row + stage.piece * order.stride, column = order.slice * COLUMNS;
                 ring_issue(rg, slot, second.w + (size_t)row * second.columns + column, min(S::TILE, second.rows - row), second.columns,
                            min(COLUMNS, second.columns - column) * 2, pitch);
             } else {
@@ -390,11 +389,11 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
             __threadfence();
         };
         uint4 y[NB]; /* the B operand of a piece */
-        const auto piece_column = [&](int piece, int b) { return order.slice(piece) * COLUMNS + (warp * NB + b) * 32; };
-        const auto fetch = [&](int piece) {
+        const auto piece_column = [&](int b) { return order.slice * COLUMNS + (warp * NB + b) * 32; };
+        const auto fetch = [&] {
 #pragma unroll
             for (int b = 0; b < NB; b++) {
-                const int k = piece_column(piece, b);
+                const int k = piece_column(b);
                 y[b] = g < a.m && k < second.columns ? __ldcg((const uint4 *)(second.x + (size_t)g * second.columns + k) + q) : make_uint4(0, 0, 0, 0);
             }
         };
@@ -407,43 +406,41 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
             if (S::MH == 2) load_row(high, from + 8 * pitch);
 #pragma unroll
             for (int b = 0; b < NB; b++) /* past the last column lies what was there before */
-                if (piece_column(piece, b) < second.columns) mma32(acc, low[b], high[b], y[b]);
+                if (piece_column(b) < second.columns) mma32(acc, low[b], high[b], y[b]);
             ring_release(rg, place, S::MH == 2 ? high[NB - 1].w : low[NB - 1].w, issue);
             place.next(rg);
             hand_over(acc, [&](float sum, float) {
-                const int row = order.row(piece) + at.er;
+                const int row = order.row + piece * order.stride + at.er;
                 if (row >= second.rows || at.en >= a.m) return;
-                const int to = (at.en * PRODUCT_SLICES + order.slice(piece)) * second.rows + row;
-                second.out[to] = sum;
+                const int to = (at.en * PRODUCT_SLICES + order.slice) * second.rows + row;
+                if (second.told) *(volatile unsigned long long *)(second.told + to) = 1ull << 32 | __float_as_uint(sum);
+                else second.out[to] = sum;
                 if (second.exchange.size > 0) exchange_turn(second.exchange, sh.exchange).send(to, __float_as_uint(sum));
             });
         };
         for (int n = 0; n < a.m; n++)
             for (int i = order.slices * second.rows + blockIdx.x * STEP_THREADS + threadIdx.x; i < PRODUCT_SLICES * second.rows; i += gridDim.x * STEP_THREADS) {
                 const int to = n * PRODUCT_SLICES * second.rows + i;
-                second.out[to] = 0;
+                if (!second.told) second.out[to] = 0;
                 if (second.exchange.size > 0 && i < second.slices_sent * second.rows) exchange_turn(second.exchange).send(to, 0u);
             }
         for (int t = 0; order.claims || t < tiles.count; t++) {
             const product_span to = span(t);
             if (to.rows == 0) break;
             if (t == order.ready) arrive();
-            const int piece = t - (order.from - 1);
-            const bool has = order.among && piece >= 0 && piece < order.pieces;
-            if (has) {
-                if (piece == 0) wait_for_all();
-                fetch(piece);
+            const bool last = order.among && t == order.from - 1;
+            if (last && order.pieces > 0) {
+                wait_for_all();
+                fetch();
             }
             multiply_tile(t, to);
-            if (has) multiply_piece(piece);
+            for (int piece = 0; last && piece < order.pieces; piece++) multiply_piece(piece);
         }
         if (!order.claims && order.ready >= tiles.count) arrive();
         if (!order.among && order.pieces > 0) {
             wait_for_all();
-            for (int piece = 0; piece < order.pieces; piece++) {
-                fetch(piece);
-                multiply_piece(piece);
-            }
+            fetch();
+            for (int piece = 0; piece < order.pieces; piece++) multiply_piece(piece);
         }
     }
 #endif

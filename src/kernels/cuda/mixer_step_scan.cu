@@ -22,7 +22,9 @@ struct scan_args {
     void *state; /* (slots, channels, state) */
     step_batch batch;
     step_work work;
+    const uint2 *told; /* see mixer_step_told; NULL: mixed */
     unsigned *arrived;
+    int own, last;     /* slices that this rank has; the place of a sum that comes late */
     int m, channels, rank, pitch, rank_pitch; /* bytes between rows of dt_proj and of its operand, in shared memory */
     float eps;                                /* 0: no norms */
     kn_exchange x;                            /* EXCHANGE: of the slices, of which there are `slices` on any rank */
@@ -36,6 +38,36 @@ struct scan_shared {
 
 /* Bytes between rows of 16-byte units that 8 lanes in two rows read together: an odd number of 64 bytes keeps those apart. */
 int odd_pitch(int bytes) { return bytes % 128 <= 64 ? bytes / 128 * 128 + 64 : bytes / 128 * 128 + 192; }
+
+/* Two neighbouring sums of this rank, their slices added up in order. */
+__device__ __forceinline__ float2 mixed_slices(const float *at, int parts)
+{
+    float v[SCAN_SLICES][2];
+#pragma unroll
+    for (int j = 0; j < SCAN_SLICES; j++) state_load<2>(at + j * parts, v[j]);
+#pragma unroll
+    for (int j = 1; j < SCAN_SLICES; j++) v[0][0] += v[j][0], v[0][1] += v[j][1];
+    return make_float2(v[0][0], v[0][1]);
+}
+/* The same while they arrive. */
+__device__ __forceinline__ float2 told_slices(const uint2 *at, int parts, int slices)
+{
+    unsigned long long v[SCAN_SLICES][2];
+    for (bool there = false; !there;) {
+        there = true;
+#pragma unroll
+        for (int j = 0; j < SCAN_SLICES; j++) {
+            v[j][0] = v[j][1] = 1ull << 32;
+            if (j < slices) asm volatile("ld.volatile.global.v2.u64 {%0, %1}, [%2];" : "=l"(v[j][0]), "=l"(v[j][1]) : "l"(at + j * parts) : "memory");
+        }
+#pragma unroll
+        for (int j = 0; j < SCAN_SLICES; j++) there = there && v[j][0] >> 32 != 0 && v[j][1] >> 32 != 0;
+    }
+    float2 sum = make_float2(0, 0);
+#pragma unroll
+    for (int j = 0; j < SCAN_SLICES; j++) sum.x += __uint_as_float((uint32_t)v[j][0]), sum.y += __uint_as_float((uint32_t)v[j][1]);
+    return sum;
+}
 
 /* What rank r sent of two neighbouring sums, its slices added up in order; `at`: the first slice's place in the message. */
 __device__ __forceinline__ float2 receive_slices(const exchange_turn &t, int r, int at, int parts, int slices)
@@ -82,43 +114,40 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
     for (int j = 0; j < SCAN_AHEAD; j++)
         if (j < a.m) fetch(s[j], j);
     const float bias = a.dt_bias ? a.dt_bias[channel] : 0.f, D = a.D ? a.D[channel] : 0.f;
-    dependency_wait();
+    if (a.told != NULL) {
+        /* One thread looks, at one of the last; then all look at all.  Whoever sees a sum may read x: its writer waited for all of x. */
+        if (threadIdx.x == 0) {
+            while (((const volatile uint2 *)a.told)[a.last].y == 0) __nanosleep(100);
+            __threadfence();
+        }
+        __syncthreads();
+    } else {
+        dependency_wait();
+    }
 
     const exchange_turn turn(a.x, EXCHANGE);
-    if (blockIdx.x == 0 && threadIdx.x < 2) a.arrived[threadIdx.x] = 0;
-    float x[2], gate[2]; /* of rows 2 q and 2 q + 1 of the batch, as an mma leaves its sums */
+    const auto load2 = [&](const bf16 *p, float (&v)[2]) { /* of rows 2 q and 2 q + 1 of the batch, as an mma leaves its sums */
 #pragma unroll
-    for (int j = 0; j < 2; j++) {
-        const size_t at = (size_t)(2 * q + j) * a.channels + channel;
-        const bool has = 2 * q + j < a.m;
-        x[j] = has ? load_bf16(a.work.xbc + at) : 0.f;
-        gate[j] = has ? load_bf16(a.work.z + at) : 0.f;
-    }
-    constexpr int PACK = EXCHANGE ? 2 : 4; /* neighbouring sums of a thread: what it receives takes registers, too */
+        for (int j = 0; j < 2; j++) v[j] = 2 * q + j < a.m ? load_bf16(p + (size_t)(2 * q + j) * a.channels + channel) : 0.f;
+    };
+    float x[2], y[2] = { 0, 0 }, gate[2];
+    load2(a.work.xbc, x);
+    if (a.told == NULL) load2(a.work.z, gate);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < a.m * (parts / PACK); i += STEP_THREADS) {
-        const int n = i / (parts / PACK), k = i % (parts / PACK) * PACK, message = n * SCAN_SLICES * parts + k;
-        float v[SCAN_SLICES][PACK], *sum = mixed + n * parts + k;
-        bf16 *r = (bf16 *)(operand + n * a.rank_pitch) + k;
-#pragma unroll
-        for (int j = 0; j < SCAN_SLICES; j++) state_load<PACK>(a.mixed + message + j * parts, v[j]);
-#pragma unroll
-        for (int j = 1; j < SCAN_SLICES; j++)
-#pragma unroll
-            for (int e = 0; e < PACK; e++) v[0][e] += v[j][e];
+    for (int i = threadIdx.x; i < a.m * (parts / 2); i += STEP_THREADS) {
+        const int n = i / (parts / 2), k = i % (parts / 2) * 2, message = n * SCAN_SLICES * parts + k;
+        float2 all = a.told != NULL ? told_slices(a.told + message, parts, a.own) : mixed_slices(a.mixed + message, parts);
         if constexpr (EXCHANGE) {
-            float2 all = make_float2(0, 0);
+            const float2 mine = all;
+            all = make_float2(0, 0);
 #pragma unroll 1
             for (int from = 0; from < a.x.size; from++) {
-                const float2 part = from == a.x.rank ? make_float2(v[0][0], v[0][1]) : receive_slices(turn, from, message, parts, a.slices);
+                const float2 part = from == a.x.rank ? mine : receive_slices(turn, from, message, parts, a.slices);
                 all.x += part.x, all.y += part.y;
             }
-            *(float2 *)sum = all;
-            if (k < a.rank) *(uint32_t *)r = kn_pack_bf16(all.x, all.y);
-        } else {
-            *(float4 *)sum = make_float4(v[0][0], v[0][1], v[0][2], v[0][3]);
-            if (k < a.rank) *(uint2 *)r = make_uint2(kn_pack_bf16(v[0][0], v[0][1]), kn_pack_bf16(v[0][2], v[0][3]));
         }
+        *(float2 *)(mixed + n * parts + k) = all;
+        if (k < a.rank) *(uint32_t *)((bf16 *)(operand + n * a.rank_pitch) + k) = kn_pack_bf16(all.x, all.y);
     }
     __syncthreads();
     const unsigned left = EXCHANGE && threadIdx.x == 0 ? turn.leave() : 0;
@@ -162,20 +191,27 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
             const float B_scale = a.eps > 0 ? sh.scales[n].y : 1.f, C_scale = a.eps > 0 ? sh.scales[n].z : 1.f;
             const float step = __shfl_sync(~0u, n % 2 ? dt[1] : dt[0], from), in = step * __shfl_sync(~0u, n % 2 ? x[1] : x[0], from) * B_scale;
             const float *B = mixed + n * parts + a.rank + q * V, *C = B + N;
-            float y = 0;
+            float sum = 0;
 #pragma unroll
             for (int k = 0; k < V; k++) {
                 s[j][k] = kn_exp2(step * A[k] * 1.4426950408889634f) * s[j][k] + in * B[k];
-                y += s[j][k] * C[k];
+                sum += s[j][k] * C[k];
             }
             state_store<V>(row(a.batch.dst[n]), s[j]);
             if (n + SCAN_AHEAD < a.m) fetch(s[j], n + SCAN_AHEAD);
-            y += __shfl_xor_sync(~0u, y, 1);
-            y += __shfl_xor_sync(~0u, y, 2);
-            if (q == n / 2)
-                a.work.v[(size_t)n * a.channels + channel] = __float2bfloat16((C_scale * y + D * (n % 2 ? x[1] : x[0])) * kn_silu(n % 2 ? gate[1] : gate[0]));
+            sum += __shfl_xor_sync(~0u, sum, 1);
+            sum += __shfl_xor_sync(~0u, sum, 2);
+            if (q == n / 2) y[j % 2] = C_scale * sum + D * x[j % 2];
         }
     }
+    if (a.told != NULL) {
+        dependency_wait(); /* for z */
+        load2(a.work.z, gate);
+    }
+    if (blockIdx.x == 0 && threadIdx.x < 2) a.arrived[threadIdx.x] = 0;
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+        if (2 * q + j < a.m) a.work.v[(size_t)(2 * q + j) * a.channels + channel] = __float2bfloat16(y[j] * kn_silu(gate[j]));
     if (EXCHANGE && threadIdx.x == 0) turn.count_if_last(left);
 #endif
 }
@@ -210,7 +246,8 @@ int mixer_step_scan_bytes(const kn_scan_mixer_args *a) { return (int)(shared_of(
 plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices)
 {
     const bool exchange = a->mixed_exchange != NULL;
-    const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, c->arrived, a->rows, a->channels,
+    const int own = mixer_step_slices(a->hidden, a->channels), parts = a->dt_rank + 2 * a->state, last = own * parts - 1;
+    const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, mixer_step_told(c, a), c->arrived, own, last, a->rows, a->channels,
                           a->dt_rank, odd_pitch(a->dt_rank * 2), odd_pitch(a->dt_rank * 2), (float)a->mixer_eps,
                           exchange ? *a->mixed_exchange : kn_exchange{}, slices };
     if (exchange) return a->ssm_dtype == PLP_F32 ? launch<float, true>(c, a, s, least) : launch<bf16, true>(c, a, s, least);
