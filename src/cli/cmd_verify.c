@@ -4,7 +4,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "engine/session.h"
-#include "model/shapes.h"
 #include "model/verify.h"
 
 #include <stdio.h>
@@ -19,7 +18,8 @@ static struct {
 } given = { .tokens = 48, .decodes = 4, .slice = 7, .seed = 1, .plant = -1 };
 
 static const plp_option options[] = {
-    { "--shape", NULL, "NAME", PLP_OPTION_TEXT, &given.shape, 1, 0, "random weights of a published shape instead of --model" },
+    { "--shape", NULL, "NAME", PLP_OPTION_TEXT, &given.shape, 1, 0,
+      "random weights of a published shape instead of --model;\nbf16 unless --dtype is f16" },
     { "--tokens", NULL, "N", PLP_OPTION_INT, &given.tokens, 1, 4096, "of the prompt: random ids; default 48" },
     { "--decodes", NULL, "N", PLP_OPTION_INT, &given.decodes, 0, 1024, "steps of one token behind it; default 4" },
     { "--slice", NULL, "N", PLP_OPTION_INT, &given.slice, 1, 4096, "rows of a step of the chunked prefill; default 7" },
@@ -41,7 +41,7 @@ static plp_status open_models(const cli *c, engine_session *shard, engine_sessio
         model_config config;
         model_options mo;
         PLP_TRY(tp_group_create(&shard->group, MPI_COMM_WORLD));
-        PLP_TRY(tp_agree(shard->group, model_shape_find(given.shape, &config)));
+        PLP_TRY(tp_agree(shard->group, engine_shape(&o, given.shape, &config)));
         PLP_TRY(tp_agree(shard->group, engine_model_options(&o, shard->group, (int)given.tokens, &mo)));
         PLP_TRY(model_create_random(&shard->model, &config, 1, shard->group, &mo));
     }

@@ -1,6 +1,7 @@
 #include "engine/session.h"
 
 #include "base/error.h"
+#include "model/shapes.h"
 #include "tp/handshake.h"
 #include "tp/stamp.h"
 
@@ -57,12 +58,25 @@ plp_status engine_model_options(const plp_engine_options *in, const tp_group *g,
     return PLP_OK;
 }
 
+/* What matrices have to be stored as; what the model has, where they are computed with as they are or in float32. */
+static plp_dtype stored_as(plp_number compute, const model_config *c)
+{
+    return compute == PLP_NUMBER_BF16 ? PLP_BF16 : compute == PLP_NUMBER_F16 ? PLP_F16 : c->dtype;
+}
+
 static plp_status check_compute(plp_number compute, const model_config *c)
 {
-    static const plp_dtype stored[] = { PLP_F32, PLP_F32, PLP_BF16, PLP_F16 };
-    if (compute == PLP_NUMBER_AUTO || compute == PLP_NUMBER_F32 || stored[compute] == c->dtype) return PLP_OK;
+    const plp_dtype wanted = stored_as(compute, c);
+    if (wanted == c->dtype) return PLP_OK;
     return PLP_FAIL(PLP_ERR_USAGE, "--dtype %s: the model's matrices are stored as %s; fix: use --dtype auto or f32",
-                    plp_dtype_name(stored[compute]), plp_dtype_name(c->dtype));
+                    plp_dtype_name(wanted), plp_dtype_name(c->dtype));
+}
+
+plp_status engine_shape(const plp_engine_options *in, const char *name, model_config *c)
+{
+    PLP_TRY(model_shape_find(name, c));
+    c->dtype = stored_as(in->compute, c);
+    return PLP_OK;
 }
 
 int engine_step_tokens(const model_options *o, const model_config *c)
