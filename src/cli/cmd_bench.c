@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "engine/session.h"
-#include "model/shapes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +23,8 @@ static struct {
 } given = { .repeats = 20, .prompts = 100, .input = "16:256", .output = "16:128" };
 
 static const plp_option options[] = {
-    { "--shape", NULL, "NAME", PLP_OPTION_TEXT, &given.shape, 1, 0, "a published shape with random weights, see below" },
+    { "--shape", NULL, "NAME", PLP_OPTION_TEXT, &given.shape, 1, 0,
+      "a published shape with random weights, see below;\nbf16 unless --dtype is f16" },
     { "--mode", NULL, "decode|prefill|kernels|collectives|load|throughput", PLP_OPTION_CHOICE, &given.mode, 0, 0,
       "what is timed; default decode" },
     { "--batch", NULL, "B,...", PLP_OPTION_INTS, &given.batch, 1, 4096,
@@ -56,7 +56,7 @@ static plp_status prepare(const cli *c, bench *b)
     b->tokens = given.tokens.count ? given.tokens.item : tokens, b->token_count = given.tokens.count ? given.tokens.count : 1;
     if (given.mode == KERNELS && given.tokens.count && !given.batch.count) b->batch_count = 0;
     if (given.mode == KERNELS && given.batch.count && !given.tokens.count) b->token_count = 0;
-    if (given.shape != NULL) PLP_TRY(model_shape_find(given.shape, &b->config));
+    if (given.shape != NULL) PLP_TRY(engine_shape(&c->model, given.shape, &b->config));
     PLP_TRY(engine_model_options(&c->model, c->group, 1, &b->options));
     /* Speed is that of 16-bit products unless float32 is asked for. */
     b->options.f32 = c->model.compute == PLP_NUMBER_F32;

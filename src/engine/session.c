@@ -1,6 +1,7 @@
 #include "engine/session.h"
 
 #include "base/error.h"
+#include "model/shapes.h"
 #include "tp/handshake.h"
 #include "tp/stamp.h"
 
@@ -57,12 +58,25 @@ plp_status engine_model_options(const plp_engine_options *in, const tp_group *g,
     return PLP_OK;
 }
 
+/* What matrices have to be stored as; what the model has, where they are computed with as they are or in float32. */
+static plp_dtype stored_as(plp_number compute, const model_config *c)
+{
+    return compute == PLP_NUMBER_BF16 ? PLP_BF16 : compute == PLP_NUMBER_F16 ? PLP_F16 : c->dtype;
+}
+
 static plp_status check_compute(plp_number compute, const model_config *c)
 {
-    static const plp_dtype stored[] = { PLP_F32, PLP_F32, PLP_BF16, PLP_F16 };
-    if (compute == PLP_NUMBER_AUTO || compute == PLP_NUMBER_F32 || stored[compute] == c->dtype) return PLP_OK;
+    const plp_dtype wanted = stored_as(compute, c);
+    if (wanted == c->dtype) return PLP_OK;
     return PLP_FAIL(PLP_ERR_USAGE, "--dtype %s: the model's matrices are stored as %s; fix: use --dtype auto or f32",
-                    plp_dtype_name(stored[compute]), plp_dtype_name(c->dtype));
+                    plp_dtype_name(wanted), plp_dtype_name(c->dtype));
+}
+
+plp_status engine_shape(const plp_engine_options *in, const char *name, model_config *c)
+{
+    PLP_TRY(model_shape_find(name, c));
+    c->dtype = stored_as(in->compute, c);
+    return PLP_OK;
 }
 
 int engine_step_tokens(const model_options *o, const model_config *c)
@@ -95,16 +109,24 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
     return PLP_OK;
 }
 
-/* Sequences for which this rank has memory: nine tenths of a GPU's, shared by the ranks on it, half of a host's, which has other work. */
+plp_status engine_memory(const model_options *o, const tp_group *g, size_t *bytes)
+{
+    size_t total;
+    int sharing = tp_local_size(g);
+    if (o->backend == kn_cuda()) sharing = o->comm == TP_COMM_MPI ? (sharing + kn_cuda_devices() - 1) / kn_cuda_devices() : 1;
+    PLP_TRY(o->backend->memory(o->device, bytes, &total));
+    *bytes /= (size_t)sharing;
+    return PLP_OK;
+}
+
+/* Sequences for which this rank has memory: nine tenths of what it may take of a GPU's, half of a host's, which has other work. */
 static plp_status count_seqs(const plp_engine_options *in, const tp_group *g, const model_config *c, int max_outs, const model_options *o,
                              int *seqs)
 {
-    size_t available, total;
-    const bool device = o->backend == kn_cuda();
-    const int ranks = tp_local_size(g), sharing = device ? (ranks + kn_cuda_devices() - 1) / kn_cuda_devices() : ranks;
+    size_t available;
     int low = 1, high = in->max_batch_tokens > 0 && in->max_batch_tokens < MOST_SEQS ? in->max_batch_tokens : MOST_SEQS;
-    PLP_TRY(o->backend->memory(o->device, &available, &total));
-    available = (device ? available / 10 * 9 : available / 2) / (size_t)sharing;
+    PLP_TRY(engine_memory(o, g, &available));
+    available = o->backend == kn_cuda() ? available / 10 * 9 : available / 2;
     while (low < high) { /* one is taken to fit, or model_create says by how much it does not */
         const int middle = (low + high + 1) / 2;
         model_options of = *o;

@@ -39,6 +39,7 @@ typedef struct {
     int64_t rows, columns, first, stride;
     uint64_t key;
     float middle, half;
+    plp_dtype stored; /* rounded to this first: what a checkpoint holds.  PLP_F32: not rounded */
     plp_dtype dtype;
     void *out; /* (rows, columns) of dtype */
 } kn_uniform_args;

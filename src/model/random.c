@@ -33,17 +33,20 @@ static void range_of(const model_config *c, model_band band, float *middle, floa
     }
 }
 
-/* The range as a slice of its band. */
+/* The range as a slice of its band.  A matrix is one that a checkpoint could hold, in whatever type it is wanted: so models of other
+ * types have the same weights. */
 static kn_uniform_args slice_of(const model_random *random, const model_range *r)
 {
     int64_t rows, columns;
     model_band_shape(random->config, r->band, &rows, &columns);
-    const bool by_columns = model_band_of(r->band)->by_columns;
+    const model_band_info *band = model_band_of(r->band);
+    const bool by_columns = band->by_columns;
     kn_uniform_args a = { .rows = by_columns ? rows : r->count,
                           .columns = by_columns ? r->count : columns,
                           .first = by_columns ? r->first : r->first * columns,
                           .stride = columns,
                           .key = kn_mix(random->seed ^ kn_mix((uint64_t)((int64_t)r->band * 4096 + r->layer))),
+                          .stored = band->matrix ? random->config->dtype : PLP_F32,
                           .dtype = r->dtype,
                           .out = r->dst };
     range_of(random->config, r->band, &a.middle, &a.half);

@@ -10,12 +10,13 @@
 /* What a probe saw: a copy of one tensor. */
 typedef struct {
     const char *tensor;
-    int64_t layer, rows, columns;
+    int64_t past, layer, rows, columns; /* past: tokens before its step */
     float *data;
 } sight;
 
 typedef struct {
     model *m;
+    int64_t past;
     sight *list;
     int count, room;
 } film;
@@ -39,7 +40,7 @@ static plp_status record(void *arg, int64_t layer, const char *tensor, const voi
     PLP_DO(o->backend->to_host(model_context(f->m), copy, data, count * plp_dtype_size(dtype)));
     PLP_DO(o->backend->sync(model_context(f->m)));
     plp_convert(wide, PLP_F32, copy, dtype, count);
-    f->list[f->count++] = (sight){ tensor, layer, rows, columns, wide };
+    f->list[f->count++] = (sight){ tensor, f->past, layer, rows, columns, wide };
     wide = NULL;
 done:
     free(copy);
@@ -91,23 +92,64 @@ static int pieces_of(const model_plan *p, const model_config *c, const sight *wh
     return 1;
 }
 
-static void compare(model_difference *d, const model_plan *p, const model_config *c, const sight *mine, const sight *whole)
+/* Of a column, over all steps of a phase. */
+typedef struct {
+    double shard, whole, exact; /* of shard - exact, of whole - exact, of exact itself */
+} squares;
+
+/* Of a row of the list: the columns that this rank has. */
+typedef struct {
+    squares *column;
+    int64_t columns;
+} tally;
+
+static plp_status compare(model_difference *d, tally *sums, const model_plan *p, const model_config *c, const sight *mine,
+                          const sight *whole, const sight *exact)
 {
     piece list[PIECES];
     const int n = pieces_of(p, c, whole, list);
     double largest = 0, most = 0;
     bool finite = true;
+    if (exact != NULL && sums->column == NULL) {
+        PLP_TRY(PLP_ALLOCATED(sums->column = calloc((size_t)mine->columns + 1, sizeof *sums->column)));
+        sums->columns = mine->columns;
+    }
     for (int64_t i = 0; i < whole->rows * whole->columns; i++) largest = fmax(largest, fabs((double)whole->data[i]));
     for (int64_t t = 0; t < mine->rows; t++)
         for (int k = 0; k < n; k++)
             for (int64_t i = 0; i < list[k].count; i++) {
-                const double a = mine->data[t * mine->columns + list[k].local + i],
-                             b = whole->data[t * whole->columns + list[k].global + i];
+                const int64_t here = list[k].local + i, there = t * whole->columns + list[k].global + i;
+                const double a = mine->data[t * mine->columns + here], b = whole->data[there];
                 finite = finite && isfinite(a) && isfinite(b);
                 most = fmax(most, fabs(a - b));
+                if (exact == NULL) continue;
+                const double e = exact->data[there];
+                squares *s = sums->column + here;
+                s->shard += (a - e) * (a - e), s->whole += (b - e) * (b - e), s->exact += e * e;
             }
-    d->absolute = finite ? most : INFINITY;
-    d->relative = !finite ? INFINITY : most == 0 ? 0 : most / largest;
+    d->absolute = fmax(d->absolute, finite ? most : INFINITY);
+    d->relative = fmax(d->relative, !finite ? INFINITY : most == 0 ? 0 : most / largest);
+    return PLP_OK;
+}
+
+/* Nothing of nothing is 0; something of nothing, and what is not finite, infinite. */
+static double quotient(double a, double b) { return !isfinite(a) || !isfinite(b) ? INFINITY : a == 0 ? 0 : a / b; }
+
+/* Each column's error is a share of its own size, or a few large ones would be all that counts: of scan, those of one head, whose roundings
+ * fall together.  To that size comes a quarter of the tensor's, so that of what is next to nothing there is next to no error. */
+static void finish(model_difference *d, const tally *sums)
+{
+    const double columns = (double)sums->columns;
+    double all = 0, shard = 0, whole = 0;
+    for (int64_t i = 0; i < sums->columns; i++) all += sums->column[i].exact / columns;
+    for (int64_t i = 0; i < sums->columns; i++) {
+        const squares *s = sums->column + i;
+        shard += quotient(s->shard, s->exact + all / 16) / columns;
+        whole += quotient(s->whole, s->exact + all / 16) / columns;
+    }
+    d->error = quotient(sqrt(shard), 1);
+    d->whole_error = quotient(sqrt(whole), 1);
+    d->ratio = quotient(d->error, d->whole_error);
 }
 
 typedef struct {
@@ -139,6 +181,7 @@ static plp_status run(model *m, const phase *p, const int *ids, film *f)
                                   .past = &past,
                                   .outs = n,
                                   .out_row = rows };
+        f->past = at;
         PLP_DO(model_forward(m, &step));
         at += n;
     }
@@ -148,63 +191,132 @@ done:
     return st;
 }
 
-/* Rows of one phase behind *count: the steps of a phase are folded into one row for every layer and tensor. */
-static plp_status compare_phase(const phase *p, model *shard, model *whole, const int *ids, model_difference *list, int *count)
+/* The same in what another model showed, from *at on; NULL: it showed less, as a step in fused form does. */
+static const sight *counterpart(const film *f, const sight *of, int *at)
+{
+    for (int i = *at; i < f->count && f->list[i].past <= of->past; i++) {
+        const sight *s = f->list + i;
+        if (s->past != of->past || s->layer != of->layer || strcmp(s->tensor, of->tensor) != 0) continue;
+        *at = i + 1;
+        return s;
+    }
+    return NULL;
+}
+
+/* Collective.  Of each row the largest of all ranks. */
+static plp_status largest(const tp_group *g, model_difference *list, int count)
 {
     plp_status st = PLP_OK;
-    film mine = { .m = shard }, theirs = { .m = whole };
-    const int first = *count;
-    PLP_DO(run(shard, p, ids, &mine));
-    PLP_DO(tp_agree(model_group(shard), run(whole, p, ids, &theirs)));
-    for (int i = 0, j = 0; i < mine.count; i++) {
-        const sight *a = mine.list + i;
-        /* a fused step shows less: look for the same sight in what the whole model showed */
-        while (j < theirs.count && (theirs.list[j].layer != a->layer || strcmp(theirs.list[j].tensor, a->tensor) != 0)) j++;
-        if (j == theirs.count) break;
-        model_difference d = { .layer = a->layer };
-        snprintf(d.phase, sizeof d.phase, "%s", p->name);
-        snprintf(d.tensor, sizeof d.tensor, "%s", a->tensor);
-        compare(&d, model_plan_of(shard), model_config_of(shard), a, theirs.list + j++);
-        int k = first;
-        while (k < *count && (list[k].layer != d.layer || strcmp(list[k].tensor, d.tensor) != 0)) k++;
-        if (k == *count) list[(*count)++] = d;
-        list[k].absolute = fmax(list[k].absolute, d.absolute);
-        list[k].relative = fmax(list[k].relative, d.relative);
-    }
-    for (int k = first; k < *count; k++) {
-        PLP_DO(tp_max(model_group(shard), &list[k].absolute));
-        PLP_DO(tp_max(model_group(shard), &list[k].relative));
-    }
+    model_difference *all = NULL;
+    const size_t bytes = (size_t)count * sizeof *list;
+    PLP_TRY(tp_agree(g, PLP_ALLOCATED(all = malloc((size_t)tp_size(g) * bytes + 1))));
+    PLP_DO(tp_gather_all(g, list, bytes, all));
+    for (int i = 0; i < count; i++)
+        for (int rank = 0; rank < tp_size(g); rank++) {
+            const model_difference *d = all + rank * count + i;
+            list[i].absolute = fmax(list[i].absolute, d->absolute);
+            list[i].relative = fmax(list[i].relative, d->relative);
+            if (rank > 0 && d->ratio <= list[i].ratio) continue; /* the lowest rank's of equal ones */
+            list[i].error = d->error, list[i].whole_error = d->whole_error, list[i].ratio = d->ratio;
+        }
 done:
-    wipe(&mine);
-    wipe(&theirs);
+    free(all);
     return st;
 }
 
-plp_status model_verify(model *shard, model *whole, const model_verify_options *o, model_difference **out, int *count)
+enum { MOST_TENSORS = 5 }; /* in_proj, conv, x_proj, scan, residual */
+static int most_rows(const model_config *c) { return (int)c->layers * MOST_TENSORS + 1; }
+
+/* Rows of one phase and what their columns add up to; the steps of a phase are folded into one row for every layer and tensor.  exact:
+ * nothing, when there is no such model. */
+static plp_status fold(const char *name, const film *mine, const film *theirs, const film *exact, model_difference *list, tally *sums,
+                       int *count)
+{
+    const model_plan *p = model_plan_of(mine->m);
+    const model_config *c = model_config_of(mine->m);
+    for (int i = 0, at = 0, at_exact = 0; i < mine->count; i++) {
+        const sight *a = mine->list + i, *b = counterpart(theirs, a, &at), *e = counterpart(exact, a, &at_exact);
+        if (b == NULL || (exact->m != NULL && e == NULL)) continue;
+        int k = 0;
+        while (k < *count && (list[k].layer != a->layer || strcmp(list[k].tensor, a->tensor) != 0)) k++;
+        if (k == *count) {
+            list[k].layer = a->layer;
+            snprintf(list[k].phase, sizeof list[k].phase, "%s", name);
+            snprintf(list[k].tensor, sizeof list[k].tensor, "%s", a->tensor);
+            ++*count;
+        }
+        PLP_TRY(compare(list + k, sums + k, p, c, a, b, e));
+    }
+    for (int k = 0; k < *count; k++) finish(list + k, sums + k);
+    return PLP_OK;
+}
+
+/* Collective.  The phase's rows, of all ranks. */
+static plp_status compare_phase(const phase *p, model *shard, model *whole, model *exact, const int *ids, model_difference *list,
+                                int *count)
+{
+    plp_status st = PLP_OK;
+    tp_group *g = model_group(shard);
+    film mine = { .m = shard }, theirs = { .m = whole }, wide = { .m = exact };
+    const int most = most_rows(model_config_of(shard));
+    tally *sums = NULL;
+    PLP_DO(tp_agree(g, PLP_ALLOCATED(sums = calloc((size_t)most, sizeof *sums))));
+    PLP_DO(run(shard, p, ids, &mine));
+    PLP_DO(tp_agree(g, run(whole, p, ids, &theirs)));
+    if (exact != NULL) PLP_DO(tp_agree(g, run(exact, p, ids, &wide)));
+    PLP_DO(tp_agree(g, fold(p->name, &mine, &theirs, &wide, list, sums, count)));
+    PLP_DO(largest(g, list, *count));
+done:
+    for (int i = 0; sums != NULL && i < most; i++) free(sums[i].column);
+    free(sums);
+    wipe(&mine);
+    wipe(&theirs);
+    wipe(&wide);
+    return st;
+}
+
+/* Whether a row is within what is allowed; what is not finite never is. */
+static plp_status judge(model_difference *d, bool exact, const model_verify_options *o)
+{
+    const bool near = (exact && o->tolerance == 0) || d->relative <= o->tolerance, as_exact = !exact || d->ratio <= o->error_ratio;
+    d->within = near && as_exact && isfinite(d->relative) && isfinite(d->ratio);
+    if (d->within) return PLP_OK;
+    if (exact && !(as_exact && isfinite(d->ratio)))
+        return PLP_FAIL(
+            PLP_ERR_DISAGREE,
+            "%s, layer %lld, %s: the sharded model's error against float32 is %.3g, the whole one's %.3g: %.3g times as large, %.3g "
+            "allowed",
+            d->phase, (long long)d->layer, d->tensor, d->error, d->whole_error, d->ratio, o->error_ratio);
+    return PLP_FAIL(PLP_ERR_DISAGREE, "%s, layer %lld, %s: sharded and whole model differ by %.3g of the largest value, %.3g allowed",
+                    d->phase, (long long)d->layer, d->tensor, d->relative, o->tolerance);
+}
+
+plp_status model_verify(model *shard, model *whole, model *exact, const model_verify_options *o, model_difference **out, int *count)
 {
     const model_config *c = model_config_of(shard);
     const phase phases[] = { { "prefill", o->tokens, o->tokens, 0 },
                              { "chunked prefill", o->slice, o->tokens, 0 },
                              { "decode", o->tokens, o->tokens, o->decodes } };
-    const int kinds = 3, most_tensors = 5; /* in_proj, conv, x_proj, scan, residual */
+    const int kinds = sizeof phases / sizeof *phases;
     plp_status st = PLP_OK;
     model_difference *list = NULL;
     int *ids = NULL;
     *count = 0, *out = NULL;
-    PLP_DO(PLP_ALLOCATED(list = calloc((size_t)(kinds * (c->layers * most_tensors + 1)), sizeof *list)));
+    PLP_DO(PLP_ALLOCATED(list = calloc((size_t)(kinds * most_rows(c)), sizeof *list)));
     PLP_DO(PLP_ALLOCATED(ids = malloc((size_t)(o->tokens + o->decodes) * sizeof *ids)));
     uint64_t random = o->seed;
     for (int i = 0; i < o->tokens + o->decodes; i++) {
         random = random * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX generator: any spread of ids will do */
         ids[i] = (int)((random >> 33) % (uint64_t)c->vocab_used);
     }
-    for (int i = 0; i < kinds; i++) PLP_DO(compare_phase(phases + i, shard, whole, ids, list, count));
-    for (int i = *count - 1; i >= 0; i--) {
-        list[i].within = list[i].relative <= o->tolerance;
-        if (!list[i].within) /* the first one's message is the one that stays */
-            st = PLP_FAIL(PLP_ERR_DISAGREE, "%s, layer %lld, %s: sharded and whole model differ by %.3g of the largest value, %.3g allowed",
-                          list[i].phase, (long long)list[i].layer, list[i].tensor, list[i].relative, o->tolerance);
+    for (int i = 0; i < kinds; i++) {
+        int rows = 0;
+        PLP_DO(compare_phase(phases + i, shard, whole, exact, ids, list + *count, &rows));
+        *count += rows;
+    }
+    for (int i = *count - 1; i >= 0; i--) { /* the first one's message is the one that stays */
+        const plp_status row = judge(list + i, exact != NULL, o);
+        if (row != PLP_OK) st = row;
     }
     *out = list;
     list = NULL;

@@ -12,6 +12,11 @@ grep -q 'nan\|inf\|": -' "$work/out" && fail "$(cat "$work/out")"
 refused 64 "--input-len 9:3" bench --shape mamba2-130m --mode throughput --input-len 9:3
 refused 64 "--output-len x" bench --shape mamba2-130m --mode throughput --output-len x
 
+# --dtype with a shape: its random matrices are of that type.
+run bench --shape mamba2-130m --mode kernels --batch 1 --repeats 3 --device cpu --dtype f16 --csv
+[ $rc = 0 ] || fail "f16: exit $rc"
+awk -F, 'NR == 1 { next } $4 != "F16" { exit 1 } END { exit NR < 3 }' "$work/out" || fail "f16: $(cat "$work/out")"
+
 # --mode load: three rows, of the same bytes, and shares of what reading alone takes; of a directory and of a model file.
 run convert "$demo" "$work/demo.h5" -q
 for model in "$demo" "$work/demo.h5"; do

@@ -37,6 +37,25 @@ static void run(kt *t, const int *size)
     if (kt_ok(t, t->kn->uniform(t->c, &a))) kt_expect(t, "out", &out, want);
 }
 
+/* In float32, what a checkpoint of 16 bits holds: the very numbers that a slice of its type has. */
+static void run_stored(kt *t, const int *size)
+{
+    const int rows = size[0], columns = size[1];
+    const plp_dtype stored = (plp_dtype)size[2];
+    const size_t n = (size_t)rows * (size_t)columns;
+    const kt_array narrow = kt_nan(t, stored, n), wide = kt_nan(t, PLP_F32, n);
+    uint16_t *held = kt_host(t, n * sizeof *held);
+    float *want = kt_host(t, n * sizeof *want);
+    kn_uniform_args a = { .rows = rows, .columns = columns, .stride = columns, .key = t->seed, .half = 0.05f, .stored = stored };
+    a.dtype = stored, a.out = narrow.p;
+    if (!kt_ok(t, t->kn->uniform(t->c, &a))) return;
+    a.dtype = PLP_F32, a.out = wide.p;
+    if (!kt_ok(t, t->kn->uniform(t->c, &a)) || !kt_ok(t, t->kn->to_host(t->c, held, narrow.p, n * sizeof *held))) return;
+    const float *got = kt_fetch(t, &wide);
+    plp_convert(want, PLP_F32, held, stored, n);
+    kt_expect_same(t, "in float32", got, want, (int)n);
+}
+
 const kt_case kt_uniform_rows[] = {
     /* name             run rows columns stride first dtype   rtol  atol: a number near 0 is a difference of two near the middle */
     { "uniform.f32", run, { 33, 300, 300, 0, PLP_F32 }, 2e-7, 3e-7 },
@@ -44,5 +63,7 @@ const kt_case kt_uniform_rows[] = {
     { "uniform.bf16", run, { 5, 1025, 1025, 4100, PLP_BF16 }, 2e-7, 3e-7 },
     { "uniform.f16", run, { 1, 513, 513, 77, PLP_F16 }, 2e-7, 3e-7 },
     { "uniform.none", run, { 0, 5, 5, 0, PLP_F32 }, 0, 0 },
+    { "uniform.stored.bf16", run_stored, { 31, 300, PLP_BF16 }, 0, 0 },
+    { "uniform.stored.f16", run_stored, { 3, 1025, PLP_F16 }, 0, 0 },
     { 0 }
 };

@@ -174,7 +174,7 @@ int main(int argc, char **argv)
                 const double d = difference(mine, alone);
                 /* float32 sums of a few hundred terms in another order, three layers deep; a GPU's exponentials are a
                  * few units in the last place off */
-                const double most = sixteen(c) ? 3e-2 : gpu ? 3e-5 : 1e-5; /* 16 bits: as `verify` has it */
+                const double most = sixteen(c) ? 3e-2 : gpu ? 3e-5 : 1e-5; /* 16 bits: roundings, which `verify` measures */
                 if (!CHECK(d < most)) printf("%s, slices of %d, crowd %d: %g\n", shapes[s].name, slices[i], crowd, d);
             }
         CHECK(isinf(mine[VOCAB]) && mine[VOCAB] < 0); /* padding is never a candidate */
