@@ -130,7 +130,7 @@ template <class S> struct product_order {
         slice = (int)blockIdx.x % slices, row = block * S::TILE, stride = blocks * S::TILE;
         const int x_tiles = (t.all - t.first + t.wave - 1) / t.wave;
         ready = t.first > 0 ? x_tiles + 1 : tiles; /* a tile later: by then the stores are through, and waiting for that is short */
-        among = product_overlaps(t.waves, t.first > 0, x_tiles);
+        among = second.told != NULL && product_overlaps(t.waves, t.first > 0, x_tiles); /* else nobody waits for the sums alone */
         claims = S::NST >= 2 && among && (t.waves - 1 - CLAIM_AHEAD) * S::NST >= slots; /* none is asked for before the wait */
         if (claims) dealt = t.waves - 1;
         if (among) from = min(ready + 3, t.waves - 1); /* by then the last block is there, and the others' rings do not run full before it is */
