@@ -12,7 +12,8 @@
  * the kernels before it: while one drains, the next one's weights already stream.  in + ssm + out fit on a multiprocessor together:
  * 128 + 64 + 64 registers x 256 threads are the whole register file, and ring_slots() below divides the shared memory.  scan keeps its part
  * of dt_proj in shared memory, so that `out` follows when `in` has left: its ring fills while scan, which is all latency, is at work.
- * A kernel writes nothing, and reads nothing that a kernel of the same step writes, before its wait.  What it may read before: weights,
+ * A kernel writes nothing, and reads nothing that a kernel of the same step writes, before its wait.  (One exception: scan, which `in` tells
+ * when x_proj is there.  Then `in` has passed its own wait, so all that came before is complete.)  What it may read before: weights,
  * the batch's arrays, and the states of its layer.  Those must be complete before the operation queued just ahead of a step began. */
 #ifndef KERNELS_CUDA_MIXER_STEP_CUH
 #define KERNELS_CUDA_MIXER_STEP_CUH

@@ -7,6 +7,9 @@
  * nothing moves but dt from the lane that has its row of the batch.  Before the wait, dt_proj's rows, A and the states of the first rows are
  * asked for; behind it there is a chain of short things, and every block adds up x_proj's slices for itself.  The norms' scales come behind the
  * products, r's behind dt_proj's and C's behind the sum over a state, so that they are worked out meanwhile.
+ *
+ * All but the gate needs x_proj's sums and x alone, which `in` has halfway through: where it tells them (mixer_step_told), the chain runs beside
+ * the rest of z, and what is left behind the end of `in` is z, the gate and v.
  * Where the ranks' devices are neighbours, `in` has sent them its slices, and every block adds up all ranks' in rank order. */
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/mixer_step.cuh"
