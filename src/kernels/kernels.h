@@ -288,7 +288,7 @@ typedef struct {
     plp_dtype w_dtype;
     void *conv_state, *ssm_state;
     plp_dtype conv_dtype, ssm_dtype;
-    float *mixed; /* (rows, KN_MIXER_SLICES, dt_rank + 2 state), this rank's alone; at most KN_MIXER_ROWS rows are ever known */
+    float *mixed; /* (rows, KN_MIXER_SLICES, dt_rank + 2 state), this rank's alone, up to KN_MIXER_ROWS rows; undefined if not `between` */
     void *work;   /* kn->scan_mixer_work() bytes */
 } kn_scan_mixer_args;
 

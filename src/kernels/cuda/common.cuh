@@ -16,7 +16,8 @@ extern "C" {
 #define KN_LAUNCHED() KN_CUDA(cudaGetLastError())
 plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file, int line);
 
-enum { KN_TURNS = 8, KN_TOLD = 8 * 8 * 512 }; /* rows, slices, sums */
+/* Of kn_context.told: turns, more than mixers whose kernels can be on the device at once; words of a turn: rows, slices, sums. */
+enum { KN_TURNS = 8, KN_TOLD = KN_MIXER_ROWS * KN_MIXER_SLICES * 512 };
 struct kn_linear_cuda; /* linear.cu */
 struct kn_ssd_cuda;    /* ssd.cuh   */
 

@@ -64,11 +64,11 @@ struct product_args {
  * none goes on before all have.  By then they have, except for small matrices: the wait is for correctness.  All blocks must be able to
  * run at the same time: one a multiprocessor, and the kernels after this one start when all of its blocks have. */
 enum { PRODUCT_SLICES = 8 };
-typedef uint2 product_sum; /* a sum, and 1 when it is there: 8 bytes arrive together, so neither side needs a fence, which would wait for all stores */
 struct product_second {
     const bf16 *w, *x;    /* (rows, columns), (m, columns); columns <= PRODUCT_SLICES stages, a multiple of 32 */
     float *out;           /* (m, PRODUCT_SLICES, rows): slices that have no columns become zero */
-    product_sum *told;    /* the same instead of `out`, or NULL: for a kernel that reads them while this one still runs */
+    uint2 *told;          /* the same instead of `out`, or NULL, for a kernel that reads them while this one still runs: a sum, and 1 when it is
+                             there.  8 bytes arrive together, so neither side needs a fence, which would wait for all of a thread's stores */
     unsigned *arrived;    /* warps whose part of x is there, and tiles claimed; both 0 before, and a later kernel sets them to 0 again */
     int rows, columns;
     kn_exchange exchange; /* size > 0: what goes into out is sent to the other devices too, as the same word of a message; a later kernel receives */
