@@ -30,7 +30,7 @@ struct kn_context {
     kn_linear_cuda *linear;
     kn_ssd_cuda *ssd;
     void *candidates;  /* partial results of kn->candidates, see candidates.cu           */
-    unsigned *arrived; /* (2) of a fused mixer's first kernel; 0 between such kernels     */
+    unsigned *arrived; /* of a fused mixer's first kernel; 0 between such kernels         */
     uint2 *told;       /* (KN_TURNS, KN_TOLD) see mixer_step_told(); 0 when a mixer begins */
     unsigned turn;     /* of Mamba-1's mixers                                              */
 };

@@ -80,8 +80,8 @@ static plp_status setup(kn_context *c)
     PLP_TRY(KN_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
     for (int i = 0; i < KN_MARKS; i++) PLP_TRY(KN_CUDA(cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming)));
     PLP_TRY(probe_hopper(c));
-    PLP_TRY(KN_CUDA(cudaMalloc((void **)&c->arrived, 2 * sizeof *c->arrived)));
-    PLP_TRY(KN_CUDA(cudaMemsetAsync(c->arrived, 0, 2 * sizeof *c->arrived, c->stream)));
+    PLP_TRY(KN_CUDA(cudaMalloc((void **)&c->arrived, sizeof *c->arrived)));
+    PLP_TRY(KN_CUDA(cudaMemsetAsync(c->arrived, 0, sizeof *c->arrived, c->stream)));
     PLP_TRY(KN_CUDA(cudaMalloc((void **)&c->told, KN_TURNS * KN_TOLD * sizeof *c->told)));
     PLP_TRY(KN_CUDA(cudaMemsetAsync(c->told, 0, KN_TURNS * KN_TOLD * sizeof *c->told, c->stream)));
     PLP_TRY(kn_linear_create_cuda(c));

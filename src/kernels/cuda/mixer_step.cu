@@ -7,7 +7,6 @@ namespace {
 
 enum {
     BLOCK_RESERVED = 1024, /* shared memory that the driver keeps of every block */
-    RING_MOST_IN = 104960, RING_MOST_OUT = 87040, /* bytes; more in flight gains nothing */
     RINGS_LEAST = 128 * 1024 /* of both: falcon-mamba-7b's of 1 and 2 rows; at 4 (117 KB) it is better if `out` waits for `in` to leave */
 };
 
@@ -66,15 +65,23 @@ size_t place_work(const kn_mixer_step_args *a, size_t at[ARRAYS])
     return top;
 }
 
+/* Bytes of the rings at most.  From 3 rows on more in flight for `in` makes multiprocessors unequal: some had half of the others' bandwidth,
+ * others in every layer (Codestral, 4 and 8 rows: 5 % of a step). */
+struct ring_most {
+    int in, out;
+};
+ring_most ring_most_of(int rows) { return rows <= 2 ? ring_most{ 104960, 87040 } : ring_most{ 84000, 104960 }; }
+
 /* Ring slots of `in` and `out`: both rings, a block of ssm and what lies beside must fit on a multiprocessor together, or the kernels do
  * not overlap.  Of all pairs that do, the one whose worse ring is the fullest.  False if the device has too little. */
-bool ring_slots(step_room in, step_room out, int available, int *slots_in, int *slots_out)
+bool ring_slots(int rows, step_room in, step_room out, int available, int *slots_in, int *slots_out)
 {
     const int room = available - in.fixed - out.fixed - 4 * BLOCK_RESERVED;
+    const ring_most most = ring_most_of(rows);
     double best = 0;
-    for (int i = 2; i <= RING_SLOTS && i * in.slot <= RING_MOST_IN; i++)
-        for (int o = 2; o <= RING_SLOTS && o * out.slot <= RING_MOST_OUT; o++) {
-            const double part_in = (double)i * in.slot / RING_MOST_IN, part_out = (double)o * out.slot / RING_MOST_OUT;
+    for (int i = 2; i <= RING_SLOTS && i * in.slot <= most.in; i++)
+        for (int o = 2; o <= RING_SLOTS && o * out.slot <= most.out; o++) {
+            const double part_in = (double)i * in.slot / most.in, part_out = (double)o * out.slot / most.out;
             const double worth = (part_in < part_out ? part_in : part_out) + 1e-3 * (part_in + part_out); /* of equals, the fuller pair */
             if (i * in.slot + o * out.slot > room || worth <= best) continue;
             best = worth;
@@ -106,7 +113,7 @@ bool share_of(const kn_context *c, const kn_scan_mixer_args *scan, const kn_mixe
     const int half = available / 2, rest = available - half - 3 * BLOCK_RESERVED;
     const int in_fit = (rest - in.fixed) / in.slot, out_fit = (half - out.fixed) / out.slot;
     int in_slots, out_slots;
-    if (ring_slots(in, out, available - mixer_step_scan_bytes(scan), &in_slots, &out_slots) && in_slots * in.slot + out_slots * out.slot >= RINGS_LEAST) {
+    if (ring_slots(a->rows, in, out, available - mixer_step_scan_bytes(scan), &in_slots, &out_slots) && in_slots * in.slot + out_slots * out.slot >= RINGS_LEAST) {
         *share = { in_slots, out_slots, 0, 0 };
         return true;
     }
@@ -127,7 +134,7 @@ bool knows_narrow(const kn_context *c, const kn_mixer_step_args *a, const kn_bat
 {
     int available;
     return knows(c, a, b) && a->groups >= 1 && mixer_step_ssm_knows(a) && available_on(c, &available) == PLP_OK &&
-           ring_slots(mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, in_slots, out_slots);
+           ring_slots(a->rows, mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, in_slots, out_slots);
 }
 
 plp_status step_wide(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w)

@@ -2,9 +2,9 @@
  *
  *     out[n][row] (+)= bias[row] + sum over norm groups of rstd[n][group] * sum_{k in group} w[row][k] v[n][k]
  *
- * Columns are the outer loop over up to 32 rows of w, so a block reads v once: every warp copies its own 64 columns of a turn, V_AHEAD turns
- * ahead (an L2 hit takes microseconds while the memory queues are full of weights; the copy engine's queue is one of them).  They are one
- * head, so the scale of the head's group multiplies the turn's float32 sums: any head -> group map works, and nothing is rounded twice.
+ * Columns are the outer loop over up to 32 rows of w, so a block reads v once: every warp copies its own 128 columns of a turn, V_AHEAD turns
+ * ahead (an L2 hit takes microseconds while the memory queues are full of weights; the copy engine's queue is one of them).  They are two
+ * heads, and the scale of a head's group multiplies the head's float32 sums: any head -> group map works, and nothing is rounded twice.
  *
  * Where the ranks' devices are neighbours, block i of each owns the same rows of w, so the threads that finish them exchange their sums
  * right there: no collective, and the next kernel's weights stream meanwhile. */
@@ -14,11 +14,16 @@
 namespace {
 
 enum {
-    COLUMNS = STEP_WARPS * STEP_DIM, /* of a stage */
+    HEADS = 2,                               /* that a warp multiplies in a turn */
+    COLUMNS = STEP_WARPS * HEADS * STEP_DIM, /* of a stage */
+    ROW_BYTES = COLUMNS * 2,
     SUM_PITCH = 32 + 4,
-    V_AHEAD = 4,
-    V_PITCH = STEP_DIM * 2 + 16, /* no bank conflicts */
-    PART_ROWS = 16 /* of w; more make two stages of every 512 columns */
+    V_AHEAD = 2, /* turns */
+    V_PITCH = HEADS * STEP_DIM * 2 + 16,
+    V_LANES = HEADS * STEP_DIM / 8, /* that copy a row of v, 16 bytes each */
+    SQUARES = 8,                    /* loads in flight at once */
+    PART_ROWS = 8,                  /* of w; more make several stages of every 1024 columns */
+    MOST_PARTS = 4
 };
 
 struct out_args {
@@ -31,19 +36,23 @@ struct out_args {
     const float *next;     /* READY: (rows), the weight of the norm behind, which finds its operand in `ready` */
     kn_ready ready;
     kn_exchange x;         /* EXCHANGE: the sum over its ranks is what is added; else sum(v^2) goes behind the last column of out */
-    int rows, m, heads, slots, slot_rows, pitch, spare_bytes, groups, lanes;
+    int rows, m, heads, inner, turns; /* inner: columns of w, 1024 a turn */
+    int slots, slot_rows, spare_bytes, groups, lanes;
     float width, eps;
     uint32_t zero; /* 0: see ring_release */
     uint2 *told;   /* (told_count) to be set to 0 */
     int told_count;
     short first[STEP_GROUPS + 1]; /* the norm groups' first heads */
 };
-enum { MESSAGE_ROW = 2 * PART_ROWS + 1, MESSAGE = STEP_ROWS * MESSAGE_ROW }; /* words of a block: a row's sums, then its squares */
+enum { MESSAGE_ROW = MOST_PARTS * PART_ROWS + 1, MESSAGE = STEP_ROWS * MESSAGE_ROW }; /* words of a block: a row's sums, then its squares */
 struct out_shared {
+    int row, rows, begin; /* of w, the block's; the turn it starts at */
+    unsigned exchange;    /* its number */
     float sums[STEP_WARPS][8 * SUM_PITCH];
     float rstd[STEP_GROUPS][8];
     float squares[STEP_ROWS];
-    float next[32]; /* READY */
+    float next[32], bias[32]; /* of the block's rows; next: READY */
+    float old[STEP_THREADS];  /* what a thread adds its sum to */
     unsigned char group[STEP_HEADS];
     ring_barriers bars;
 };
@@ -55,62 +64,80 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
     extern __shared__ __align__(128) unsigned char smem[];
     __shared__ out_shared sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const int inner = a.heads * STEP_DIM, nst = (a.heads + STEP_WARPS - 1) / STEP_WARPS;
-    const int r0 = (int)((int64_t)a.rows * blockIdx.x / gridDim.x), n = (int)((int64_t)a.rows * (blockIdx.x + 1) / gridDim.x) - r0;
-    /* A stage is 512 columns of the first or second slot_rows rows.  Blocks start at different columns, or they would all ask for the
-     * same offsets of rows a power of two apart. */
-    const int begin = blockIdx.x % nst;
-    const auto columns_of = [&](int st) { return begin + st < nst ? begin + st : begin + st - nst; };
-    const ring rg = ring_make(smem, &sh.bars, a.slots, a.slot_rows * a.pitch, PARTS * nst, a.zero);
+    /* The block's rows of w, and where it starts: blocks start at different columns, or they would all ask for the same offsets of rows a
+     * power of two apart.  In shared memory, as whatever can be: a register that is spilled comes back from L2, in every turn. */
+    if (threadIdx.x == 0) {
+        sh.row = (int)((int64_t)a.rows * blockIdx.x / gridDim.x);
+        sh.rows = (int)((int64_t)a.rows * (blockIdx.x + 1) / gridDim.x) - sh.row;
+        sh.begin = blockIdx.x % a.turns;
+    }
+    const auto columns_of = [&](int st) {
+        const int turn = sh.begin + st;
+        return (turn < a.turns ? turn : turn - a.turns) * COLUMNS;
+    };
+    /* A stage is 1024 columns of one part of the rows. */
+    const ring rg = ring_make(smem, &sh.bars, a.slots, a.slot_rows * ROW_BYTES, PARTS * a.turns, a.zero);
     const auto issue = [&](int i, int slot) {
-        const int ks = columns_of(i / PARTS), part = i % PARTS, rows = part ? n - a.slot_rows : min(a.slot_rows, n);
-        ring_issue(rg, slot, a.w + (size_t)(r0 + part * a.slot_rows) * inner + ks * COLUMNS, rows, inner, min((int)COLUMNS, inner - ks * COLUMNS) * 2, a.pitch);
+        const int k = columns_of(i / PARTS), part = i % PARTS, rows = max(min(a.slot_rows, sh.rows - part * a.slot_rows), 0);
+        ring_issue(rg, slot, a.w + (size_t)(sh.row + part * a.slot_rows) * a.inner + k, rows, a.inner, min((int)COLUMNS, a.inner - k) * 2, ROW_BYTES);
     };
     ring_start(rg, issue);
     dependents_start();
+    ring_fill(rg, issue);
     if (threadIdx.x < a.heads) {
         int group = 0;
         while (group + 1 < a.groups && a.first[group + 1] <= threadIdx.x) group++;
         sh.group[threadIdx.x] = (unsigned char)group;
     }
     const int er = threadIdx.x % 32, en = threadIdx.x / 32; /* the output this thread finishes */
-    const bool mine = er < n && en < a.m;
-    const float bias = mine && a.bias ? a.bias[r0 + er] : 0.f;
-    if (READY && en == 0) sh.next[er] = er < n ? a.next[r0 + er] : 0.f; /* not in registers, of which there are none to spare */
-    dependency_wait();
-    for (int i = blockIdx.x * STEP_THREADS + threadIdx.x; a.told != NULL && i < a.told_count; i += gridDim.x * STEP_THREADS) a.told[i] = make_uint2(0, 0);
+    const bool mine = er < sh.rows && en < a.m;
+    if (en == 0) { /* these in shared memory: of registers there are none to spare */
+        if (READY) sh.next[er] = mine ? a.next[sh.row + er] : 0.f;
+        sh.bias[er] = mine && a.bias ? a.bias[sh.row + er] : 0.f;
+    }
 
-    /* The warp's own ring of v: V_AHEAD x (m, 64 columns), one cp.async group a turn; 16 bytes of row lane / 8 and of row lane / 8 + 4 a lane. */
-    const int v_slot = a.m * V_PITCH;
-    const uint32_t v_at = kn_shared(smem) + a.slots * a.slot_rows * a.pitch + a.spare_bytes + warp * V_AHEAD * v_slot;
-    const uint32_t v_to = v_at + lane / 8 * V_PITCH + lane % 8 * 16;
-    const bf16 *v_from = a.work.v + (size_t)(lane / 8) * inner + warp * STEP_DIM + lane % 8 * 8;
+    /* The warp's own ring of v: V_AHEAD x (m, 128 columns), one cp.async group a turn, 16 bytes of every second row a lane. */
+    const int v_slot = a.m * V_PITCH, v_row = lane / V_LANES;
+    const uint32_t v_at = kn_shared(smem) + a.slots * a.slot_rows * ROW_BYTES + a.spare_bytes + warp * V_AHEAD * v_slot;
+    const uint32_t v_to = v_at + v_row * V_PITCH + lane % V_LANES * 16;
+    const int v_column = warp * HEADS * STEP_DIM + lane % V_LANES * 8;
+    const int v_from = v_row * a.inner + v_column;
     const auto fetch_v = [&](int st, int slot) {
-        const int ks = columns_of(st);
-        if (st < nst && ks * STEP_WARPS + warp < a.heads) {
-            const bf16 *from = v_from + ks * COLUMNS;
-            const uint32_t to = v_to + slot * v_slot;
-            if (lane / 8 < a.m) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-            if (lane / 8 + 4 < a.m) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + 4 * V_PITCH), "l"(from + 4 * inner) : "memory");
+        const int k = columns_of(st);
+        if (st < a.turns && k + v_column < a.inner) {
+#pragma unroll
+            for (int r = 0; r < STEP_ROWS; r += 32 / V_LANES)
+                if (r + v_row < a.m)
+                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(v_to + slot * v_slot + r * V_PITCH), "l"(a.work.v + (v_from + k + r * a.inner)) : "memory");
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
+    /* The squares that this lane adds up.  A warp a row, `lanes` lanes a group: few steps on the critical path, and the same order in every run. */
+    const int group = lane / a.lanes;
+    const bool sums = warp < a.m && group < a.groups && (a.scale || a.fold);
+    const int head = sums ? a.first[group] + lane % a.lanes : 0, heads_end = sums ? a.first[group + 1] : 0;
+    const float *square_at = a.work.squares + warp * a.heads;
+    dependency_wait();
+
+    float t = 0;
+    for (int h = head; h < heads_end; h += SQUARES * a.lanes) {
+        float u[SQUARES]; /* all at once: each would take a round trip to L2 */
+#pragma unroll
+        for (int i = 0; i < SQUARES; i++) u[i] = h + i * a.lanes < heads_end ? __ldcg(square_at + h + i * a.lanes) : 0.f;
+#pragma unroll
+        for (int i = 0; i < SQUARES; i++) t += u[i];
+    }
 #pragma unroll
     for (int st = 0; st < V_AHEAD; st++) fetch_v(st, st);
-    const exchange_turn turn(a.x, EXCHANGE);
-    float *out = a.out + en * a.ld + r0 + er;
-    const float old = mine && a.add ? __ldcg(out) : 0.f;
-    /* A warp a row, `lanes` lanes a group: few steps on the critical path, and the same order in every run. */
+    for (int i = blockIdx.x * STEP_THREADS + threadIdx.x; a.told != NULL && i < a.told_count; i += gridDim.x * STEP_THREADS) a.told[i] = make_uint2(0, 0);
+    const unsigned number = EXCHANGE ? __ldcg(a.x.count) + 1 : 0;
+    const float old = mine && a.add ? __ldcg(a.out + en * a.ld + sh.row + er) : 0.f;
     if (warp < a.m) {
-        const int lanes = a.lanes, group = lane / lanes;
-        float t = 0;
-        if (group < a.groups && (a.scale || a.fold))
-            for (int h = a.first[group] + lane % lanes; h < a.first[group + 1]; h += lanes) t += __ldcg(a.work.squares + warp * a.heads + h);
-        for (int o = lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
-        if (group < a.groups && lane % lanes == 0) {
+        for (int o = a.lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
+        if (group < a.groups && lane % a.lanes == 0) {
             sh.rstd[group][warp] = a.scale ? rsqrtf(t / a.width + a.eps) : 1.f;
             if (EXCHANGE && a.fold) {
-                turn.send(blockIdx.x * MESSAGE + warp * MESSAGE_ROW + 2 * PART_ROWS, __float_as_uint(t));
+                exchange_turn(a.x, number).send(blockIdx.x * MESSAGE + warp * MESSAGE_ROW + MESSAGE_ROW - 1, __float_as_uint(t));
                 sh.squares[warp] = t;
             } else if (a.fold && blockIdx.x == 0) {
                 a.out[warp * a.ld + a.rows] = t;
@@ -119,69 +146,69 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
     } else {
         sh.rstd[lane][warp] = 0;
     }
+    sh.old[threadIdx.x] = old;
+    if (threadIdx.x == 0) sh.exchange = number;
     __syncthreads();
 
-    /* An mma takes whole groups of 8 rows; those that a slot has not lie in the next one, where copies may be under way.  Nobody uses what
-     * comes of them, and to keep lanes off costs 1 % of a step: only racecheck is spared the sight. */
-    const int low = KN_WARP > 1 ? min(g, a.slot_rows - 1) : g, high = KN_WARP > 1 ? min(g + 8, a.slot_rows - 1) - low : 8;
-    const uint32_t lane_at = low * a.pitch + warp * STEP_DIM * 2 + q * 16;
+    /* An mma takes 8 rows of w; those that a slot has not lie in the next one, where copies may be under way.  Nobody uses what comes of
+     * them, and to keep lanes off costs 1 % of a step: only racecheck is spared the sight. */
+    const uint32_t lane_at = rg.data + (KN_WARP > 1 ? min(g, a.slot_rows - 1) : g) * ROW_BYTES + warp * HEADS * STEP_DIM * 2 + q * 16;
     const uint32_t x_at = v_at + min(g, a.m - 1) * V_PITCH + q * 16; /* lanes beyond the rows compute what nobody reads */
     ring_place place;
-    float acc[PARTS][4] = {};
-    for (int st = 0; st < nst; st++) {
-        const int head = columns_of(st) * STEP_WARPS + warp;
-        const bool has = head < a.heads; /* the last columns may be fewer than 512 */
-        const float2 scale = has ? *(const float2 *)&sh.rstd[sh.group[head]][2 * q] : make_float2(0, 0);
-        uint4 x[2];
+    float acc[PARTS][2] = {};
+    for (int st = 0; st < a.turns; st++) {
+        const int h = columns_of(st) / STEP_DIM + warp * HEADS, has = a.heads - h; /* the last columns may be fewer than 1024 */
+        uint4 x[2 * HEADS];
         asm volatile("cp.async.wait_group %0;" ::"n"(V_AHEAD - 1) : "memory");
         __syncwarp();
         load_row(x, x_at + st % V_AHEAD * v_slot);
         __syncwarp();
         fetch_v(st + V_AHEAD, st % V_AHEAD);
+        float scale[HEADS];
+#pragma unroll
+        for (int i = 0; i < HEADS; i++) scale[i] = i < has ? sh.rstd[sh.group[h + i]][g] : 0.f;
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             ring_wait(rg, place);
-            uint32_t read = 0;
-            if (has) { /* rows past the last are somebody else's numbers, never used */
-                const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
-                float s[2][4] = {}; /* two chains: an mma waits for the one before it */
-                uint4 first[2], second[2] = {};
-                load_row(first, from);
-                if (a.slot_rows > 8) load_row(second, from + high * a.pitch);
+            constexpr int LOADS = READY && PARTS == MOST_PARTS ? 2 : 2 * HEADS; /* at once; all, where registers suffice */
+            uint4 w[LOADS];
 #pragma unroll
-                for (int b = 0; b < 2; b++) mma32(s[b], first[b], second[b], x[b]);
-                acc[part][0] += scale.x * (s[0][0] + s[1][0]);
-                acc[part][1] += scale.y * (s[0][1] + s[1][1]);
-                acc[part][2] += scale.x * (s[0][2] + s[1][2]);
-                acc[part][3] += scale.y * (s[0][3] + s[1][3]);
-                read = a.slot_rows > 8 ? second[1].w : first[1].w;
+            for (int i = 0; i < HEADS; i++) {
+                if (2 * i % LOADS == 0) load_row(w, lane_at + place.slot * a.slot_rows * ROW_BYTES + i * STEP_DIM * 2);
+                if (i >= has) break;
+                float s[2][4] = {};
+#pragma unroll
+                for (int b = 2 * i; b < 2 * i + 2; b++) mma32(s, x[b], w[b % LOADS]);
+                acc[part][0] += scale[i] * mma_sum(s, 0);
+                acc[part][1] += scale[i] * mma_sum(s, 1);
             }
-            ring_release(rg, place, read, issue);
+            ring_release(rg, place, w[LOADS - 1].w, issue);
             place.next(rg);
         }
     }
 #pragma unroll
     for (int part = 0; part < PARTS; part++)
 #pragma unroll
-        for (int c = 0; c < 4; c++) {
-            const int r = g + 8 * (c / 2);
-            if (r < a.slot_rows && part * a.slot_rows + r < n) sh.sums[warp][(2 * q + (c & 1)) * SUM_PITCH + part * a.slot_rows + r] = acc[part][c];
+        for (int c = 0; c < 2; c++) {
+            const int r = 2 * q + c;
+            if (r < a.slot_rows && part * a.slot_rows + r < sh.rows && g < a.m) sh.sums[warp][g * SUM_PITCH + part * a.slot_rows + r] = acc[part][c];
         }
     __syncthreads();
+    const exchange_turn turn(a.x, EXCHANGE ? sh.exchange : 0);
     float square = 0;
-    if (mine) {
+    if (er < sh.rows && en < a.m) {
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < STEP_WARPS; w++) sum += sh.sums[w][en * SUM_PITCH + er];
         if (EXCHANGE) {
             const int at = blockIdx.x * MESSAGE + en * MESSAGE_ROW;
             turn.send(at + er, __float_as_uint(sum));
-            const float scale = a.fold ? rsqrtf(exchange_sum(turn, at + 2 * PART_ROWS, sh.squares[en]) / a.width + a.eps) : 1.f;
+            const float scale = a.fold ? rsqrtf(exchange_sum(turn, at + MESSAGE_ROW - 1, sh.squares[en]) / a.width + a.eps) : 1.f;
             sum = scale * exchange_sum(turn, at + er, sum);
         }
-        sum = old + (sum + bias);
-        *out = sum;
-        if (READY) ((bf16 *)a.ready.x)[en * a.ld + r0 + er] = __float2bfloat16(sum * sh.next[er]);
+        sum = sh.old[threadIdx.x] + (sum + sh.bias[er]);
+        a.out[en * a.ld + sh.row + er] = sum;
+        if (READY) ((bf16 *)a.ready.x)[en * a.ld + sh.row + er] = __float2bfloat16(sum * sh.next[er]);
         square = sum * sum;
     }
     if (READY && en < a.m) { /* a warp a row */
@@ -193,19 +220,23 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
 }
 
 struct out_split {
-    int parts, slot_rows, pitch, spare_bytes;
+    int parts, slot_rows, spare_bytes;
 };
-/* An mma reads whole groups of 8 rows, whatever is there: behind the last slot is room to spare for that. */
+/* An mma reads 8 rows, whatever is there: behind the last slot is room to spare for that. */
 out_split split_of(const kn_mixer_step_args *a, int sms)
 {
-    const int rows = (a->hidden + sms - 1) / sms, parts = rows > PART_ROWS ? 2 : 1, slot_rows = (rows + parts - 1) / parts, pitch = COLUMNS * 2 + step_pad(a->rows);
-    const out_split s = { parts, slot_rows, pitch, ((slot_rows + 7) / 8 * 8 - slot_rows) * pitch };
+    const int rows = (int)kn_ceil(a->hidden, sms), parts = (int)kn_ceil(rows, PART_ROWS), slot_rows = (int)kn_ceil(rows, parts);
+    const out_split s = { parts, slot_rows, (PART_ROWS - slot_rows) * ROW_BYTES };
     return s;
 }
 template <bool EXCHANGE, bool READY> plp_status launch(kn_context *c, int parts, dim3 grid, size_t shared, const out_args &o)
 {
-    return parts == 2 ? step_launch<mixer_out_kernel<2, EXCHANGE, READY>>(c, grid, shared, o)
-                      : step_launch<mixer_out_kernel<1, EXCHANGE, READY>>(c, grid, shared, o);
+    switch (parts) {
+    case 1: return step_launch<mixer_out_kernel<1, EXCHANGE, READY>>(c, grid, shared, o);
+    case 2: return step_launch<mixer_out_kernel<2, EXCHANGE, READY>>(c, grid, shared, o);
+    case 3: return step_launch<mixer_out_kernel<3, EXCHANGE, READY>>(c, grid, shared, o);
+    default: return step_launch<mixer_out_kernel<4, EXCHANGE, READY>>(c, grid, shared, o);
+    }
 }
 int beside_ring(const kn_mixer_step_args *a, const out_split &s) { return s.spare_bytes + STEP_WARPS * V_AHEAD * a->rows * V_PITCH; }
 
@@ -213,7 +244,7 @@ int beside_ring(const kn_mixer_step_args *a, const out_split &s) { return s.spar
 
 bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms)
 {
-    if (a->heads > STEP_HEADS || a->hidden > 2 * PART_ROWS * sms || !step_aligned(a->out_proj)) return false;
+    if (a->heads > STEP_HEADS || a->hidden > MOST_PARTS * PART_ROWS * sms || !step_aligned(a->out_proj)) return false;
     if (a->fold && (a->gate_weight == NULL || a->gate_groups != 1)) return false;
     if (a->fold && a->exchange == NULL && (a->delta == NULL || a->out_bias != NULL)) return false; /* the caller scales, then adds the bias */
     if (a->exchange != NULL && (a->delta != NULL || (int64_t)sms * MESSAGE > a->exchange->words)) return false;
@@ -227,7 +258,7 @@ bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms)
 step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms)
 {
     const out_split s = split_of(a, sms);
-    const step_room room = { s.slot_rows * s.pitch, (int)sizeof(out_shared) + beside_ring(a, s) };
+    const step_room room = { s.slot_rows * ROW_BYTES, (int)sizeof(out_shared) + beside_ring(a, s) };
     return room;
 }
 
@@ -236,11 +267,12 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
     out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add, norm && !a->fold, a->fold,
-                   add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready, a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, slots, s.slot_rows, s.pitch, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, 0, told, count, {} };
+                   add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready, a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, step_inner(a), (int)kn_ceil(step_inner(a), COLUMNS),
+                   slots, s.slot_rows, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, 0, told, count, {} };
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
-    const size_t needed = (size_t)slots * s.slot_rows * s.pitch + beside_ring(a, s), wanted = least > (int)sizeof(out_shared) ? least - sizeof(out_shared) : 0;
+    const size_t needed = (size_t)slots * s.slot_rows * ROW_BYTES + beside_ring(a, s), wanted = least > (int)sizeof(out_shared) ? least - sizeof(out_shared) : 0;
     const size_t shared = needed > wanted ? needed : wanted;
     const dim3 grid(c->sms);
     if (a->exchange != NULL) return o.next ? launch<true, true>(c, s.parts, grid, shared, o) : launch<true, false>(c, s.parts, grid, shared, o);

@@ -2,10 +2,11 @@
  *
  *     val[n][row] = rsqrt(mean(res[n]^2) + eps) * sum_k w[row][k] * bf16(res[n][k] * norm_w[k])
  *
- * The product runs on the row before its scale; the scale multiplies the float32 sums, so there is one rounding.  Each warp owns the same columns of every tile (NB blocks of 32 per stage), so its B
- * operand stays in registers for the whole kernel.  Tiles of 8 MH rows are dealt round-robin, so that all blocks together read one moving
- * window of memory, and the last wave is split to the row.  The partial sums of the 8 warps meet in shared memory, where a rotating group
- * of warps finishes the tile and hands every value to the kernel's epilogue, while the others go on.
+ * The product runs on the row before its scale; the scale multiplies the float32 sums, so there is one rounding.  Each warp owns the same
+ * columns of every tile (NB blocks of 32 per stage), so its part of the batch stays in registers for the whole kernel.  Tiles of 8 MH rows are
+ * dealt round-robin, so that all blocks together read one moving window of memory, and the last wave is split to the row.  The partial sums
+ * of the 8 warps meet in shared memory, where a rotating group of warps finishes the tile and hands every value to the kernel's epilogue,
+ * while the others go on.
  *
  * The result of a row does not depend on how many rows there are (but for the source of its squares, see kn_ready), nor on the launch being
  * early or late: same order, same bits. */
@@ -16,7 +17,6 @@
 #include "kernels/cuda/mixer_step_ring.cuh"
 #include "kernels/shared.h"
 
-#include <climits>
 #include <type_traits>
 
 template <int NB_, int NST_, int MH_> struct product_shape { /* NST stages of NB x 32 columns a warp make a row */
@@ -69,7 +69,7 @@ struct product_second {
     float *out;           /* (m, PRODUCT_SLICES, rows): slices that have no columns become zero */
     uint2 *told;          /* the same instead of `out`, or NULL, for a kernel that reads them while this one still runs: a sum, and 1 when it is
                              there.  8 bytes arrive together, so neither side needs a fence, which would wait for all of a thread's stores */
-    unsigned *arrived;    /* warps whose part of x is there, and tiles claimed; both 0 before, and a later kernel sets them to 0 again */
+    unsigned *arrived;    /* warps whose part of x is there; 0 before, and a later kernel sets it to 0 again */
     int rows, columns;
     kn_exchange exchange; /* size > 0: what goes into out is sent to the other devices too, as the same word of a message; a later kernel receives */
     int slices_sent;      /* as many as any device has */
@@ -102,27 +102,18 @@ static inline int product_tiles_most(int rows, int tile, int blocks) { return (r
 KN_SHARED bool product_overlaps(int waves, bool first, int x_tiles) { return first && waves - 1 > x_tiles + 1; }
 
 /* A block's stages: its tiles, and the pieces of the second product before the last ones, or behind the last where the tiles are too few.  A
- * block's pieces are of one slice: they follow each other without a wait for their operand, or the ring would run dry meanwhile.
- *
- * Multiprocessors do not get equal shares of the memory's bandwidth: with tiles dealt evenly, the last block ends an eighth later than the
- * first.  So the last one or two waves are not dealt but claimed from a counter, by whoever comes to them.  An answer takes a microsecond:
- * the warp whose turn it is asks for the tile CLAIM_AHEAD later, and tells the others at its next turn, 8 stages on.
- * The answers of a block must rise from tile to tile, because it ends at the first that is too large.  Two turns apart they do: a warp
- * releases a stage only behind its own turn, and that turn waits for the release.  Neighbours may overtake each other, so a tile that is a
- * single stage is never claimed. */
+ * block's pieces are of one slice: they follow each other without a wait for their operand, or the ring would run dry meanwhile. */
 template <class S> struct product_order {
-    static constexpr int CLAIM_AHEAD = (STEP_WARPS + S::NST - 1) / S::NST + 1, CLAIMS = 32;
     int tiles, slices, pieces; /* slices that have columns */
     int slice, row, stride;    /* of all pieces; of the first one; from one to the next */
     int ready, from;           /* x is there before this tile; the pieces come before it */
-    int dealt;                 /* tiles from here on are claimed */
-    bool among, claims;        /* pieces before the last tiles */
+    bool among;                /* pieces before the last tiles */
     product_order() = default;
     __device__ __forceinline__ product_order(const product_tiles &t)
-        : tiles(t.count), slices(1), pieces(0), slice(0), row(0), stride(0), ready(0), from(t.count), dealt(t.count), among(false), claims(false)
+        : tiles(t.count), slices(1), pieces(0), slice(0), row(0), stride(0), ready(0), from(t.count), among(false)
     {
     }
-    __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second, int slots) : product_order(t)
+    __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second) : product_order(t)
     {
         slices = (second.columns + S::COLUMNS - 1) / S::COLUMNS;
         const int all = (second.rows + S::TILE - 1) / S::TILE, blocks = (int)gridDim.x / slices, block = (int)blockIdx.x / slices;
@@ -131,8 +122,6 @@ template <class S> struct product_order {
         const int x_tiles = (t.all - t.first + t.wave - 1) / t.wave;
         ready = t.first > 0 ? x_tiles + 1 : tiles; /* a tile later: by then the stores are through, and waiting for that is short */
         among = second.told != NULL && product_overlaps(t.waves, t.first > 0, x_tiles); /* else nobody waits for the sums alone */
-        claims = S::NST >= 2 && among && (t.waves - 1 - CLAIM_AHEAD) * S::NST >= slots; /* none is asked for before the wait */
-        if (claims) dealt = t.waves - 1;
         if (among) from = min(ready + 3, t.waves - 1); /* by then the last block is there, and the others' rings do not run full before it is */
         else if (ready > tiles) ready = tiles;
     }
@@ -147,12 +136,8 @@ template <class S> struct product_order {
         return { i / S::NST, -1, i % S::NST };
     }
 };
-struct product_span {
-    int row, rows; /* rows 0: no tile is left */
-};
-
 template <class S> struct product_shared {
-    union { /* of a warp alone until it has its B operand */
+    union { /* of a warp alone until it has its operand */
         float sums[S::DUTIES][8 * S::SUM_PITCH];
         float norm[S::HIDDEN / STEP_WARPS];
     } of[STEP_WARPS];
@@ -160,7 +145,6 @@ template <class S> struct product_shared {
     unsigned exchange; /* its number */
     ring_barriers bars;
     uint64_t sums_full[S::DUTIES], sums_empty[S::DUTIES];
-    uint32_t claimed[product_order<S>::CLAIMS]; /* of tile t in t % CLAIMS: t << 16 | the number of the claim */
     product_tiles tiles; /* these two not in registers, of which two products have none to spare: what spills comes back from L2 */
     product_order<S> order;
 };
@@ -198,50 +182,24 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     if constexpr (TWO) {
         if (threadIdx.x == 0) {
             sh.tiles = own_tiles;
-            sh.order = product_order<S>(own_tiles, second, a.slots);
+            sh.order = product_order<S>(own_tiles, second);
         }
         __syncthreads();
     }
     const product_place<S> at;
-    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, order.claims ? INT_MAX : tiles.count * S::NST + order.pieces, a.zero);
-    const auto span = [&](int t) -> product_span {
-        if constexpr (TWO)
-            if (order.claims && t >= order.dealt) {
-                uint32_t told = 0;
-                while (told >> 16 != (uint32_t)t) told = *(volatile uint32_t *)&sh.claimed[t % order.CLAIMS];
-                const int n = (int)(told & 0xffff);
-                const int row = order.dealt * tiles.wave + n * S::TILE;
-                return { row + tiles.first - tiles.all, min((int)S::TILE, max(tiles.all - row, 0)) };
-            }
-        return { tiles.row(t), tiles.rows(t) };
-    };
-    unsigned claim = 0; /* what this warp asked for and has not told yet, and for which tile; 0: nothing */
-    int claim_for = 0;
+    const ring rg = ring_make(slots, &sh.bars, a.slots, S::TILE * pitch, tiles.count * S::NST + order.pieces, a.zero);
     const auto issue = [&](int i, int slot) {
-        if constexpr (TWO) {
-            const auto stage = order.at(i);
-            if (claim_for > 0) {
-                if (lane == 0) *(volatile uint32_t *)&sh.claimed[claim_for % order.CLAIMS] = (uint32_t)claim_for << 16 | min(claim, 0xffffu);
-                claim_for = 0;
-            }
-            if (order.claims && stage.piece < 0 && stage.part == 0 && stage.tile + order.CLAIM_AHEAD >= order.dealt) {
-                if (lane == 0) claim = atomicAdd(second.arrived + 1, 1u);
-                claim_for = stage.tile + order.CLAIM_AHEAD;
-            }
+        const auto stage = order.at(i);
+        const bf16 *from = a.w + (size_t)tiles.row(stage.tile) * HIDDEN + stage.part * COLUMNS;
+        int rows = tiles.rows(stage.tile), ld = HIDDEN, bytes = COLUMNS * 2;
+        if constexpr (TWO)
             if (stage.piece >= 0) {
                 const int row = order.row + stage.piece * order.stride, column = order.slice * COLUMNS;
-                ring_issue(rg, slot, second.w + (size_t)row * second.columns + column, min(S::TILE, second.rows - row), second.columns,
-                           min(COLUMNS, second.columns - column) * 2, pitch);
-            } else {
-                const product_span to = span(stage.tile);
-                if (to.rows > 0) ring_issue(rg, slot, a.w + (size_t)to.row * HIDDEN + stage.part * COLUMNS, to.rows, HIDDEN, COLUMNS * 2, pitch);
+                from = second.w + (size_t)row * second.columns + column;
+                rows = min(S::TILE, second.rows - row), ld = second.columns, bytes = min(COLUMNS, second.columns - column) * 2;
             }
-        } else {
-            const int t = i / S::NST;
-            ring_issue(rg, slot, a.w + (size_t)tiles.row(t) * HIDDEN + (i - t * S::NST) * COLUMNS, tiles.rows(t), HIDDEN, COLUMNS * 2, pitch);
-        }
+        ring_issue(rg, slot, from, rows, ld, bytes, pitch);
     };
-    if (TWO && threadIdx.x < order.CLAIMS) sh.claimed[threadIdx.x] = 0;
     if (threadIdx.x == 0)
         for (int d = 0; d < DUTIES; d++) {
             kn_bar_init(kn_shared(sh.sums_full + d), STEP_WARPS * KN_WARP);
@@ -249,6 +207,7 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
         }
     ring_start(rg, issue);
     dependents_start();
+    ring_fill(rg, issue);
     epilogue.prefetch(tiles, at);
 
     /* The norm's weight waits where the partial sums will meet: registers are for the residual's loads, all of them in flight at once. */
@@ -264,19 +223,20 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     if constexpr (TWO)
         if (second.exchange.size > 0 && threadIdx.x == 0) sh.exchange = exchange_turn(second.exchange).number; /* others see it behind a hand-over */
 
-    uint4 x[BLOCKS]; /* the B operand */
+    uint4 x[BLOCKS]; /* the operand, mma_swapped */
     const auto block = [&](const float *res, int j, float *squares) {
         const float4 u = __ldcg((const float4 *)(res + column(j)) + 2 * q), v = __ldcg((const float4 *)(res + column(j)) + 2 * q + 1);
         const float4 nu = *(const float4 *)(norm + j * 32 + q * 8), nv = *(const float4 *)(norm + j * 32 + q * 8 + 4);
         *squares = u.x * u.x + u.y * u.y + u.z * u.z + u.w * u.w + v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-        return make_uint4(kn_pack_bf16(u.x * nu.x, u.y * nu.y), kn_pack_bf16(u.z * nu.z, u.w * nu.w), kn_pack_bf16(v.x * nv.x, v.y * nv.y), kn_pack_bf16(v.z * nv.z, v.w * nv.w));
+        return mma_swapped(make_uint4(kn_pack_bf16(u.x * nu.x, u.y * nu.y), kn_pack_bf16(u.z * nu.z, u.w * nu.w),
+                                      kn_pack_bf16(v.x * nv.x, v.y * nv.y), kn_pack_bf16(v.z * nv.z, v.w * nv.w)));
     };
     const auto row_of = [&](int n) { return a.res + (size_t)(a.map ? __ldcg(a.map + n) : n) * HIDDEN; };
     float square = 0, squares;
     if (ready) {
         const bf16 *row = (const bf16 *)a.ready.x + (size_t)(a.map ? __ldcg(a.map + min(g, a.m - 1)) : min(g, a.m - 1)) * HIDDEN;
 #pragma unroll
-        for (int j = 0; j < BLOCKS; j++) x[j] = g < a.m ? __ldcg((const uint4 *)(row + column(j)) + q) : make_uint4(0, 0, 0, 0);
+        for (int j = 0; j < BLOCKS; j++) x[j] = g < a.m ? mma_swapped(__ldcg((const uint4 *)(row + column(j)) + q)) : make_uint4(0, 0, 0, 0);
         float part[KN_READY_PARTS / 32]; /* all at once: a loop would take a round trip each */
         const float *parts = a.ready.squares + (a.map && warp < a.m ? __ldcg(a.map + warp) : warp) * KN_READY_PARTS;
 #pragma unroll
@@ -327,21 +287,18 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     }
     __syncwarp(); /* `norm` was read, sums may be written */
 
-    const uint32_t lane_at = g * pitch + warp * NB * 64 + q * 16;
+    const uint32_t lane_at = rg.data + g * pitch + warp * NB * 64 + q * 16;
     ring_place place;
     int handed = 0; /* tiles and pieces */
     /* Hands the partial sums of a tile to the group on duty, which calls store(sum); nobody else waits (the buffer was read DUTIES tiles ago). */
-    const auto hand_over = [&](const float (&acc)[4], auto store) {
+    const auto hand_over = [&](const float (&acc)[S::MH][2][4], auto store) {
         const int duty = handed % DUTIES, turn = handed / DUTIES;
         handed++;
         if (turn) kn_bar_wait(kn_shared(sh.sums_empty + duty), (turn - 1) & 1);
         float *mine = sh.of[warp].sums[duty];
-        mine[2 * q * SUM_PITCH + g] = acc[0];
-        mine[(2 * q + 1) * SUM_PITCH + g] = acc[1];
-        if (S::MH == 2) {
-            mine[2 * q * SUM_PITCH + g + 8] = acc[2];
-            mine[(2 * q + 1) * SUM_PITCH + g + 8] = acc[3];
-        }
+#pragma unroll
+        for (int h = 0; h < S::MH; h++)
+            if (g < a.m) *(float2 *)(mine + g * SUM_PITCH + h * 8 + 2 * q) = make_float2(mma_sum(acc[h], 0), mma_sum(acc[h], 1));
         __syncwarp();
         kn_warp_arrive(kn_shared(sh.sums_full + duty));
         if (at.duty != duty) return;
@@ -356,26 +313,28 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
         kn_warp_arrive(kn_shared(sh.sums_empty + duty));
         store(sum, squares);
     };
-    const auto multiply_tile = [&](int t, const product_span &to) {
-        float acc[4] = { 0, 0, 0, 0 };
+    const auto multiply_tile = [&](int t) {
+        float acc[S::MH][2][4] = {};
 #pragma unroll
         for (int st = 0; st < S::NST; st++) {
             ring_wait(rg, place);
-            const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
-            uint4 low[NB], high[NB] = {};
-            load_row(low, from);
-            if (S::MH == 2) load_row(high, from + 8 * pitch);
+            const uint32_t from = lane_at + place.slot * rg.slot_bytes;
+            uint4 w[S::MH][NB];
 #pragma unroll
-            for (int b = 0; b < NB; b++) mma32(acc, low[b], high[b], x[st * NB + b]);
-            ring_release(rg, place, S::MH == 2 ? high[NB - 1].w : low[NB - 1].w, issue);
+            for (int h = 0; h < S::MH; h++) load_row(w[h], from + h * 8 * pitch);
+#pragma unroll
+            for (int b = 0; b < NB; b++)
+#pragma unroll
+                for (int h = 0; h < S::MH; h++) mma32(acc[h], x[st * NB + b], w[h][b]);
+            ring_release(rg, place, w[S::MH - 1][NB - 1].w, issue);
             place.next(rg);
         }
         hand_over(acc, [&](float sum, float squares) {
-            if (at.er < to.rows && at.en < a.m) epilogue.finish(t, to.row + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
+            if (at.er < tiles.rows(t) && at.en < a.m) epilogue.finish(t, tiles.row(t) + at.er, at, sum * rsqrtf(squares / HIDDEN + a.eps));
         });
     };
     if constexpr (!TWO) {
-        for (int t = 0; t < tiles.count; t++) multiply_tile(t, span(t));
+        for (int t = 0; t < tiles.count; t++) multiply_tile(t);
     } else {
         const auto arrive = [&] { /* this warp's stores to x are done */
             __syncwarp();
@@ -388,26 +347,28 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
             while (*(volatile const unsigned *)second.arrived < gridDim.x * STEP_WARPS) {}
             __threadfence();
         };
-        uint4 y[NB]; /* the B operand of a piece */
+        uint4 y[NB]; /* the same of a piece */
         const auto piece_column = [&](int b) { return order.slice * COLUMNS + (warp * NB + b) * 32; };
         const auto fetch = [&] {
 #pragma unroll
             for (int b = 0; b < NB; b++) {
                 const int k = piece_column(b);
-                y[b] = g < a.m && k < second.columns ? __ldcg((const uint4 *)(second.x + (size_t)g * second.columns + k) + q) : make_uint4(0, 0, 0, 0);
+                y[b] = g < a.m && k < second.columns ? mma_swapped(__ldcg((const uint4 *)(second.x + (size_t)g * second.columns + k) + q)) : make_uint4(0, 0, 0, 0);
             }
         };
         const auto multiply_piece = [&](int piece) {
-            float acc[4] = { 0, 0, 0, 0 };
+            float acc[S::MH][2][4] = {};
             ring_wait(rg, place);
-            const uint32_t from = rg.data + place.slot * rg.slot_bytes + lane_at;
-            uint4 low[NB], high[NB] = {};
-            load_row(low, from);
-            if (S::MH == 2) load_row(high, from + 8 * pitch);
+            const uint32_t from = lane_at + place.slot * rg.slot_bytes;
+            uint4 w[S::MH][NB];
+#pragma unroll
+            for (int h = 0; h < S::MH; h++) load_row(w[h], from + h * 8 * pitch);
 #pragma unroll
             for (int b = 0; b < NB; b++) /* past the last column lies what was there before */
-                if (piece_column(b) < second.columns) mma32(acc, low[b], high[b], y[b]);
-            ring_release(rg, place, S::MH == 2 ? high[NB - 1].w : low[NB - 1].w, issue);
+#pragma unroll
+                for (int h = 0; h < S::MH; h++)
+                    if (piece_column(b) < second.columns) mma32(acc[h], y[b], w[h][b]);
+            ring_release(rg, place, w[S::MH - 1][NB - 1].w, issue);
             place.next(rg);
             hand_over(acc, [&](float sum, float) {
                 const int row = order.row + piece * order.stride + at.er;
@@ -424,23 +385,15 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
                 if (!second.told) second.out[to] = 0;
                 if (second.exchange.size > 0 && i < second.slices_sent * second.rows) exchange_turn(second.exchange).send(to, 0u);
             }
-        for (int t = 0; order.claims || t < tiles.count; t++) {
-            const product_span to = span(t);
-            if (to.rows == 0) break;
+        for (int t = 0; t <= tiles.count; t++) {
             if (t == order.ready) arrive();
-            const bool last = order.among && t == order.from - 1;
-            if (last && order.pieces > 0) {
+            if (t == order.from - order.among && order.pieces > 0) { /* among tiles a tile before it is needed */
                 wait_for_all();
                 fetch();
             }
-            multiply_tile(t, to);
-            for (int piece = 0; last && piece < order.pieces; piece++) multiply_piece(piece);
-        }
-        if (!order.claims && order.ready >= tiles.count) arrive();
-        if (!order.among && order.pieces > 0) {
-            wait_for_all();
-            fetch();
-            for (int piece = 0; piece < order.pieces; piece++) multiply_piece(piece);
+            if (t == order.from)
+                for (int piece = 0; piece < order.pieces; piece++) multiply_piece(piece);
+            if (t < tiles.count) multiply_tile(t);
         }
     }
 #endif

@@ -27,32 +27,39 @@
 
 typedef __nv_bfloat16 bf16;
 
-enum { STEP_THREADS = 256, STEP_WARPS = 8, STEP_ROWS = 8, RING_SLOTS = 16, RING_PAD = 64 };
+enum { STEP_THREADS = 256, STEP_WARPS = 8, STEP_ROWS = 8, RING_SLOTS = 16, RING_AT_ONCE = 2, RING_PAD = 64 };
 
 /* ------------------------------------------------------------------------------------------------ PTX */
 /* Programmatic dependent launch.  start: the next kernel of the stream may start.  wait: all earlier kernels are complete and visible. */
 __device__ __forceinline__ void dependents_start(void) { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void dependency_wait(void) { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
+/* volatile: in the order written, see ring_release */
 __device__ __forceinline__ uint4 load_shared16(uint32_t at)
 {
     uint4 v;
-    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+    asm volatile("ld.volatile.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
     return v;
 }
-/* c += A B: A 16 rows of weights x 16 columns, B 16 columns x 8 rows of the batch, so 1 to 8 rows cost the same. */
+/* c += A B: A 16 rows x 16 columns, B 16 columns x 8 rows */
 __device__ __forceinline__ void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
 {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
-/* 32 columns of 16 rows.  The order of k inside an mma is free as long as A and B agree: a lane reads 8 neighbouring columns with one
- * 16-byte load and spends them on two mma. */
-__device__ __forceinline__ void mma32(float (&c)[4], uint4 low, uint4 high, uint4 b)
+/* 32 columns of 8 rows a by 8 rows b, weights and batch or batch and weights.  The order of k inside an mma is free as long as both agree, so a
+ * lane reads 8 neighbouring columns of a row, four pairs, with one 16-byte load.  The mma's A has 16 rows: its upper 8 are the same rows at
+ * other columns, so that what is loaded is used as it lies in registers, if one of the two lies there in the order of mma_swapped.  Of c[0]
+ * the lower rows count, of c[1] the upper ones: lane 4 g + q has the sums mma_sum(c, i) of row g of a and row 2 q + i of b. */
+__device__ __forceinline__ void mma32(float (&c)[2][4], uint4 a, uint4 b)
 {
-    mma(c, low.x, high.x, low.y, high.y, b.x, b.y);
-    mma(c, low.z, high.z, low.w, high.w, b.z, b.w);
+    mma(c[0], a.x, a.y, a.z, a.w, b.x, b.y);
+    mma(c[1], a.x, a.y, a.z, a.w, b.z, b.w);
 }
+__device__ __forceinline__ float mma_sum(const float (&c)[2][4], int i) { return c[0][i] + c[1][2 + i]; }
+/* Of four pairs of columns, the second and the third change places. */
+__device__ __forceinline__ uint4 mma_swapped(uint4 v) { return make_uint4(v.x, v.z, v.y, v.w); }
+__device__ __forceinline__ int mma_swapped(int column) { return (column & ~6) | (column & 2) << 1 | (column & 4) >> 1; }
 
 /* NB blocks of 32 columns of a row, 16 bytes of each for this lane */
 template <int NB> __device__ __forceinline__ void load_row(uint4 (&v)[NB], uint32_t at)
@@ -158,7 +165,7 @@ __device__ __forceinline__ void ring_issue(const ring &r, int slot, const bf16 *
     __syncwarp();
 }
 /* issue(stage, slot) is the kernel's own: it knows where stage i lies.  Ends with the first stages on their way. */
-template <class F> __device__ __forceinline__ void ring_start(const ring &r, F issue)
+template <class F> __device__ __forceinline__ void ring_start(const ring &r, F issue, int first = RING_AT_ONCE)
 {
     if (threadIdx.x == 0) {
         for (int s = 0; s < r.slots; s++) {
@@ -169,13 +176,24 @@ template <class F> __device__ __forceinline__ void ring_start(const ring &r, F i
         kn_fence_async();
     }
     __syncthreads();
-    for (int s = threadIdx.x / 32; s < r.slots && s < r.stages; s += STEP_WARPS) issue(s, s);
+    for (int s = threadIdx.x / 32; s < first && s < r.slots && s < r.stages; s += STEP_WARPS) issue(s, s);
+}
+/* The other slots, each when the stage RING_AT_ONCE before it is there.  That keeps the memory as busy as asking for all at once does, but
+ * leaves its queues short for the kernels that are at work meanwhile, whose values would wait behind a ring's worth of weights. */
+template <class F> __device__ __forceinline__ void ring_fill(const ring &r, F issue)
+{
+    for (int s = threadIdx.x / 32; s < r.slots && s < r.stages; s += STEP_WARPS) {
+        if (s < RING_AT_ONCE) continue;
+        kn_bar_wait(r.full + 8 * (s - RING_AT_ONCE), 0);
+        issue(s, s);
+    }
 }
 __device__ __forceinline__ void ring_wait(const ring &r, const ring_place &p) { kn_bar_wait(r.full + 8 * p.slot, p.phase); }
 
 /* This warp is done with the place; its turn to refill may come up with it.  `read`: of its last load from there.  A release must not go out
  * before the loads are back, or a refill overtakes them (seen, once refills came from L2: 128 columns of a row were the next stage's).  To write
- * it behind the mma does not do: the assembler moves it up to the last load.  So its address hangs on that; a warp's loads come back in order.
+ * it behind the mma does not do: the assembler moves it up to the last load.  So its address hangs on that; a warp's loads come back in the
+ * order in which they went out, and load_row keeps that.
  * The refill comes after the warp's own work, or refill and product of successive stages would chain. */
 template <class F> __device__ __forceinline__ void ring_release(const ring &r, const ring_place &p, uint32_t read, F issue)
 {

@@ -98,7 +98,7 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
     const ring rg = ring_make(smem, &sh.bars, STEP_WARPS, SCAN_ROWS * a.pitch, STEP_WARPS, 0); /* a slot a warp, filled once */
     ring_start(rg, [&](int i, int slot) {
         ring_issue(rg, slot, a.dt_proj + (size_t)(blockIdx.x * STEP_DIM + i * SCAN_ROWS) * a.rank, SCAN_ROWS, a.rank, a.rank * 2, a.pitch);
-    });
+    }, STEP_WARPS);
     dependents_start();
     unsigned char *operand = smem + STEP_WARPS * SCAN_ROWS * a.pitch; /* (m, rank) bf16, rows rank_pitch bytes apart */
     float *mixed = (float *)(operand + a.m * a.rank_pitch);           /* (m, parts) */
@@ -150,7 +150,7 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
             }
         }
         *(float2 *)(mixed + n * parts + k) = all;
-        if (k < a.rank) *(uint32_t *)((bf16 *)(operand + n * a.rank_pitch) + k) = kn_pack_bf16(all.x, all.y);
+        if (k < a.rank) *(uint32_t *)((bf16 *)(operand + n * a.rank_pitch) + mma_swapped(k)) = kn_pack_bf16(all.x, all.y);
     }
     __syncthreads();
     const unsigned left = EXCHANGE && threadIdx.x == 0 ? turn.leave() : 0;
@@ -167,24 +167,21 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
         for (int j = 0; j < 3; j++) squares[j] = rsqrtf(kn_warp_sum(squares[j]) / (j ? N : a.rank) + a.eps);
         if (lane == 0) sh.scales[warp] = make_float4(squares[0], squares[1], squares[2], 0);
     }
-    float acc[2][4] = {}; /* two chains: an mma waits for the one before it */
+    float acc[2][4] = {};
     ring_place place;
     place.slot = warp;
     ring_wait(rg, place);
     const uint32_t weights = rg.data + warp * rg.slot_bytes + g * a.pitch + q * 16, at = kn_shared(operand) + min(g, a.m - 1) * a.rank_pitch + q * 16;
-#pragma unroll 2
-    for (int k0 = 0; k0 < a.rank; k0 += 64)
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const uint4 none = make_uint4(0, 0, 0, 0);
-            const int k = k0 + 32 * j;
-            const bool has = k + q * 8 < a.rank;
-            mma32(acc[j], has ? load_shared16(weights + 2 * k) : none, none, has ? load_shared16(at + 2 * k) : none);
-        }
+#pragma unroll 4
+    for (int k = 0; k < a.rank; k += 32) {
+        const uint4 none = make_uint4(0, 0, 0, 0);
+        const bool has = k + q * 8 < a.rank;
+        mma32(acc, has ? load_shared16(weights + 2 * k) : none, has ? load_shared16(at + 2 * k) : none);
+    }
     if (a.eps > 0) __syncthreads();
     float dt[2];
 #pragma unroll
-    for (int j = 0; j < 2; j++) dt[j] = kn_softplus((acc[0][j] + acc[1][j]) * (a.eps > 0 ? sh.scales[2 * q + j].x : 1.f) + bias);
+    for (int j = 0; j < 2; j++) dt[j] = kn_softplus(mma_sum(acc, j) * (a.eps > 0 ? sh.scales[2 * q + j].x : 1.f) + bias);
 
     for (int n0 = 0; n0 < a.m; n0 += SCAN_AHEAD) {
 #pragma unroll
@@ -211,10 +208,10 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
         dependency_wait(); /* for z */
         load2(a.work.z, gate);
     }
-    if (blockIdx.x == 0 && threadIdx.x < 2) a.arrived[threadIdx.x] = 0;
+    if (blockIdx.x == 0 && threadIdx.x == 0) *a.arrived = 0;
 #pragma unroll
     for (int j = 0; j < 2; j++)
-        if (2 * q + j < a.m) a.work.v[(size_t)(2 * q + j) * a.channels + channel] = __float2bfloat16(y[j] * kn_silu(gate[j]));
+        if (2 * q + j < a.m) a.work.v[(size_t)(2 * q + j) * a.channels + mma_swapped(channel)] = __float2bfloat16(y[j] * kn_silu(gate[j]));
     if (EXCHANGE && threadIdx.x == 0) turn.count_if_last(left);
 #endif
 }

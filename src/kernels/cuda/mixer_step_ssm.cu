@@ -14,6 +14,7 @@ struct ssm_args {
     const int *group;             /* (heads) */
     const float *A, *D, *weight;  /* (heads), (heads) or NULL, (inner) or NULL */
     int groups, rows_each;
+    bool swapped; /* v as `out` multiplies it: mma_swapped */
 };
 
 /* The 8 sums over 32 lanes in 9 shuffles: halve the list while halving the lanes.  Lane l returns sum l / 4. */
@@ -89,7 +90,7 @@ template <class T, int V, bool MANY> __global__ void __launch_bounds__(STEP_THRE
             to = row(next_dst);
         }
         const float v = (sum_rows(y, lane) + D * x_p) * kn_silu(z_p);
-        if (lane % 4 == 0) a.work.v[(size_t)m * inner + p] = __float2bfloat16(v * weight);
+        if (lane % 4 == 0) a.work.v[(size_t)m * inner + (a.swapped ? mma_swapped(p) : p)] = __float2bfloat16(v * weight);
         float square = v * v;
         square += __shfl_xor_sync(~0u, square, 4);
         square += __shfl_xor_sync(~0u, square, 8);
@@ -122,7 +123,7 @@ plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step
 {
     /* Two blocks a multiprocessor beside `in` would keep `out` from starting early: 2 and 3 rows are cheaper one after the other. */
     const int each = a->rows <= 3 && a->rows * a->heads > c->sms ? a->rows : 1;
-    const ssm_args s = { a->ssm_state, *b, *w, a->group, a->A, a->D, a->gate_weight, a->groups, each };
+    const ssm_args s = { a->ssm_state, *b, *w, a->group, a->A, a->D, a->gate_weight, a->groups, each, a->rows <= STEP_ROWS };
     const dim3 grid(a->heads, a->rows / each);
     if (a->state == 128) return a->ssm_dtype == PLP_F32 ? launch<float, 4>(c, grid, s) : launch<bf16, 4>(c, grid, s);
     return a->ssm_dtype == PLP_F32 ? launch<float, 2>(c, grid, s) : launch<bf16, 2>(c, grid, s);
