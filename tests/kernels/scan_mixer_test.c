@@ -218,7 +218,7 @@ static void run_unknown(kt *t, const int *size)
 }
 
 /* ------------------------------------------------------------------------------------------- the same bits however it is launched */
-enum { LAYERS = 3, STEPS = 3, AGAIN = 40 /* a claim that went lost showed in one run of 60 */ };
+enum { LAYERS = 3, STEPS = 3, AGAIN = 40 /* what went wrong once in 60 runs shows in most rows */ };
 
 /* All layers over rows first .. first + rows of the batch, STEPS times, from the states as they were made. */
 static bool chain(kt *t, step *s, int first, int rows, kt_array *residual)
