@@ -34,7 +34,9 @@ extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_ar
     *done = product_shape_of(a->hidden, [&](auto shape) {
         typedef decltype(shape) S;
         const int slots = HEAD_RING / S::slot(0) < RING_SLOTS ? HEAD_RING / S::slot(0) : (int)RING_SLOTS;
-        const head_args h = { { (const bf16 *)a->w, a->weight, a->residual, a->map, a->n, a->rows, slots, 0, (float)a->eps, 0, 0, a->rows >= KN_READY_ROWS ? a->ready : kn_ready{} }, a->y, a->ld_y };
+        const head_args h = { { (const bf16 *)a->w, a->weight, a->residual, a->map, a->n, a->rows, slots, 0, (float)a->eps, 0, 0,
+                                a->rows >= KN_READY_ROWS ? a->ready : kn_ready{} },
+                              a->y, a->ld_y };
         product_rows_of(a->rows, [&](auto rows) { st = step_launch<norm_linear_kernel<S, decltype(rows)::value>>(c, dim3(c->sms), (size_t)slots * S::slot(0), h); });
     });
     return st;

@@ -161,7 +161,8 @@ uint2 *mixer_step_told(const kn_context *c, const kn_scan_mixer_args *a)
 
 plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const product_second *second)
 {
-    in_args in = { { (const bf16 *)a->in_proj, a->norm_weight, a->residual, NULL, in_rows(a), a->rows, slots, step_pad(a->rows), (float)a->norm_eps, 0, 0, a->is_ready && a->rows >= KN_READY_ROWS ? a->ready : kn_ready{} },
+    in_args in = { { (const bf16 *)a->in_proj, a->norm_weight, a->residual, NULL, in_rows(a), a->rows, slots, step_pad(a->rows), (float)a->norm_eps,
+                     0, 0, a->is_ready && a->rows >= KN_READY_ROWS ? a->ready : kn_ready{} },
                          {}, a->in_bias, a->conv_weight, a->conv_bias, (bf16 *)a->conv_state, *b, *w, a->dt_bias, a->dt_min, a->dt_max,
                          step_inner(a), step_channels(a), a->heads };
     plp_status st = PLP_OK;

@@ -108,7 +108,8 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
 #pragma unroll
             for (int r = 0; r < STEP_ROWS; r += 32 / V_LANES)
                 if (r + v_row < a.m)
-                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(v_to + slot * v_slot + r * V_PITCH), "l"(a.work.v + (v_from + k + r * a.inner)) : "memory");
+                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(v_to + slot * v_slot + r * V_PITCH),
+                                 "l"(a.work.v + (v_from + k + r * a.inner)) : "memory");
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     };
@@ -196,7 +197,7 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
     __syncthreads();
     const exchange_turn turn(a.x, EXCHANGE ? sh.exchange : 0);
     float square = 0;
-    if (er < sh.rows && en < a.m) {
+    if (er < sh.rows && en < a.m) { /* `mine` once more, so that no register keeps it meanwhile */
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < STEP_WARPS; w++) sum += sh.sums[w][en * SUM_PITCH + er];
@@ -266,9 +267,11 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
 {
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
-    out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add, norm && !a->fold, a->fold,
-                   add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready, a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, step_inner(a), (int)kn_ceil(step_inner(a), COLUMNS),
-                   slots, s.slot_rows, s.spare_bytes, norm ? a->gate_groups : 1, 32, (float)a->gate_width, (float)a->gate_eps, 0, told, count, {} };
+    out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add,
+                   norm && !a->fold, a->fold, add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready,
+                   a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, step_inner(a),
+                   (int)kn_ceil(step_inner(a), COLUMNS), slots, s.slot_rows, s.spare_bytes, norm ? a->gate_groups : 1, 32,
+                   (float)a->gate_width, (float)a->gate_eps, 0, told, count, {} };
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
