@@ -16,8 +16,8 @@ extern "C" {
 #define KN_LAUNCHED() KN_CUDA(cudaGetLastError())
 plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file, int line);
 
-/* Of kn_context.told: turns, more than mixers whose kernels can be on the device at once; words of a turn: rows, slices, sums. */
-enum { KN_TURNS = 8, KN_TOLD = KN_MIXER_ROWS * KN_MIXER_SLICES * 512 };
+/* Of kn_context.told: turns, more than mixers whose kernels can be on the device at once; words of a turn. */
+enum { KN_TURNS = 4, KN_TOLD = 1 << 20 };
 struct kn_linear_cuda; /* linear.cu */
 struct kn_ssd_cuda;    /* ssd.cuh   */
 
@@ -30,9 +30,9 @@ struct kn_context {
     kn_linear_cuda *linear;
     kn_ssd_cuda *ssd;
     void *candidates;  /* partial results of kn->candidates, see candidates.cu           */
-    unsigned *arrived; /* of a fused mixer's first kernel; 0 between such kernels         */
-    uint2 *told;       /* (KN_TURNS, KN_TOLD) see mixer_step_told(); 0 when a mixer begins */
-    unsigned turn;     /* of Mamba-1's mixers                                              */
+    unsigned *arrived; /* of a fused mixer's first kernel; 0 when a mixer begins           */
+    uint32_t *told;    /* (KN_TURNS, KN_TOLD) see mixer_step_turn(); 0 when a mixer begins */
+    unsigned turn;     /* of mixers                                                        */
 };
 
 /* What the files of single operations hang into the context and the table. */

@@ -7,6 +7,7 @@ namespace {
 
 enum {
     BLOCK_RESERVED = 1024, /* shared memory that the driver keeps of every block */
+    SSM_BYTES = 4736,      /* of a block of ssm; registers suffice for one beside the others */
     RINGS_LEAST = 128 * 1024 /* of both: falcon-mamba-7b's of 1 and 2 rows; at 4 (117 KB) it is better if `out` waits for `in` to leave */
 };
 
@@ -55,7 +56,7 @@ size_t place_work(const kn_mixer_step_args *a, size_t at[ARRAYS])
 {
     const size_t m = a->rows < WIDE_ROWS ? a->rows : WIDE_ROWS, inner = step_inner(a), channels = step_channels(a), heads = a->heads;
     const size_t hidden = m > STEP_ROWS ? a->hidden : 0, parts = WIDE_PARTS;
-    const size_t bytes[ARRAYS] = { m * inner * 2, m * channels * 2, m * inner * 2, m * heads * 4, m * heads * 4,
+    const size_t bytes[ARRAYS] = { m * inner * 2, m * channels * 2, m * inner * 2, m * heads * 4, m * heads * 4 * (m > STEP_ROWS ? 1 : STEP_PARTS),
                                    m * hidden * 2, m * 4, parts * m * hidden * 4, WIDE_TILES * sizeof(unsigned) };
     size_t top = 0;
     for (int i = 0; i < ARRAYS; i++) {
@@ -76,7 +77,7 @@ ring_most ring_most_of(int rows) { return rows <= 2 ? ring_most{ 104960, 87040 }
  * not overlap.  Of all pairs that do, the one whose worse ring is the fullest.  False if the device has too little. */
 bool ring_slots(int rows, step_room in, step_room out, int available, int *slots_in, int *slots_out)
 {
-    const int room = available - in.fixed - out.fixed - 4 * BLOCK_RESERVED;
+    const int room = available - in.fixed - out.fixed - SSM_BYTES - 3 * BLOCK_RESERVED;
     const ring_most most = ring_most_of(rows);
     double best = 0;
     for (int i = 2; i <= RING_SLOTS && i * in.slot <= most.in; i++)
@@ -129,11 +130,35 @@ step_work work_of(const kn_mixer_step_args *a)
     return { (bf16 *)(base + at[0]), (bf16 *)(base + at[1]), (bf16 *)(base + at[2]), (float *)(base + at[3]), (float *)(base + at[4]) };
 }
 
+/* What the kernels of a Mamba-2 mixer tell each other, from `words` on, and how many words that takes. */
+step_told told_of(const kn_mixer_step_args *a, uint32_t *words, int64_t *count)
+{
+    const int64_t m = a->rows, inner = step_inner(a);
+    uint32_t *z = words + m * (step_channels(a) + a->heads);
+    *count = z + m * inner - words;
+    return { words, z };
+}
+
+/* The same of a Mamba-1 mixer: x_proj's sums, of 8 bytes each (mixer_step_told), then z. */
+step_told told_of(const kn_context *c, const kn_scan_mixer_args *a, int64_t *count)
+{
+    const int64_t sums = (int64_t)2 * a->rows * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state);
+    step_told t = {};
+    *count = mixer_step_told(c, a) != NULL ? sums : 0;
+    if (*count > 0 && a->rows <= STEP_FEW) {
+        t.z = mixer_step_turn(c) + sums;
+        *count += (int64_t)a->rows * a->channels;
+    }
+    return t;
+}
+
 /* Up to STEP_ROWS rows of a Mamba-2 mixer, and the slots of its rings. */
 bool knows_narrow(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, int *in_slots, int *out_slots)
 {
     int available;
-    return knows(c, a, b) && a->groups >= 1 && mixer_step_ssm_knows(a) && available_on(c, &available) == PLP_OK &&
+    int64_t words;
+    told_of(a, c->told, &words);
+    return knows(c, a, b) && a->groups >= 1 && mixer_step_ssm_knows(a) && words <= KN_TOLD && available_on(c, &available) == PLP_OK &&
            ring_slots(a->rows, mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, in_slots, out_slots);
 }
 
@@ -145,7 +170,7 @@ plp_status step_wide(kn_context *c, const kn_mixer_step_args *a, const step_batc
     const wide_work x = { (bf16 *)(base + at[5]), (float *)(base + at[6]), (float *)(base + at[7]), (unsigned *)(base + at[8]) };
     PLP_TRY(mixer_step_wide_norm(c, a, &x));
     PLP_TRY(mixer_step_wide_in(c, a, b, w, &x));
-    PLP_TRY(mixer_step_ssm(c, a, b, w));
+    PLP_TRY(mixer_step_ssm(c, a, b, w, NULL));
     return mixer_step_wide_out(c, a, w, &x);
 }
 
@@ -166,9 +191,12 @@ extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args
     const step_work w = work_of(a);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     if (wide) return step_wide(c, a, &batch, &w);
-    PLP_TRY(mixer_step_in(c, a, &batch, &w, in_slots));
-    PLP_TRY(mixer_step_ssm(c, a, &batch, &w));
-    return mixer_step_out(c, a, &w, out_slots);
+    c->turn++;
+    int64_t words;
+    const step_told told = told_of(a, mixer_step_turn(c), &words);
+    PLP_TRY(mixer_step_in(c, a, &batch, &w, in_slots, &told, NULL));
+    PLP_TRY(mixer_step_ssm(c, a, &batch, &w, &told));
+    return mixer_step_out(c, a, &w, out_slots, 0, mixer_step_turn(c), words, NULL);
 }
 
 extern "C" bool kn_mixer_step_knows_cuda(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
@@ -195,9 +223,11 @@ extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixe
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     c->turn++;
+    int64_t words;
+    const step_told told = told_of(c, a, &words);
     const product_second x_proj = { (const bf16 *)a->x_proj, w.xbc, a->mixed, mixer_step_told(c, a), c->arrived, a->dt_rank + 2 * a->state, a->channels,
                                      a->mixed_exchange != NULL ? *a->mixed_exchange : kn_exchange{}, slices_of(a) };
-    PLP_TRY(mixer_step_in(c, &m, &batch, &w, share.in_slots, &x_proj));
+    PLP_TRY(mixer_step_in(c, &m, &batch, &w, share.in_slots, &told, &x_proj));
     *done = true;
     return PLP_OK;
 }
@@ -211,6 +241,8 @@ extern "C" plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_
     share_of(c, a, &m, available, &share); /* it fits: begin has seen to that */
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
-    PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes, slices_of(a)));
-    return mixer_step_out(c, &m, &w, share.out_slots, share.out_bytes, mixer_step_told(c, a), a->rows * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state));
+    int64_t words;
+    const step_told told = told_of(c, a, &words);
+    PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes, slices_of(a), told.z));
+    return mixer_step_out(c, &m, &w, share.out_slots, share.out_bytes, mixer_step_turn(c), words, c->arrived);
 }

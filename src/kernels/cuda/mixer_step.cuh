@@ -1,8 +1,8 @@
 /* src/kernels/cuda/mixer_step.cuh -- one mixer for 1..8 decode rows in three kernels, and RMSNorm + lm_head in one.  For 9 to 64 rows
  * of Mamba-2 the same with products of another kind and a kernel for the norm: mixer_step_wide.cuh.
  *
- *     in     RMSNorm + in_proj + { z raw | conv1d update + SiLU for x, B, C | softplus and clamp for dt };  Mamba-1: + x_proj
- *     ssm    Mamba-2: h = exp(dt A) h + dt x B^T;  y = h C + D x;  v = y silu(z);  sum of v^2 per head
+ *     in     RMSNorm + in_proj + { z | conv1d update + SiLU for x, B, C | softplus and clamp for dt };  Mamba-1: + x_proj
+ *     ssm    Mamba-2: h = exp(dt A) h + dt x B^T;  y = h C + D x;  v = y silu(z);  sums of v^2
  *     scan   Mamba-1: RMSNorms of dt, B, C + dt_proj + softplus, and the same per channel
  *     out    gated group RMSNorm (Mamba-2) + out_proj, added to the residual or written as this rank's partial sum
  *     head   RMSNorm + lm_head, float32 logits                       (the code of `in` with another epilogue)
@@ -12,9 +12,11 @@
  * the kernels before it: while one drains, the next one's weights already stream.  in + ssm + out fit on a multiprocessor together:
  * 128 + 64 + 64 registers x 256 threads are the whole register file, and ring_slots() below divides the shared memory.  scan keeps its part
  * of dt_proj in shared memory, so that `out` follows when `in` has left: its ring fills while scan, which is all latency, is at work.
- * A kernel writes nothing, and reads nothing that a kernel of the same step writes, before its wait.  (One exception: scan, which `in` tells
- * when x_proj is there.  Then `in` has passed its own wait, so all that came before is complete.)  What it may read before: weights,
- * the batch's arrays, and the states of its layer.  Those must be complete before the operation queued just ahead of a step began. */
+ * A kernel writes nothing, and reads nothing that a kernel of the same step writes, before its wait.  What it may read before: weights, the
+ * batch's arrays, and the states of its layer.  Those must be complete before the operation queued just ahead of a step began.
+ * Two exceptions, ssm and scan: `in` tells them value by value (step_told), so the states move while it streams z, and the end of `in`, which takes
+ * a microsecond to be known, is not waited for.  Who is told has proof that `in` has passed its own wait, so all that came before is complete;
+ * and when all of z is told, `in` has written everything else. */
 #ifndef KERNELS_CUDA_MIXER_STEP_CUH
 #define KERNELS_CUDA_MIXER_STEP_CUH
 
@@ -36,7 +38,8 @@ plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_args *a, co
 plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_args *a, bool *done);
 }
 
-enum { STEP_DIM = 64, STEP_TAPS = 4, STEP_HEADS = KN_MIXER_HEADS, STEP_GROUPS = 32 };
+enum { STEP_DIM = 64, STEP_TAPS = 4, STEP_HEADS = KN_MIXER_HEADS, STEP_GROUPS = 32, STEP_PARTS = STEP_DIM / 8 };
+enum { STEP_FEW = 2 }; /* rows for which scan has registers to spare, and is told z */
 
 struct step_batch { /* device pointers, (m) */
     const int *src, *dst;
@@ -44,7 +47,13 @@ struct step_batch { /* device pointers, (m) */
 };
 struct step_work { /* between the kernels of a layer */
     bf16 *z, *xbc, *v; /* (m, inner), (m, channels), (m, inner) */
-    float *dt, *squares; /* (m, heads) */
+    float *dt, *squares; /* (m, heads); squares of up to STEP_ROWS rows: (m, heads, STEP_PARTS), of 8 channels each */
+};
+/* What `in` tells ssm or scan while both are at work: words whose lowest bit says that they are there.  It is free in what was rounded to bf16, and dt
+ * has it rounded away.  4 bytes arrive together, so neither side needs a fence, which would wait for all of a thread's stores. */
+struct step_told {
+    uint32_t *in; /* (m, channels + heads): x, B, C, dt; Mamba-2 alone */
+    uint32_t *z;  /* (m, inner); NULL: it is in step_work, and `in` must be waited for */
 };
 /* One launch a kernel; a and b are known to fit.  Shared memory of a ring: slots of `slot` bytes, and `fixed` beside them. */
 struct step_room {
@@ -53,14 +62,22 @@ struct step_room {
 step_room mixer_step_in_room(const kn_mixer_step_args *a, int sms);
 step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms);
 struct product_second; /* mixer_step_product.cuh */
-plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const product_second *second = NULL);
-plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w);
+/* second: Mamba-1 alone. */
+plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const step_told *told,
+                         const product_second *second);
+/* told NULL: x, B, C, dt and z are in w, and sums of v^2 are of heads. */
+plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, const step_told *told);
 /* least: bytes of shared memory that a block takes in all, if it needs less. */
 int mixer_step_scan_bytes(const kn_scan_mixer_args *a); /* of shared memory that a block needs */
-/* slices: mixer_step_slices of the most channels that a rank has. */
-plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices);
-/* told: of mixer_step_told, whose first `count` words are set to 0 for another turn. */
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least = 0, uint2 *told = NULL, int count = 0);
+/* slices: mixer_step_slices of the most channels that a rank has.  z: as in step_told. */
+plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices,
+                           const uint32_t *z);
+/* told: of mixer_step_turn, whose first `count` words are set to 0 for another turn; arrived: so is this, unless NULL. */
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least, uint32_t *told, int64_t count,
+                          unsigned *arrived);
+
+/* Words for this mixer.  Mixers take turns: a kernel that has started early must not find what an earlier one left for another. */
+static inline uint32_t *mixer_step_turn(const kn_context *c) { return c->told + (size_t)(c->turn % KN_TURNS) * KN_TOLD; }
 
 /* Bytes between the rows of in_proj in a slot: 1 and 2 rows gain 1 % without (faster copies), on an H100 Codestral's 4 rows 4 % with (no
  * conflicts). */
@@ -70,7 +87,7 @@ static inline int step_pad(int rows) { return rows <= 2 ? 0 : (int)RING_PAD; }
 bool mixer_step_in_knows(const kn_mixer_step_args *a);
 int mixer_step_slices(int hidden, int channels); /* in which the second product of `in` leaves its sums; more than KN_MIXER_SLICES are not known */
 /* Where `in` leaves the sums of its second product for `scan`, which starts on them while `in` is still at z; NULL if a collective comes
- * between, or z is too short for that.  Mixers take turns: a kernel that has started early must not find what an earlier one left for another. */
+ * between, or z is too short for that. */
 uint2 *mixer_step_told(const kn_context *c, const kn_scan_mixer_args *a);
 bool mixer_step_ssm_knows(const kn_mixer_step_args *a);
 bool mixer_step_scan_knows(const kn_scan_mixer_args *a);

@@ -7,6 +7,8 @@
 #include "kernels/cuda/mixer_step.cuh"
 #include "kernels/cuda/mixer_step_product.cuh"
 
+#include <algorithm>
+
 namespace {
 
 struct in_args {
@@ -16,6 +18,7 @@ struct in_args {
     bf16 *conv_state;                               /* (slots, 3, channels), oldest first                */
     step_batch batch;
     step_work work;
+    step_told told;
     const float *dt_bias; /* (heads) */
     float dt_min, dt_max;
     int inner, channels, heads;
@@ -25,7 +28,7 @@ struct in_args {
  * (tile, channel); of dt the bias alone. */
 enum { OLD_BYTES = sizeof(uint2), TAP_BYTES = sizeof(float4) + sizeof(float) };
 
-struct in_epilogue {
+template <bool SECOND> struct in_epilogue {
     const in_args &a;
     uint2 *old;
     float4 *tap;
@@ -80,7 +83,9 @@ struct in_epilogue {
         const int ch = row - a.inner, n = at.en;
         if (a.in_bias) value += __ldg(a.in_bias + row);
         if (ch < 0) {
-            a.work.z[(size_t)n * a.inner + row] = __float2bfloat16(value);
+            const bf16 z = __float2bfloat16(value);
+            if (!SECOND || a.told.z != NULL) step_tell(a.told.z + (size_t)n * a.inner + row, __bfloat162float(z));
+            else a.work.z[(size_t)n * a.inner + row] = z;
         } else if (ch < a.channels) {
             const bf16 now = __float2bfloat16(value);
             const uint2 was = old[(t * a.product.m + n) * S::TILE + at.er];
@@ -91,11 +96,12 @@ struct in_epilogue {
             state[0] = (unsigned short)(was.x >> 16);
             state[a.channels] = (unsigned short)was.y;
             state[2 * a.channels] = __bfloat16_as_ushort(now);
-            a.work.xbc[(size_t)n * a.channels + ch] = __float2bfloat16(kn_silu(o));
+            const bf16 x = __float2bfloat16(kn_silu(o));
+            if (SECOND) a.work.xbc[(size_t)n * a.channels + ch] = x;
+            else step_tell(a.told.in + (size_t)n * (a.channels + a.heads) + ch, __bfloat162float(x));
         } else {
-            const int h = ch - a.channels;
             const float dt = kn_softplus(value + bias[t * S::TILE + at.er]);
-            a.work.dt[(size_t)n * a.heads + h] = fminf(fmaxf(dt, a.dt_min), a.dt_max);
+            step_tell(a.told.in + (size_t)n * (a.channels + a.heads) + ch, fminf(fmaxf(dt, a.dt_min), a.dt_max));
         }
     }
 };
@@ -103,10 +109,10 @@ struct in_epilogue {
 template <class S, int ROWS, bool SECOND> __global__ void __launch_bounds__(STEP_THREADS, 2) mixer_in_kernel(const __grid_constant__ in_args a)
 {
     extern __shared__ __align__(128) unsigned char smem[];
-    const int tiles = product_tiles(a.product.rows, S::TILE, 0).count, n = product_place<S>().en;
+    const int tiles = product_tiles(a.product.rows, S::TILE, a.product.first, gridDim.x, blockIdx.x).count, n = product_place<S>().en;
     uint2 *old = (uint2 *)(smem + a.product.slots * S::slot(a.product.pad));
     float4 *tap = (float4 *)(old + tiles * S::TILE * a.product.m);
-    in_epilogue e = { a, old, tap, (float *)(tap + tiles * S::TILE), 0, 0, true };
+    in_epilogue<SECOND> e = { a, old, tap, (float *)(tap + tiles * S::TILE), 0, 0, true };
     if (n < a.product.m) {
         e.src = a.batch.src[n];
         e.dst = a.batch.dst[n];
@@ -116,12 +122,15 @@ template <class S, int ROWS, bool SECOND> __global__ void __launch_bounds__(STEP
     else norm_product<S, ROWS>(a.product, product_alone(), smem, e);
 }
 
-/* The row of Mamba-1's in_proj that is dealt first: x before z, so that the second product need not wait for the end; not where the split
- * last tiles would reach across both.  wave: rows of all blocks' tiles. */
-int dealt_first(int inner, int wave) { return 2 * inner / wave * wave >= inner ? inner : 0; }
-
 /* Of Mamba-1, whose dt comes later, z and x alone. */
 int in_rows(const kn_mixer_step_args *a) { return step_inner(a) + step_channels(a) + (a->dt_bias ? a->heads : 0); }
+
+int tiles_most(int rows, int tile, int first, int blocks)
+{
+    int most = 0;
+    for (int b = 0; b < blocks; b++) most = std::max(most, product_tiles(rows, tile, first, blocks, b).count);
+    return most;
+}
 
 } // namespace
 
@@ -136,7 +145,7 @@ step_room mixer_step_in_room(const kn_mixer_step_args *a, int sms)
     step_room room = { 0, 0 };
     product_shape_of(a->hidden, [&](auto shape) {
         typedef decltype(shape) S;
-        const int channels = product_tiles_most(in_rows(a), S::TILE, sms) * S::TILE;
+        const int channels = tiles_most(in_rows(a), S::TILE, step_inner(a), sms) * S::TILE;
         room = { S::slot(step_pad(a->rows)), (int)sizeof(product_shared<S>) + channels * (a->rows * OLD_BYTES + TAP_BYTES) };
     });
     return room;
@@ -151,19 +160,19 @@ int mixer_step_slices(int hidden, int channels)
 
 uint2 *mixer_step_told(const kn_context *c, const kn_scan_mixer_args *a)
 {
-    bool early = !a->between && a->rows * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state) <= KN_TOLD;
+    bool early = !a->between && a->rows * (2 * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state) + a->channels) <= KN_TOLD;
     product_shape_of(a->hidden, [&](auto shape) {
-        const int wave = c->sms * decltype(shape)::TILE;
-        early = early && product_overlaps(2 * a->channels / wave, dealt_first(a->channels, wave) > 0, (int)kn_ceil(a->channels, wave));
+        early = early && product_overlaps(a->channels, c->sms * decltype(shape)::TILE);
     });
-    return early ? c->told + (size_t)(c->turn % KN_TURNS) * KN_TOLD : NULL;
+    return early ? (uint2 *)mixer_step_turn(c) : NULL;
 }
 
-plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const product_second *second)
+plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, int slots, const step_told *told,
+                         const product_second *second)
 {
     in_args in = { { (const bf16 *)a->in_proj, a->norm_weight, a->residual, NULL, in_rows(a), a->rows, slots, step_pad(a->rows), (float)a->norm_eps,
-                     0, 0, a->is_ready && a->rows >= KN_READY_ROWS ? a->ready : kn_ready{} },
-                         {}, a->in_bias, a->conv_weight, a->conv_bias, (bf16 *)a->conv_state, *b, *w, a->dt_bias, a->dt_min, a->dt_max,
+                     0, step_inner(a), a->is_ready && a->rows >= KN_READY_ROWS ? a->ready : kn_ready{} },
+                         {}, a->in_bias, a->conv_weight, a->conv_bias, (bf16 *)a->conv_state, *b, *w, *told, a->dt_bias, a->dt_min, a->dt_max,
                          step_inner(a), step_channels(a), a->heads };
     plp_status st = PLP_OK;
     product_shape_of(a->hidden, [&](auto shape) {
@@ -175,7 +184,6 @@ plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_
             return;
         }
         in.second = *second;
-        in.product.first = dealt_first(step_inner(a), c->sms * S::TILE);
         product_rows_of(a->rows, [&](auto rows) { st = step_launch<mixer_in_kernel<S, decltype(rows)::value, true>>(c, dim3(c->sms), shared, in); });
     });
     return st;

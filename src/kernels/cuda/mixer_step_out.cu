@@ -21,7 +21,7 @@ enum {
     V_AHEAD = 2, /* turns */
     V_PITCH = HEADS * STEP_DIM * 2 + 16,
     V_LANES = HEADS * STEP_DIM / 8, /* that copy a row of v, 16 bytes each */
-    SQUARES = 8,                    /* loads in flight at once */
+    SQUARES = 8,                    /* loads of four sums in flight at once */
     PART_ROWS = 8,                  /* of w; more make several stages of every 1024 columns */
     MOST_PARTS = 4
 };
@@ -40,8 +40,9 @@ struct out_args {
     int slots, slot_rows, spare_bytes, groups, lanes;
     float width, eps;
     uint32_t zero; /* 0: see ring_release */
-    uint2 *told;   /* (told_count) to be set to 0 */
+    uint4 *told;   /* (told_count) to be set to 0 */
     int told_count;
+    unsigned *arrived; /* to be set to 0, or NULL */
     short first[STEP_GROUPS + 1]; /* the norm groups' first heads */
 };
 enum { MESSAGE_ROW = MOST_PARTS * PART_ROWS + 1, MESSAGE = STEP_ROWS * MESSAGE_ROW }; /* words of a block: a row's sums, then its squares */
@@ -116,21 +117,23 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
     /* The squares that this lane adds up.  A warp a row, `lanes` lanes a group: few steps on the critical path, and the same order in every run. */
     const int group = lane / a.lanes;
     const bool sums = warp < a.m && group < a.groups && (a.scale || a.fold);
-    const int head = sums ? a.first[group] + lane % a.lanes : 0, heads_end = sums ? a.first[group + 1] : 0;
-    const float *square_at = a.work.squares + warp * a.heads;
+    constexpr int FOURS = STEP_PARTS / 4;
+    const int square = sums ? a.first[group] * FOURS + lane % a.lanes : 0, squares_end = sums ? a.first[group + 1] * FOURS : 0;
+    const float4 *square_at = (const float4 *)a.work.squares + warp * a.heads * FOURS;
     dependency_wait();
 
     float t = 0;
-    for (int h = head; h < heads_end; h += SQUARES * a.lanes) {
-        float u[SQUARES]; /* all at once: each would take a round trip to L2 */
+    for (int k = square; k < squares_end; k += SQUARES * a.lanes) {
+        float4 u[SQUARES]; /* all at once: each would take a round trip to L2 */
 #pragma unroll
-        for (int i = 0; i < SQUARES; i++) u[i] = h + i * a.lanes < heads_end ? __ldcg(square_at + h + i * a.lanes) : 0.f;
+        for (int i = 0; i < SQUARES; i++) u[i] = k + i * a.lanes < squares_end ? __ldcg(square_at + k + i * a.lanes) : make_float4(0, 0, 0, 0);
 #pragma unroll
-        for (int i = 0; i < SQUARES; i++) t += u[i];
+        for (int i = 0; i < SQUARES; i++) t += u[i].x + u[i].y + (u[i].z + u[i].w);
     }
 #pragma unroll
     for (int st = 0; st < V_AHEAD; st++) fetch_v(st, st);
-    for (int i = blockIdx.x * STEP_THREADS + threadIdx.x; a.told != NULL && i < a.told_count; i += gridDim.x * STEP_THREADS) a.told[i] = make_uint2(0, 0);
+    for (int i = blockIdx.x * STEP_THREADS + threadIdx.x; i < a.told_count; i += gridDim.x * STEP_THREADS) a.told[i] = make_uint4(0, 0, 0, 0);
+    if (blockIdx.x == 0 && threadIdx.x == 0 && a.arrived != NULL) *a.arrived = 0;
     const unsigned number = EXCHANGE ? __ldcg(a.x.count) + 1 : 0;
     const float old = mine && a.add ? __ldcg(a.out + en * a.ld + sh.row + er) : 0.f;
     if (warp < a.m) {
@@ -196,7 +199,7 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
         }
     __syncthreads();
     const exchange_turn turn(a.x, EXCHANGE ? sh.exchange : 0);
-    float square = 0;
+    float own = 0;
     if (er < sh.rows && en < a.m) { /* `mine` once more, so that no register keeps it meanwhile */
         float sum = 0;
 #pragma unroll
@@ -210,11 +213,11 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
         sum = sh.old[threadIdx.x] + (sum + sh.bias[er]);
         a.out[en * a.ld + sh.row + er] = sum;
         if (READY) ((bf16 *)a.ready.x)[en * a.ld + sh.row + er] = __float2bfloat16(sum * sh.next[er]);
-        square = sum * sum;
+        own = sum * sum;
     }
     if (READY && en < a.m) { /* a warp a row */
-        square = kn_warp_sum(square);
-        if (er == 0) a.ready.squares[en * KN_READY_PARTS + blockIdx.x] = square;
+        own = kn_warp_sum(own);
+        if (er == 0) a.ready.squares[en * KN_READY_PARTS + blockIdx.x] = own;
     }
     if (EXCHANGE) turn.end();
 #endif
@@ -263,7 +266,8 @@ step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms)
     return room;
 }
 
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least, uint2 *told, int count)
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least, uint32_t *told, int64_t count,
+                          unsigned *arrived)
 {
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
@@ -271,7 +275,7 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
                    norm && !a->fold, a->fold, add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready,
                    a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, step_inner(a),
                    (int)kn_ceil(step_inner(a), COLUMNS), slots, s.slot_rows, s.spare_bytes, norm ? a->gate_groups : 1, 32,
-                   (float)a->gate_width, (float)a->gate_eps, 0, told, count, {} };
+                   (float)a->gate_width, (float)a->gate_eps, 0, (uint4 *)told, (int)kn_ceil(count, 4), arrived, {} };
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);

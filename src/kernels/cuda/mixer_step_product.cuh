@@ -51,7 +51,7 @@ struct product_args {
     int rows, m, slots, pad; /* pad: bytes between rows in a slot */
     float eps;
     uint32_t zero; /* 0: see ring_release */
-    int first; /* the row that is dealt first; those before it come last.  No tile may reach across it */
+    int first; /* the row that is dealt first; those before it, a multiple of a tile, come last */
     kn_ready ready; /* x not NULL: instead of the residual, for more than PRODUCT_FEW rows and no second product; squares has a part a block */
 };
 
@@ -75,31 +75,37 @@ struct product_second {
     int slices_sent;      /* as many as any device has */
 };
 
-/* The rows of w that a block computes: whole tiles of the waves, then its share of what is left. */
+/* The rows of w that a block computes: its share of those from row `first` on, then of those before it, which are a multiple of `tile`.  Tiles are
+ * dealt in turn, but that blocks with one more of the latter get one less of the former.  What is left of the former is split to the row, so
+ * that all blocks have equally much; it lies in the middle, where a short tile costs nothing. */
 struct product_tiles {
-    int tile, wave, waves, last, last_rows, count, all, first;
+    int tile, wave, first, own;        /* own: the block's first row of a wave */
+    int waves, full, turn, count;      /* tiles from `first` on: dealt in turn, whole ones, all; and with those before it */
+    int more_row, last_row, last_rows; /* of the whole tile that is not dealt in turn; of the one that is split */
     product_tiles() = default;
-    __device__ __forceinline__ product_tiles(int rows, int tile_, int first_)
-        : tile(tile_), wave((int)gridDim.x * tile_), waves(rows / wave), all(rows), first(first_)
+    __host__ __device__ __forceinline__ product_tiles(int rows, int tile_, int first_, int blocks, int block)
+        : tile(tile_), wave(blocks * tile_), first(first_), own(block * tile_)
     {
-        const int64_t rest = rows - waves * wave;
-        const int from = (int)(rest * blockIdx.x / gridDim.x), to = (int)(rest * (blockIdx.x + 1) / gridDim.x);
-        last = waves * wave + from;
+        const int late = first / tile, late_more = late % blocks, more = (blocks - late_more) * tile, rest = rows - first - more;
+        waves = rest > 0 ? rest / wave : 0;
+        full = waves + (rest >= 0 && block >= late_more);
+        more_row = first + waves * wave + (block - late_more) * tile;
+        const int left = rest >= 0 ? rest - waves * wave : rows - first, from = left * block / blocks, to = left * (block + 1) / blocks;
+        last_row = rows - left + from;
         last_rows = to - from;
-        count = waves + (last_rows > 0);
+        turn = full + (last_rows > 0);
+        count = turn + late / blocks + (block < late_more);
     }
-    __device__ __forceinline__ int place(int t) const { return t < waves ? t * wave + (int)blockIdx.x * tile : last; } /* in the order of dealing */
     __device__ __forceinline__ int row(int t) const
     {
-        const int at = place(t) + first;
-        return at < all ? at : at - all;
+        if (t >= turn) return (t - turn) * wave + own;
+        return t < waves ? first + t * wave + own : t < full ? more_row : last_row;
     }
-    __device__ __forceinline__ int rows(int t) const { return t < waves ? tile : last_rows; }
+    __device__ __forceinline__ int rows(int t) const { return t == full && t < turn ? last_rows : tile; }
 };
-static inline int product_tiles_most(int rows, int tile, int blocks) { return (rows + blocks * tile - 1) / (blocks * tile); }
 
 /* Whether there are tiles enough for the second product to be made before the last ones. */
-KN_SHARED bool product_overlaps(int waves, bool first, int x_tiles) { return first && waves - 1 > x_tiles + 1; }
+KN_SHARED bool product_overlaps(int first, int wave) { return first / wave >= 3; }
 
 /* A block's stages: its tiles, and the pieces of the second product before the last ones, or behind the last where the tiles are too few.  A
  * block's pieces are of one slice: they follow each other without a wait for their operand, or the ring would run dry meanwhile. */
@@ -113,16 +119,16 @@ template <class S> struct product_order {
         : tiles(t.count), slices(1), pieces(0), slice(0), row(0), stride(0), ready(0), from(t.count), among(false)
     {
     }
-    __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second) : product_order(t)
+    __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second, bool few) : product_order(t)
     {
         slices = (second.columns + S::COLUMNS - 1) / S::COLUMNS;
         const int all = (second.rows + S::TILE - 1) / S::TILE, blocks = (int)gridDim.x / slices, block = (int)blockIdx.x / slices;
         pieces = block < min(blocks, all) ? (all - block + blocks - 1) / blocks : 0;
         slice = (int)blockIdx.x % slices, row = block * S::TILE, stride = blocks * S::TILE;
-        const int x_tiles = (t.all - t.first + t.wave - 1) / t.wave;
-        ready = t.first > 0 ? x_tiles + 1 : tiles; /* a tile later: by then the stores are through, and waiting for that is short */
-        among = second.told != NULL && product_overlaps(t.waves, t.first > 0, x_tiles); /* else nobody waits for the sums alone */
-        if (among) from = min(ready + 3, t.waves - 1); /* by then the last block is there, and the others' rings do not run full before it is */
+        ready = t.turn + 1; /* a tile later: by then the stores are through, and waiting for that is short */
+        among = second.told != NULL && product_overlaps(t.first, t.wave); /* else nobody waits for the sums alone */
+        /* By then the last block is there, and the others' rings do not run full before it is; measured. */
+        if (among) from = max(ready + 1, min(ready + 3 + few, tiles - 1 - few));
         else if (ready > tiles) ready = tiles;
     }
     struct stage {
@@ -177,12 +183,12 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     const int pitch = COLUMNS * 2 + a.pad;
     __shared__ product_shared<S> sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const product_tiles own_tiles(a.rows, S::TILE, TWO ? a.first : 0), &tiles = TWO ? sh.tiles : own_tiles;
+    const product_tiles own_tiles(a.rows, S::TILE, a.first, gridDim.x, blockIdx.x), &tiles = TWO ? sh.tiles : own_tiles;
     const product_order<S> own_order(own_tiles), &order = TWO ? sh.order : own_order;
     if constexpr (TWO) {
         if (threadIdx.x == 0) {
             sh.tiles = own_tiles;
-            sh.order = product_order<S>(own_tiles, second);
+            sh.order = product_order<S>(own_tiles, second, ROWS <= PRODUCT_FEW);
         }
         __syncthreads();
     }

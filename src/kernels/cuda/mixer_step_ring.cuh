@@ -75,6 +75,17 @@ __device__ __forceinline__ float load_bf16(const bf16 *p) /* from L2: earlier ke
     return __bfloat162float(__ushort_as_bfloat16(__ldcg((const unsigned short *)p)));
 }
 
+/* A word for a kernel that is at work at the same time, see step_told; what is told of it so far; the same when it is there */
+__device__ __forceinline__ void step_tell(uint32_t *at, float value) { *(volatile uint32_t *)at = __float_as_uint(value) | 1; }
+__device__ __forceinline__ uint32_t step_look(const uint32_t *at) { return *(const volatile uint32_t *)at; }
+__device__ __forceinline__ uint32_t step_wait(const uint32_t *at)
+{
+    uint32_t v;
+    while (!((v = step_look(at)) & 1)) {}
+    return v;
+}
+__device__ __forceinline__ float step_bf16(uint32_t told) { return __uint_as_float(told & 0xffff0000); }
+
 /* V = 2, 4 or 8 neighbouring elements of a state, from L2 */
 template <int V> __device__ __forceinline__ void state_load(const float *p, float (&s)[V])
 {

@@ -9,14 +9,15 @@
  * products, r's behind dt_proj's and C's behind the sum over a state, so that they are worked out meanwhile.
  *
  * All but the gate needs x_proj's sums and x alone, which `in` has halfway through: where it tells them (mixer_step_told), the chain runs beside
- * the rest of z, and what is left behind the end of `in` is z, the gate and v.
+ * the rest of z, and what is left behind the end of `in` is z, the gate and v.  Up to STEP_FEW rows are instances of their own, in which nothing spills
+ * (3 % of a step), and which are told z as well (more rows lose 1 % by that).
  * Where the ranks' devices are neighbours, `in` has sent them its slices, and every block adds up all ranks' in rank order. */
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/mixer_step.cuh"
 
 namespace {
 
-enum { SCAN_AHEAD = 4, SCAN_SLICES = KN_MIXER_SLICES, SCAN_ROWS = 8 /* of dt_proj a warp */ };
+enum { SCAN_SLICES = KN_MIXER_SLICES, SCAN_ROWS = 8 /* of dt_proj a warp */, SCAN_MOST = 4 /* rows whose states are asked for at once */ };
 
 struct scan_args {
     const bf16 *dt_proj; /* (channels, rank) */
@@ -26,7 +27,7 @@ struct scan_args {
     step_batch batch;
     step_work work;
     const uint2 *told; /* see mixer_step_told; NULL: mixed */
-    unsigned *arrived;
+    const uint32_t *z; /* the same of z, for up to STEP_FEW rows */
     int own, last;     /* slices that this rank has; the place of a sum that comes late */
     int m, channels, rank, pitch, rank_pitch; /* bytes between rows of dt_proj and of its operand, in shared memory */
     float eps;                                /* 0: no norms */
@@ -36,7 +37,8 @@ struct scan_args {
 
 struct scan_shared {
     ring_barriers bars;
-    float4 scales[STEP_ROWS]; /* of r, B and C of a row */
+    float4 scales[STEP_ROWS];        /* of r, B and C of a row */
+    float bias[STEP_DIM], D[STEP_DIM]; /* here until they are used: of registers there are none to spare */
 };
 
 /* Bytes between rows of 16-byte units that 8 lanes in two rows read together: an odd number of 64 bytes keeps those apart. */
@@ -87,7 +89,7 @@ __device__ __forceinline__ float2 receive_slices(const exchange_turn &t, int r, 
     return sum;
 }
 
-template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_scan_kernel(const __grid_constant__ scan_args a)
+template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_scan_kernel(const __grid_constant__ scan_args a)
 {
 #if STEP_CODE
     constexpr int N = 4 * V;
@@ -102,7 +104,7 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
     dependents_start();
     unsigned char *operand = smem + STEP_WARPS * SCAN_ROWS * a.pitch; /* (m, rank) bf16, rows rank_pitch bytes apart */
     float *mixed = (float *)(operand + a.m * a.rank_pitch);           /* (m, parts) */
-    float A[V], s[SCAN_AHEAD][V];
+    float A[V], s[AHEAD][V];
     const auto row = [&](int slot) { return (T *)a.state + ((size_t)slot * a.channels + channel) * N + q * V; };
     const auto fetch = [&](float (&h)[V], int n) {
         if (a.batch.past[n] > 0) {
@@ -114,9 +116,13 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
     };
     state_load<V>(a.A + (size_t)channel * N + q * V, A);
 #pragma unroll
-    for (int j = 0; j < SCAN_AHEAD; j++)
+    for (int j = 0; j < AHEAD; j++)
         if (j < a.m) fetch(s[j], j);
-    const float bias = a.dt_bias ? a.dt_bias[channel] : 0.f, D = a.D ? a.D[channel] : 0.f;
+    if (threadIdx.x < STEP_DIM) { /* seen behind the barriers below */
+        const int at = blockIdx.x * STEP_DIM + threadIdx.x;
+        sh.bias[threadIdx.x] = a.dt_bias ? a.dt_bias[at] : 0.f;
+        sh.D[threadIdx.x] = a.D ? a.D[at] : 0.f;
+    }
     if (a.told != NULL) {
         /* One thread looks, at one of the last; then all look at all.  Whoever sees a sum may read x: its writer waited for all of x. */
         if (threadIdx.x == 0) {
@@ -129,13 +135,15 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
     }
 
     const exchange_turn turn(a.x, EXCHANGE);
-    const auto load2 = [&](const bf16 *p, float (&v)[2]) { /* of rows 2 q and 2 q + 1 of the batch, as an mma leaves its sums */
+    const auto load2 = [&](const bf16 *p) { /* of rows 2 q and 2 q + 1 of the batch, as an mma leaves its sums */
+        uint32_t v = 0;
 #pragma unroll
-        for (int j = 0; j < 2; j++) v[j] = 2 * q + j < a.m ? load_bf16(p + (size_t)(2 * q + j) * a.channels + channel) : 0.f;
+        for (int j = 0; j < 2; j++)
+            if (2 * q + j < a.m) v |= (uint32_t)__ldcg((const unsigned short *)p + (size_t)(2 * q + j) * a.channels + channel) << 16 * j;
+        return v;
     };
-    float x[2], y[2] = { 0, 0 }, gate[2];
-    load2(a.work.xbc, x);
-    if (a.told == NULL) load2(a.work.z, gate);
+    const uint32_t two_x = load2(a.work.xbc);
+    uint32_t two_z = a.told == NULL ? load2(a.work.z) : 0;
 #pragma unroll 1
     for (int i = threadIdx.x; i < a.m * (parts / 2); i += STEP_THREADS) {
         const int n = i / (parts / 2), k = i % (parts / 2) * 2, message = n * SCAN_SLICES * parts + k;
@@ -181,15 +189,17 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
     if (a.eps > 0) __syncthreads();
     float dt[2];
 #pragma unroll
-    for (int j = 0; j < 2; j++) dt[j] = kn_softplus(mma_sum(acc, j) * (a.eps > 0 ? sh.scales[2 * q + j].x : 1.f) + bias);
+    for (int j = 0; j < 2; j++) dt[j] = kn_softplus(mma_sum(acc, j) * (a.eps > 0 ? sh.scales[2 * q + j].x : 1.f) + sh.bias[warp * SCAN_ROWS + g]);
 
-    for (int n0 = 0; n0 < a.m; n0 += SCAN_AHEAD) {
+    const float2 x = unpack(two_x);
+    float y[2] = { 0, 0 };
+    for (int n0 = 0; n0 < a.m; n0 += AHEAD) {
 #pragma unroll
-        for (int j = 0; j < SCAN_AHEAD; j++) {
+        for (int j = 0; j < AHEAD; j++) {
             const int n = n0 + j, from = (lane & ~3) + n / 2;
             if (n >= a.m) break;
             const float B_scale = a.eps > 0 ? sh.scales[n].y : 1.f, C_scale = a.eps > 0 ? sh.scales[n].z : 1.f;
-            const float step = __shfl_sync(~0u, n % 2 ? dt[1] : dt[0], from), in = step * __shfl_sync(~0u, n % 2 ? x[1] : x[0], from) * B_scale;
+            const float step = __shfl_sync(~0u, n % 2 ? dt[1] : dt[0], from), in = step * __shfl_sync(~0u, n % 2 ? x.y : x.x, from) * B_scale;
             const float *B = mixed + n * parts + a.rank + q * V, *C = B + N;
             float sum = 0;
 #pragma unroll
@@ -198,20 +208,25 @@ template <class T, int V, bool EXCHANGE> __global__ void __launch_bounds__(STEP_
                 sum += s[j][k] * C[k];
             }
             state_store<V>(row(a.batch.dst[n]), s[j]);
-            if (n + SCAN_AHEAD < a.m) fetch(s[j], n + SCAN_AHEAD);
+            if (n + AHEAD < a.m) fetch(s[j], n + AHEAD);
             sum += __shfl_xor_sync(~0u, sum, 1);
             sum += __shfl_xor_sync(~0u, sum, 2);
-            if (q == n / 2) y[j % 2] = C_scale * sum + D * x[j % 2];
+            if (q == n / 2) y[j % 2] = C_scale * sum + sh.D[warp * SCAN_ROWS + g] * (j % 2 ? x.y : x.x);
         }
     }
     if (a.told != NULL) {
-        dependency_wait(); /* for z */
-        load2(a.work.z, gate);
+        if constexpr (AHEAD > STEP_FEW) {
+            dependency_wait();
+            two_z = load2(a.work.z);
+        } else {
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+                if (2 * q + j < a.m) two_z |= step_wait(a.z + (size_t)(2 * q + j) * a.channels + channel) >> 16 << 16 * j;
+        }
     }
-    if (blockIdx.x == 0 && threadIdx.x == 0) *a.arrived = 0;
 #pragma unroll
     for (int j = 0; j < 2; j++)
-        if (2 * q + j < a.m) a.work.v[(size_t)(2 * q + j) * a.channels + mma_swapped(channel)] = __float2bfloat16(y[j] * kn_silu(gate[j]));
+        if (2 * q + j < a.m) a.work.v[(size_t)(2 * q + j) * a.channels + mma_swapped(channel)] = __float2bfloat16(y[j] * kn_silu(j ? unpack(two_z).y : unpack(two_z).x));
     if (EXCHANGE && threadIdx.x == 0) turn.count_if_last(left);
 #endif
 }
@@ -222,13 +237,19 @@ size_t shared_of(const kn_scan_mixer_args *a)
     return (size_t)STEP_DIM * odd_pitch(a->dt_rank * 2) + rows * (odd_pitch(a->dt_rank * 2) + parts * sizeof(float));
 }
 
-template <class T, bool EXCHANGE> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s, size_t least)
+template <class T, bool EXCHANGE, int AHEAD> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s, size_t least)
 {
     const dim3 grid(a->channels / STEP_DIM);
     const size_t needed = shared_of(a), shared = needed + sizeof(scan_shared) > least ? needed : least - sizeof(scan_shared);
-    if (a->state == 8) return step_launch<mixer_scan_kernel<T, 2, EXCHANGE>>(c, grid, shared, s);
-    if (a->state == 16) return step_launch<mixer_scan_kernel<T, 4, EXCHANGE>>(c, grid, shared, s);
-    return step_launch<mixer_scan_kernel<T, 8, EXCHANGE>>(c, grid, shared, s);
+    if (a->state == 8) return step_launch<mixer_scan_kernel<T, 2, EXCHANGE, AHEAD>>(c, grid, shared, s);
+    if (a->state == 16) return step_launch<mixer_scan_kernel<T, 4, EXCHANGE, AHEAD>>(c, grid, shared, s);
+    return step_launch<mixer_scan_kernel<T, 8, EXCHANGE, AHEAD>>(c, grid, shared, s);
+}
+
+template <class T, bool EXCHANGE> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s, size_t least)
+{
+    if (a->rows == 1) return launch<T, EXCHANGE, 1>(c, a, s, least);
+    return a->rows == STEP_FEW ? launch<T, EXCHANGE, STEP_FEW>(c, a, s, least) : launch<T, EXCHANGE, SCAN_MOST>(c, a, s, least);
 }
 
 } // namespace
@@ -243,11 +264,12 @@ bool mixer_step_scan_knows(const kn_scan_mixer_args *a)
 
 int mixer_step_scan_bytes(const kn_scan_mixer_args *a) { return (int)(shared_of(a) + sizeof(scan_shared)); }
 
-plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices)
+plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices,
+                           const uint32_t *z)
 {
     const bool exchange = a->mixed_exchange != NULL;
     const int own = mixer_step_slices(a->hidden, a->channels), parts = a->dt_rank + 2 * a->state, last = own * parts - 1;
-    const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, mixer_step_told(c, a), c->arrived, own, last, a->rows, a->channels,
+    const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, mixer_step_told(c, a), z, own, last, a->rows, a->channels,
                           a->dt_rank, odd_pitch(a->dt_rank * 2), odd_pitch(a->dt_rank * 2), (float)a->mixer_eps,
                           exchange ? *a->mixed_exchange : kn_exchange{}, slices };
     if (exchange) return a->ssm_dtype == PLP_F32 ? launch<float, true>(c, a, s, least) : launch<bf16, true>(c, a, s, least);
