@@ -116,8 +116,9 @@ batch 78 # it can be read, and is of another input
 grep -q input "$work/err" || fail "USR1 twice: the journal is not good"
 fresh
 
-# The launcher itself is killed: its ranks are gone, and what they had finished is not.
-awk 'BEGIN { for (i = 0; i < 40; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 400 + i }' >"$in"
+# The launcher itself is killed: its ranks are gone, and what they had finished is not.  They notice within a second, so there must be work
+# for several on any machine.
+awk 'BEGIN { for (i = 0; i < 40; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 1600 + i }' >"$in"
 batch 0
 mv "$out" "$work/kept"
 start run-batch --model "$demo" -i "$in" -o "$out" --max-seqs 2
