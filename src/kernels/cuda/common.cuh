@@ -16,7 +16,8 @@ extern "C" {
 #define KN_LAUNCHED() KN_CUDA(cudaGetLastError())
 plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file, int line);
 
-/* Of kn_context.told: turns, more than mixers whose kernels can be on the device at once; words of a turn. */
+/* Of kn_context.told: turns, more than mixers whose kernels can be on the device at once; words of a turn, enough for KN_MIXER_ROWS rows of
+ * KN_MIXER_HEADS heads with a group of their own each, so that no rank runs out of them where another does not. */
 enum { KN_TURNS = 4, KN_TOLD = 1 << 20 };
 struct kn_linear_cuda; /* linear.cu */
 struct kn_ssd_cuda;    /* ssd.cuh   */

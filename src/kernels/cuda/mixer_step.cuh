@@ -16,7 +16,7 @@
  * batch's arrays, and the states of its layer.  Those must be complete before the operation queued just ahead of a step began.
  * Two exceptions, ssm and scan: `in` tells them value by value (step_told), so the states move while it streams z, and the end of `in`, which takes
  * a microsecond to be known, is not waited for.  Who is told has proof that `in` has passed its own wait, so all that came before is complete;
- * and when all of z is told, `in` has written everything else. */
+ * and once all of it was seen, `in` has nothing left to write, so `out` need not wait for it either. */
 #ifndef KERNELS_CUDA_MIXER_STEP_CUH
 #define KERNELS_CUDA_MIXER_STEP_CUH
 
@@ -67,12 +67,12 @@ plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_
                          const product_second *second);
 /* told NULL: x, B, C, dt and z are in w, and sums of v^2 are of heads. */
 plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, const step_told *told);
-/* least: bytes of shared memory that a block takes in all, if it needs less. */
 int mixer_step_scan_bytes(const kn_scan_mixer_args *a); /* of shared memory that a block needs */
-/* slices: mixer_step_slices of the most channels that a rank has.  z: as in step_told. */
+/* least: bytes of shared memory that a block takes in all, if it needs less.  slices: mixer_step_slices of the most channels that a rank has.
+ * z: as in step_told. */
 plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices,
                            const uint32_t *z);
-/* told: of mixer_step_turn, whose first `count` words are set to 0 for another turn; arrived: so is this, unless NULL. */
+/* least: as above.  told: of mixer_step_turn, whose first `count` words are set to 0 for another turn; arrived: so is this, unless NULL. */
 plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least, uint32_t *told, int64_t count,
                           unsigned *arrived);
 

@@ -4,7 +4,7 @@
  *
  * The product runs on the row before its scale; the scale multiplies the float32 sums, so there is one rounding.  Each warp owns the same
  * columns of every tile (NB blocks of 32 per stage), so its part of the batch stays in registers for the whole kernel.  Tiles of 8 MH rows are
- * dealt round-robin, so that all blocks together read one moving window of memory, and the last wave is split to the row.  The partial sums
+ * dealt round-robin, so that all blocks together read one moving window of memory, and what is left of them to the row.  The partial sums
  * of the 8 warps meet in shared memory, where a rotating group of warps finishes the tile and hands every value to the kernel's epilogue,
  * while the others go on.
  *
