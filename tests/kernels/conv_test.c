@@ -68,6 +68,9 @@ const kt_case kt_conv_rows[] = {
     /* name            run  channels width dtype pattern pad bias block  rtol  atol */
     { "conv.one", run, { 1, 2, PLP_F32, KT_ONE, 0, 1 }, 1e-5, 1e-6 },
     { "conv.decode", run, { 1792, 4, PLP_F32, KT_DECODE, 3, 1 }, 1e-5, 1e-6 },
+    { "conv.decode.aligned", run, { 1792, 4, PLP_F32, KT_DECODE, 8, 1 }, 1e-5, 1e-6 },
+    { "conv.decode.aligned.bf16", run, { 516, 4, PLP_BF16, KT_DECODE, 4, 0 }, 1e-5, 1e-6 },
+    { "conv.decode.aligned.f16", run, { 4, 4, PLP_F16, KT_DECODE, 12, 1 }, 1e-5, 1e-6 },
     { "conv.short", run, { 257, 4, PLP_F32, KT_SHORT, 1, 1 }, 1e-5, 1e-6 },
     { "conv.short.bf16", run, { 63, 4, PLP_BF16, KT_SHORT, 0, 0 }, 1e-5, 1e-6 },
     { "conv.short.f16", run, { 65, 3, PLP_F16, KT_SHORT, 0, 1 }, 1e-5, 1e-6 },

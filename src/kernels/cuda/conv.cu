@@ -2,7 +2,7 @@
  *
  * A thread owns V neighbouring channels and walks down a few rows, with the last width - 1 inputs in registers.  Decode rows keep their
  * state in the same thread; the states of prefill slices are written by a second launch, when every block has read the old ones. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/conv_step.cuh"
 
 namespace
 {
@@ -148,6 +148,7 @@ plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b)
 {
     if (b->tokens == 0 || a->channels == 0) return PLP_OK;
     if (a->width < 2 || a->width > 8) return PLP_FAIL(PLP_ERR_SHAPE, "conv width %d of 2..8; fix: use another model", a->width);
+    if (kn_conv_step_takes(c, a, b)) return kn_conv_step_run(c, a, b);
     const plp_dtype act = c->options.act;
     kn_by_type(act, [&](auto t) {
         kn_by_type(a->state_dtype, [&](auto s) {

@@ -118,22 +118,23 @@ template <int V> __device__ __forceinline__ void state_load(const bf16 *p, float
         s[2 * k] = t.x, s[2 * k + 1] = t.y;
     }
 }
-/* streaming: nobody reads a state again within the step */
+/* Written through: nobody reads a state again within the step, and what lies dirty in L2 meets the next weights on its way out (0.7 % of a step of
+ * 2.7b at 8 rows against streaming stores, 0.5 % of Codestral at 64). */
 template <int V> __device__ __forceinline__ void state_store(float *p, const float (&s)[V])
 {
     if constexpr (V == 2) {
-        __stcs((float2 *)p, make_float2(s[0], s[1]));
+        __stwt((float2 *)p, make_float2(s[0], s[1]));
     } else {
 #pragma unroll
-        for (int k = 0; k < V; k += 4) __stcs((float4 *)(p + k), make_float4(s[k], s[k + 1], s[k + 2], s[k + 3]));
+        for (int k = 0; k < V; k += 4) __stwt((float4 *)(p + k), make_float4(s[k], s[k + 1], s[k + 2], s[k + 3]));
     }
 }
 template <int V> __device__ __forceinline__ void state_store(bf16 *p, const float (&s)[V])
 {
     if constexpr (V == 8)
-        __stcs((uint4 *)p, make_uint4(kn_pack_bf16(s[0], s[1]), kn_pack_bf16(s[2], s[3]), kn_pack_bf16(s[4], s[5]), kn_pack_bf16(s[6], s[7])));
-    else if constexpr (V == 4) __stcs((uint2 *)p, make_uint2(kn_pack_bf16(s[0], s[1]), kn_pack_bf16(s[2], s[3])));
-    else __stcs((uint32_t *)p, kn_pack_bf16(s[0], s[1]));
+        __stwt((uint4 *)p, make_uint4(kn_pack_bf16(s[0], s[1]), kn_pack_bf16(s[2], s[3]), kn_pack_bf16(s[4], s[5]), kn_pack_bf16(s[6], s[7])));
+    else if constexpr (V == 4) __stwt((uint2 *)p, make_uint2(kn_pack_bf16(s[0], s[1]), kn_pack_bf16(s[2], s[3])));
+    else __stwt((uint32_t *)p, kn_pack_bf16(s[0], s[1]));
 }
 
 /* ------------------------------------------------------------------------------------------------ the ring */

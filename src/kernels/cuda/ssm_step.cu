@@ -9,9 +9,18 @@ namespace
 
 /* grid: (heads * parts, decode rows); part p of a head is THREADS / lanes * R of its rows.  Loads are in the order in which their addresses
  * become known, those of the state last, as nothing may wait between them. */
+struct step_args {
+    kn_ssm_args a;
+    kn_batch b;
+    int lanes, parts;
+};
 template <class T, class S, int V, int R, int THREADS, int BLOCKS>
-__global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(kn_ssm_args a, kn_batch b, int lanes, int parts)
+__global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(const __grid_constant__ step_args s)
 {
+    const kn_ssm_args &a = s.a;
+    const kn_batch &b = s.b;
+    const int lanes = s.lanes, parts = s.parts;
+    kn_early_begin();
     const int teams = THREADS / lanes, lane = threadIdx.x % lanes, t = blockIdx.y;
     const int head = blockIdx.x / parts, p0 = blockIdx.x % parts * teams * R + threadIdx.x / lanes;
     const int tile = a.dim * a.state, column = lane * V, group = a.group[head];
@@ -26,11 +35,11 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(kn_ssm_args a
     kn_load<V>((const T *)a.C + bc, C);
     const S *src = (const S *)a.h + (src_slot * a.heads + head) * tile + column;
     S *dst = (S *)a.h + (dst_slot * a.heads + head) * tile + column;
-    kn_pack<S, V> h[R];
+    uint4 h[R]; /* as they lie in memory: the compiler would give every 16-bit value a register of its own */
 #pragma unroll
     for (int k = 0; k < R; k++) {
         const int p = p0 + k * teams;
-        h[k] = past > 0 && p < a.dim ? *(const kn_pack<S, V> *)(src + p * a.state) : kn_pack<S, V>();
+        h[k] = past > 0 && p < a.dim ? __ldcg((const uint4 *)(src + p * a.state)) : make_uint4(0, 0, 0, 0);
     }
     const kn_ssm_scalars w = kn_ssm_scalars_of(a, raw, head);
 #pragma unroll
@@ -40,13 +49,15 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(kn_ssm_args a
     for (int k = 0; k < R; k++) {
         const int p = p0 + k * teams;
         asm volatile("" ::: "memory"); /* row after row: 16-bit states must not all be widened at once, which costs registers */
+        float v[V];
+        kn_load<V>((const S *)&h[k], v);
 #pragma unroll
         for (int j = 0; j < V; j++) {
-            const float v = w.decay * kn_float(h[k].v[j]) + xs[k] * B[j];
-            h[k].v[j] = kn_as<S>(v);
-            sum[k] += v * C[j];
+            v[j] = w.decay * v[j] + xs[k] * B[j];
+            sum[k] += v[j] * C[j];
         }
-        if (p < a.dim) *(kn_pack<S, V> *)(dst + p * a.state) = h[k];
+        kn_store<V>((S *)&h[k], v);
+        if (p < a.dim) __stwt((uint4 *)(dst + p * a.state), h[k]); /* through L2: nobody reads it again within the step */
     }
     for (int o = lanes / 2; o > 0; o /= 2)
 #pragma unroll
@@ -102,8 +113,8 @@ plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch 
             }
             constexpr int R = 4, THREADS = 128, BLOCKS = 8; /* the best of those tried on an H200 */
             const int parts = (int)kn_ceil(a->dim, THREADS / lanes * R);
-            ssm_step_kernel<T, S, V, R, THREADS, BLOCKS>
-                <<<dim3(a->heads * parts, b->decodes), THREADS, 0, c->stream>>>(*a, *b, lanes, parts);
+            const step_args step = { *a, *b, lanes, parts };
+            kn_early_launch(c, ssm_step_kernel<T, S, V, R, THREADS, BLOCKS>, dim3(a->heads * parts, b->decodes), THREADS, step);
         });
     });
     return KN_LAUNCHED();
