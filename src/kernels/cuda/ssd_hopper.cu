@@ -450,7 +450,8 @@ ssd_kernel(const __grid_constant__ CUtensorMap mx, const __grid_constant__ CUten
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     using L = layout<N, NH, STATE_ONLY>;
     extern __shared__ uint8_t raw[];
-    uint8_t *base = (uint8_t *)(((uintptr_t)raw + 1023) & ~(uintptr_t)1023), *p_buffers = base + L::STAGES * L::STAGE;
+    /* rounded up as an offset: through a cast, the compiler would forget that this is shared memory */
+    uint8_t *base = raw + (-kn_shared(raw) & 1023), *p_buffers = base + L::STAGES * L::STAGE;
     chunk_decays *decays = (chunk_decays *)(p_buffers + L::P_BYTES); /* (stages, NH) */
     const uint32_t full0 = kn_shared(decays + L::STAGES * NH), empty0 = full0 + 8 * L::STAGES;
     const int warp = __shfl_sync(~0u, threadIdx.x >> 5, 0), lane = threadIdx.x & 31;
