@@ -63,6 +63,10 @@ plp_status kn_exchange_sum_cuda(kn_context *c, const kn_exchange *x, void *data,
 bool kn_exchanges_cuda(const kn_add_norm_args *a);
 plp_status kn_linear_cuda_run(kn_context *c, const kn_linear_args *a);
 plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b);
+/* kn->conv in two halves: the output of decode rows and their states, of prefill rows from channel `from` on (a multiple of 4); the states
+ * of slices. */
+plp_status kn_conv_rows_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b, int from);
+plp_status kn_conv_states_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b);
 plp_status kn_ssd_cuda_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
 plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
 plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b);

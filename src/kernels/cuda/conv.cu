@@ -1,7 +1,8 @@
 /* src/kernels/cuda/conv.cu -- kn->conv: depthwise causal convolution and SiLU over a ragged batch.
  *
  * A thread owns V neighbouring channels and walks down a few rows, with the last width - 1 inputs in registers.  Decode rows keep their
- * state in the same thread; the states of prefill slices are written by a second launch, when every block has read the old ones. */
+ * state in the same thread; the states of prefill slices are written by a second launch, when every block has read the old ones.
+ * kn->ssd_conv takes the two apart: channels of x are then convolved in between (ssd_hopper.cu, in the same arithmetic). */
 #include "kernels/cuda/conv_step.cuh"
 
 namespace
@@ -37,14 +38,18 @@ __device__ __forceinline__ void keep_window(const kn_conv_args &a, int64_t slot,
         if (k >= W - a.width) kn_store<V>((S *)a.state + (slot * (a.width - 1) + k - (W - a.width)) * a.channels + ch, win[k]);
 }
 
-/* EXACT: the width is W; otherwise it is at most W.  AHEAD: rows whose loads are in flight together. */
+/* EXACT: the width is W; otherwise it is at most W.  AHEAD: rows whose loads are in flight together.  Prefill rows: from channel `from`
+ * on. */
 template <class T, class S, int V, int W, bool EXACT, int AHEAD>
-__global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch b)
+__global__ void __launch_bounds__(THREADS) conv_kernel(kn_conv_args a, kn_batch b, int from)
 {
-    const int columns = (a.channels + THREADS * V - 1) / (THREADS * V), run = blockIdx.x / columns; /* neighbours share rows, so pages */
-    const int ch = (blockIdx.x % columns * THREADS + threadIdx.x) * V, skip = EXACT ? 0 : W - a.width;
+    const int all = (a.channels + THREADS * V - 1) / (THREADS * V), skip = EXACT ? 0 : W - a.width;
+    const bool decode = blockIdx.x < b.decodes * all;
+    const int columns = decode ? all : (a.channels - from + THREADS * V - 1) / (THREADS * V);
+    const int block = decode ? blockIdx.x : blockIdx.x - b.decodes * all; /* neighbours share rows, so pages */
+    const int run = decode ? block / columns : b.decodes + block / columns;
+    const int ch = (decode ? 0 : from) + (block % columns * THREADS + threadIdx.x) * V;
     if (ch >= a.channels) return;
-    const bool decode = run < b.decodes;
     const int64_t first = decode ? run : b.decodes + (int64_t)(run - b.decodes) * RUN;
     const int64_t last = decode ? first + 1 : first + RUN < b.tokens ? first + RUN : b.tokens;
 
@@ -134,21 +139,32 @@ template <class T, class S, int V, int W> void launch_snaps(kn_context *c, const
     if (list.count > 0) conv_snap_kernel<T, S, V, W><<<dim3(list.count, columns), THREADS, 0, c->stream>>>(*a, *b, list);
 }
 
-template <class T, class S, int V, int W, bool EXACT> void launch(kn_context *c, const kn_conv_args *a, const kn_batch *b)
+/* What one call's kernels are made for. */
+template <class T_, class S_, int V_, int W_, bool EXACT_> struct form {
+    using T = T_;
+    using S = S_;
+    static constexpr int V = V_, W = W_;
+    static constexpr bool EXACT = EXACT_;
+};
+template <class F> void rows(F, kn_context *c, const kn_conv_args *a, const kn_batch *b, int from)
 {
-    const int runs = (int)kn_ceil(b->tokens - b->decodes, RUN), columns = (int)kn_ceil(kn_ceil(a->channels, V), THREADS);
-    conv_kernel<T, S, V, W, EXACT, EXACT ? 8 : 1><<<(b->decodes + runs) * columns, THREADS, 0, c->stream>>>(*a, *b);
-    launch_snaps<T, S, V, W>(c, a, b, columns); /* before the old states are gone */
-    if (runs > 0) conv_state_kernel<T, S, V, W><<<dim3(b->seqs - b->decodes, columns), THREADS, 0, c->stream>>>(*a, *b);
+    const int runs = (int)kn_ceil(b->tokens - b->decodes, RUN), unit = THREADS * F::V;
+    const int blocks = b->decodes * (int)kn_ceil(a->channels, unit) + runs * (int)kn_ceil(a->channels - from, unit);
+    if (blocks == 0) return;
+    conv_kernel<typename F::T, typename F::S, F::V, F::W, F::EXACT, F::EXACT ? 8 : 1><<<blocks, THREADS, 0, c->stream>>>(*a, *b, from);
+}
+template <class F> void states(F, kn_context *c, const kn_conv_args *a, const kn_batch *b)
+{
+    const int columns = (int)kn_ceil(a->channels, THREADS * F::V);
+    launch_snaps<typename F::T, typename F::S, F::V, F::W>(c, a, b, columns); /* before the old states are gone */
+    if (b->tokens == b->decodes) return;
+    const dim3 grid(b->seqs - b->decodes, columns);
+    conv_state_kernel<typename F::T, typename F::S, F::V, F::W><<<grid, THREADS, 0, c->stream>>>(*a, *b);
 }
 
-} // namespace
-
-plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b)
+/* Calls f with the form for these arguments. */
+template <class F> void by_form(const kn_context *c, const kn_conv_args *a, F f)
 {
-    if (b->tokens == 0 || a->channels == 0) return PLP_OK;
-    if (a->width < 2 || a->width > 8) return PLP_FAIL(PLP_ERR_SHAPE, "conv width %d of 2..8; fix: use another model", a->width);
-    if (kn_conv_step_takes(c, a, b)) return kn_conv_step_run(c, a, b);
     const plp_dtype act = c->options.act;
     kn_by_type(act, [&](auto t) {
         kn_by_type(a->state_dtype, [&](auto s) {
@@ -159,10 +175,32 @@ plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b)
                               kn_aligned(a->out, a->ld_out, act, V * sizeof(T)) &&
                               kn_aligned(a->state, a->channels, a->state_dtype, V * sizeof(S)) && (uintptr_t)a->weight % 16 == 0;
             if (wide)
-                launch<T, S, V, 4, true>(c, a, b);
+                f(form<T, S, V, 4, true>());
             else
-                launch<T, S, 1, 8, false>(c, a, b);
+                f(form<T, S, 1, 8, false>());
         });
     });
+}
+
+} // namespace
+
+plp_status kn_conv_rows_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b, int from)
+{
+    by_form(c, a, [&](auto f) { rows(f, c, a, b, from); });
     return KN_LAUNCHED();
+}
+
+plp_status kn_conv_states_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b)
+{
+    by_form(c, a, [&](auto f) { states(f, c, a, b); });
+    return KN_LAUNCHED();
+}
+
+plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b)
+{
+    if (b->tokens == 0 || a->channels == 0) return PLP_OK;
+    if (a->width < 2 || a->width > 8) return PLP_FAIL(PLP_ERR_SHAPE, "conv width %d of 2..8; fix: use another model", a->width);
+    if (kn_conv_step_takes(c, a, b)) return kn_conv_step_run(c, a, b);
+    PLP_TRY(kn_conv_rows_cuda(c, a, b, 0));
+    return kn_conv_states_cuda(c, a, b);
 }
