@@ -155,6 +155,9 @@ typedef struct {
     int block;
     const int *snap_start, *snap_slot; /* (seqs + 1), host; (snap_start[seqs]), host */
 } kn_ssm_args;
+/* kn->ssd_conv is kn->conv of the whole batch, then kn->ssd, where x is the first heads * dim channels of the convolution's output: the
+ * same to the bit, but that x of prefill rows is not written (those columns of the output stay as they are).  NULL in the table where a
+ * backend has no better way than the two; ssd_conv_knows tells for which arguments it has one, and it may be called for those alone. */
 
 /* ------------------------------------------------------------------------------------ Mamba-1 selective scan, prefill and step
  *     dt_t = softplus(dt_raw_t + dt_bias)                               softplus is linear above 20
@@ -429,6 +432,8 @@ typedef struct kn_backend {
     plp_status (*linear)(kn_context *c, const kn_linear_args *a);
     plp_status (*conv)(kn_context *c, const kn_conv_args *a, const kn_batch *b);
     plp_status (*ssd)(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+    bool (*ssd_conv_knows)(const kn_context *c, const kn_conv_args *v, const kn_ssm_args *a, const kn_batch *b);
+    plp_status (*ssd_conv)(kn_context *c, const kn_conv_args *v, const kn_ssm_args *a, const kn_batch *b);
     plp_status (*ssm_step)(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
     plp_status (*scan)(kn_context *c, const kn_scan_args *a, const kn_batch *b);
     plp_status (*scan_step)(kn_context *c, const kn_scan_args *a, const kn_batch *b);

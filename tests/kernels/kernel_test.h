@@ -104,6 +104,7 @@ void kt_expect_ready(kt *t, const kt_ready *ready, const float *residual, const 
 void kt_end_row(kt *t);
 
 extern const kt_case kt_uniform_rows[], kt_embed_rows[], kt_add_norm_rows[], kt_linear_rows[], kt_conv_rows[], kt_ssm_rows[],
-    kt_gated_norm_rows[], kt_candidates_rows[], kt_scan_rows[], kt_rms_rows[], kt_mixer_step_rows[], kt_scan_mixer_rows[];
+    kt_ssd_conv_rows[], kt_gated_norm_rows[], kt_candidates_rows[], kt_scan_rows[], kt_rms_rows[], kt_mixer_step_rows[],
+    kt_scan_mixer_rows[];
 
 #endif

@@ -7,9 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const kt_case *const tables[] = { kt_uniform_rows, kt_embed_rows, kt_add_norm_rows,   kt_linear_rows,
-                                         kt_conv_rows,    kt_ssm_rows,   kt_gated_norm_rows, kt_candidates_rows,
-                                         kt_scan_rows,    kt_rms_rows,   kt_mixer_step_rows, kt_scan_mixer_rows };
+static const kt_case *const tables[] = { kt_uniform_rows,    kt_embed_rows,      kt_add_norm_rows,   kt_linear_rows, kt_conv_rows,
+                                         kt_ssm_rows,        kt_gated_norm_rows, kt_candidates_rows, kt_scan_rows,   kt_rms_rows,
+                                         kt_mixer_step_rows, kt_scan_mixer_rows, kt_ssd_conv_rows };
 
 static uint64_t seed_of(const char *name) /* FNV-1a: a row keeps its inputs when others come and go */
 {
@@ -23,10 +23,10 @@ static int run_rows(const kn_backend *kn, const char *variant, plp_dtype act, bo
     const kn_options options = { .threads = 2,
                                  .act = act,
                                  .deterministic = deterministic,
-                                 .max_tokens = 1024,
+                                 .max_tokens = 2048,
                                  .max_k = 2560,
                                  .max_n = 50304,
-                                 .max_heads = 32,
+                                 .max_heads = 64,
                                  .max_dim = 80,
                                  .max_state = 256,
                                  .max_chunk = 256 };

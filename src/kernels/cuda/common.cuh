@@ -68,6 +68,8 @@ plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b)
 plp_status kn_conv_rows_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b, int from);
 plp_status kn_conv_states_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b);
 plp_status kn_ssd_cuda_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+bool kn_ssd_conv_knows_cuda(const kn_context *c, const kn_conv_args *v, const kn_ssm_args *a, const kn_batch *b);
+plp_status kn_ssd_conv_cuda(kn_context *c, const kn_conv_args *v, const kn_ssm_args *a, const kn_batch *b);
 plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
 plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b);
 plp_status kn_scan_step_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b);

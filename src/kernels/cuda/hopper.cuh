@@ -10,6 +10,16 @@
 constexpr int KN_TILE = 64 * 64 * 2; /* one 128-byte-swizzled tile of 64 rows of 64 bf16 in shared memory */
 
 __device__ __forceinline__ uint32_t kn_shared(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+__device__ __forceinline__ uint32_t kn_shared_load(uint32_t from)
+{
+    uint32_t r;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(r) : "r"(from) : "memory");
+    return r;
+}
+__device__ __forceinline__ void kn_shared_store(uint32_t to, uint32_t v)
+{
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
+}
 __device__ __forceinline__ uint32_t kn_pack_bf16(float lo, float hi)
 {
     uint32_t r;
@@ -62,8 +72,9 @@ __device__ __forceinline__ void kn_tile_load(uint32_t to, const CUtensorMap *map
 }
 /* Ordinary stores to shared memory before, reads by wgmma or the copy engine after. */
 __device__ __forceinline__ void kn_fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-/* A barrier of the 128 threads of one warpgroup. */
+/* A barrier of the 128 threads of one warpgroup; of the `threads` of some whole warps. */
 __device__ __forceinline__ void kn_warpgroup_sync(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
+__device__ __forceinline__ void kn_named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 /* ---- 8x8 matrices between registers and shared memory */
 __device__ __forceinline__ void kn_ldmatrix_t(uint32_t (&r)[4], uint32_t from)

@@ -1,4 +1,4 @@
-/* src/kernels/cuda/ssd.cu -- kn->ssd: the tables of a step, and which kernel computes it. */
+/* src/kernels/cuda/ssd.cu -- kn->ssd and kn->ssd_conv: the tables of a step, and which kernel computes it. */
 #include "kernels/cuda/ssd.cuh"
 
 #include <cstdlib>
@@ -113,5 +113,20 @@ plp_status kn_ssd_cuda_run(kn_context *c, const kn_ssm_args *a, const kn_batch *
     if (b->seqs == b->decodes || b->tokens == b->decodes || a->heads == 0) return PLP_OK;
     const bool fused = kn_ssd_hopper_takes(c, a, b);
     PLP_TRY(kn_ssd_tables(c, a, b, fused));
-    return fused ? kn_ssd_hopper_run(c, a, b) : kn_ssd_scan_run(c, a, b);
+    return fused ? kn_ssd_hopper_run(c, a, NULL, b) : kn_ssd_scan_run(c, a, b);
+}
+
+bool kn_ssd_conv_knows_cuda(const kn_context *c, const kn_conv_args *v, const kn_ssm_args *a, const kn_batch *b)
+{
+    return b->tokens > b->decodes && a->heads > 0 && kn_ssd_hopper_takes(c, a, b) && v->width == 4 && a->x == v->out &&
+           a->ld_x == v->ld_out && a->heads * a->dim <= v->channels && kn_aligned(v->in, v->ld_in, PLP_BF16, 16) &&
+           (uintptr_t)v->weight % 16 == 0;
+}
+
+plp_status kn_ssd_conv_cuda(kn_context *c, const kn_conv_args *v, const kn_ssm_args *a, const kn_batch *b)
+{
+    PLP_TRY(kn_conv_rows_cuda(c, v, b, a->heads * a->dim));
+    PLP_TRY(kn_ssd_tables(c, a, b, true));
+    PLP_TRY(kn_ssd_hopper_run(c, a, v, b));
+    return kn_conv_states_cuda(c, v, b); /* x was convolved with the old ones */
 }

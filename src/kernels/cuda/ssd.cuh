@@ -45,12 +45,12 @@ struct kn_ssd_cuda {
     int first_pass, second_pass, unit_count, unit_heads;
     /* ssd_hopper.cu */
     float *work;        /* the states of pieces, then their decays */
-    CUtensorMap map[3]; /* of x, B, C as last seen                 */
+    CUtensorMap map[4]; /* of x, B, C, the rows above tiles of x, as last seen */
     struct {
         const void *p;
         int rows, columns;
         int64_t ld;
-    } mapped[3];
+    } mapped[4];
 };
 
 /* Makes the tables of this step, unless they are there: with `fused` all of them, else snap_start and snap_slot alone. */
@@ -60,7 +60,8 @@ bool kn_ssd_hopper_takes(const kn_context *c, const kn_ssm_args *a, const kn_bat
 plp_status kn_ssd_hopper_create(kn_context *c);
 /* Cuts the prefill slices into segments and the heads into units, into `segments` (pass 1 first) and `units`, for which there is room. */
 void kn_ssd_hopper_plan(kn_context *c, const kn_ssm_args *a, const kn_batch *b, kn_ssd_segment *segments, kn_ssd_unit *units);
-plp_status kn_ssd_hopper_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
+/* With `conv`, x is its first heads * dim channels, yet to be convolved; the convolution's states are read, and left as they are. */
+plp_status kn_ssd_hopper_run(kn_context *c, const kn_ssm_args *a, const kn_conv_args *conv, const kn_batch *b);
 plp_status kn_ssd_scan_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b);
 
 #endif

@@ -16,6 +16,9 @@
  * without y) computes end state and decay of each piece from a zero start; pass 2 folds the pieces before its segment into its start.  A
  * deterministic context never cuts.
  *
+ * kn->ssd_conv hands over x before its convolution (CONV): a further warpgroup convolves it in place, between the copy engine and the
+ * consumers, in the arithmetic of conv.cu, so that x is neither written to memory nor read once more.
+ *
  * A product may be in flight across straight-line code and uniform branches, but not across the loop's back edge nor be issued inside a
  * condition: the compiler then waits at once (its notes C7514, C7517 say so). */
 #include "kernels/cuda/hopper.cuh"
@@ -42,6 +45,10 @@ struct kernel_args {
     const kn_ssd_unit *units;
     const int *snap_slot;
     float *state, *decay; /* (pieces, heads, P, N) end state of a piece started from zero; (pieces, heads) log2 of its decay */
+    /* CONV: x is the first heads * P channels of this convolution, whose weights, bias and states count here */
+    kn_conv_args conv;
+    const int *start;    /* of the batch */
+    const int64_t *past;
 };
 
 struct chunk_decays { /* one chunk and head, written by a producer warp */
@@ -53,17 +60,34 @@ struct chunk_decays { /* one chunk and head, written by a producer warp */
     float aQ, pad[3];
 };
 
-/* Shared memory of a block: stages of {x, B, C} tiles, two buffers of P a head, the decays of each stage, the barriers. */
-template <int N, int NH, bool STATE_ONLY> struct layout {
+constexpr int WIDTH = 4, BEFORE = 4, HALO = 1024; /* of the convolution; rows fetched above a tile of x, the last three count; their room */
+
+/* Shared memory of a block: stages of {x, B, C} tiles and of the rows above x, two buffers of P a head, the decays of each stage, the
+ * barriers. */
+template <int N, int NH, bool STATE_ONLY, bool CONV> struct layout {
     static constexpr int NT = N / 64; /* tiles of a row of B or C */
-    static constexpr int X = 0, B = NH * KN_TILE, C = B + NT * KN_TILE, STAGE = C + (STATE_ONLY ? 0 : NT * KN_TILE);
+    static constexpr int X = 0, B = NH * KN_TILE, C = B + NT * KN_TILE, ABOVE = C + (STATE_ONLY ? 0 : NT * KN_TILE);
+    static constexpr int STAGE = ABOVE + (CONV ? NH * HALO : 0);
     static constexpr int P_BYTES = STATE_ONLY ? 0 : 2 * NH * KN_TILE;
     static constexpr int DECAYS = NH * (int)sizeof(chunk_decays), BUDGET = 225 * 1024;
     static constexpr int FIT = (BUDGET - P_BYTES) / (STAGE + DECAYS), STAGES = FIT > 4 ? 4 : FIT;
     /* Warps that share the decays.  Waiting for a parity is sound only while the waiter is less than two phases behind, that is while
      * consecutive chunks of one warp are at most STAGES apart: no more warps than stages. */
     static constexpr int DECAY_WARPS = STAGES < 3 ? STAGES : 3;
-    static constexpr int BYTES = 1024 + STAGES * (STAGE + DECAYS) + P_BYTES + 256, THREADS = NH * 128 + 128;
+    static constexpr int BYTES = 1024 + STAGES * (STAGE + DECAYS) + P_BYTES + 256;
+    /* Warpgroups that convolve: two where the consumers are soon done with a chunk and leave registers for them. */
+    static constexpr int CONVOLVERS = !CONV ? 0 : STATE_ONLY && NH == 2 ? 2 : 1, STRIPS = 4 * CONVOLVERS / NH; /* warps of a head */
+    static constexpr int THREADS = (NH + 1 + CONVOLVERS) * 128;
+    /* Registers of a thread, moved between the warpgroups once they run: at most 65536 a block.  0: as launched. */
+    static constexpr int CONSUMER = CONVOLVERS == 2 ? 152 : CONV && NH == 2 ? 208 : CONV || NH == 2 ? 232 : 0;
+    static constexpr int CONVOLVER = NH == 2 ? 64 : 104, PRODUCER = CONSUMER == 0 ? 0 : CONSUMER == 208 ? 32 : 40;
+    /* With few stages, x is waited for where it is needed, late in a chunk's order: the convolution then has two chunks' time. */
+    static constexpr bool APART = CONV && STAGES < 4;
+};
+/* The barriers of a stage: all has arrived (but x where it is waited for apart); the consumers are done with it; the raw x has arrived; x
+ * is convolved. */
+struct barriers {
+    uint32_t full, empty, raw, ready; /* of stage 0; the others follow 8 bytes apart */
 };
 
 /* ln(1 + e^x), linear above 20; a short series where 1 + e^x would round e^x away */
@@ -148,30 +172,34 @@ template <int N> __device__ __forceinline__ void write_slot(const float (&S)[N /
 }
 
 /* The producer's copying thread: chunk after chunk into the ring of stages. */
-template <int N, int NH, bool STATE_ONLY>
-__device__ __forceinline__ void copy_tiles(const CUtensorMap *mx, const CUtensorMap *mb, const CUtensorMap *mc, const kn_ssd_segment &seg,
-                                           const kn_ssd_unit &unit, uint32_t base, uint32_t full0, uint32_t empty0)
+template <int N, int NH, bool STATE_ONLY, bool CONV>
+__device__ __forceinline__ void copy_tiles(const CUtensorMap *mx, const CUtensorMap *mb, const CUtensorMap *mc, const CUtensorMap *above,
+                                           const kn_ssd_segment &seg, const kn_ssd_unit &unit, uint32_t base, const barriers &bar)
 {
-    using L = layout<N, NH, STATE_ONLY>;
-    const int chunks = (seg.rows + Q - 1) / Q, tiles = unit.heads + L::NT * (STATE_ONLY ? 1 : 2);
+    using L = layout<N, NH, STATE_ONLY, CONV>;
+    const int chunks = (seg.rows + Q - 1) / Q, tiles = (CONV ? 0 : unit.heads) + L::NT * (STATE_ONLY ? 1 : 2);
     for (int c = 0; c < chunks; c++) {
         const int s = c % L::STAGES, row = seg.row0 + (STATE_ONLY ? chunks - 1 - c : c) * Q;
-        const uint32_t full = full0 + 8 * s, stage = base + s * L::STAGE;
-        if (c >= L::STAGES) kn_bar_wait(empty0 + 8 * s, ((c / L::STAGES) - 1) & 1);
+        const uint32_t full = bar.full + 8 * s, x_full = CONV ? bar.raw + 8 * s : full, stage = base + s * L::STAGE;
+        if (c >= L::STAGES) kn_bar_wait(bar.empty + 8 * s, ((c / L::STAGES) - 1) & 1);
         kn_bar_expect(full, tiles * KN_TILE);
+        if (CONV) kn_bar_expect(x_full, unit.heads * (KN_TILE + BEFORE * 128));
         for (int j = 0; j < L::NT; j++) kn_tile_load(stage + L::B + j * KN_TILE, mb, unit.group * N + j * 64, row, full);
         if (!STATE_ONLY)
             for (int j = 0; j < L::NT; j++) kn_tile_load(stage + L::C + j * KN_TILE, mc, unit.group * N + j * 64, row, full);
-        for (int h = 0; h < unit.heads; h++) kn_tile_load(stage + L::X + h * KN_TILE, mx, (unit.head0 + h) * P, row, full);
+        for (int h = 0; h < unit.heads; h++) {
+            kn_tile_load(stage + L::X + h * KN_TILE, mx, (unit.head0 + h) * P, row, x_full);
+            if (CONV) kn_tile_load(stage + L::ABOVE + h * HALO, above, (unit.head0 + h) * P, row - BEFORE, x_full);
+        }
     }
 }
 
 /* One of the producer's warps that take turns at the decays of (chunk, head). */
-template <int N, int NH, bool STATE_ONLY>
+template <int N, int NH, bool STATE_ONLY, bool CONV>
 __device__ __forceinline__ void compute_decays(const kn_ssm_args &a, const kn_ssd_segment &seg, const kn_ssd_unit &unit,
-                                               chunk_decays *decays, uint32_t full0, uint32_t empty0, int turn, int lane)
+                                               chunk_decays *decays, const barriers &bar, int turn, int lane)
 {
-    using L = layout<N, NH, STATE_ONLY>;
+    using L = layout<N, NH, STATE_ONLY, CONV>;
     const int chunks = (seg.rows + Q - 1) / Q, units = chunks * unit.heads;
     const __nv_bfloat16 *raw = (const __nv_bfloat16 *)a.dt + seg.row0 * a.ld_dt + unit.head0;
     float now[2], next[2]; /* raw dt of this warp's next two units: their latency is longer than a unit's work */
@@ -201,7 +229,7 @@ __device__ __forceinline__ void compute_decays(const kn_ssm_args &a, const kn_ss
             if (lane >= o) sum += below;
         }
         const float aQ = __shfl_sync(~0u, sum, 31), a0 = sum - v1, a1 = sum;
-        if (c >= L::STAGES) kn_bar_wait(empty0 + 8 * s, ((c / L::STAGES) - 1) & 1);
+        if (c >= L::STAGES) kn_bar_wait(bar.empty + 8 * s, ((c / L::STAGES) - 1) & 1);
         chunk_decays *v = decays + s * NH + h;
         if (!STATE_ONLY) {
             const float b0 = a0 - __log2f(d0), b1 = a1 - __log2f(d1); /* dt = 0 gives +inf, and 2^(a - inf) = 0 */
@@ -217,17 +245,113 @@ __device__ __forceinline__ void compute_decays(const kn_ssm_args &a, const kn_ss
         *(float2 *)&v->w[2 * lane] = make_float2(kn_exp2(aQ - a0) * d0, kn_exp2(aQ - a1) * d1);
         if (lane == 0) v->aQ = aQ;
         __syncwarp();
-        kn_warp_arrive(full0 + 8 * s);
+        kn_warp_arrive(bar.full + 8 * s);
+    }
+}
+
+/* The convolving warps: raw x of chunk after chunk, in place.  A lane has two channels of a head, a warp a strip of rows.  Order and
+ * roundings are conv.cu's: what comes out is what kn->conv gives, to the bit. */
+template <int N, int NH, bool STATE_ONLY>
+__device__ __forceinline__ void convolve(const kernel_args &k, const kn_ssd_segment &seg, const kn_ssd_unit &unit, uint32_t base,
+                                         const barriers &bar, int warp, int lane)
+{
+    using L = layout<N, NH, STATE_ONLY, true>;
+    constexpr int STRIPS = L::STRIPS, ROWS = Q / STRIPS;
+    constexpr int AHEAD = NH == 1 ? 4 : 8; /* rows in flight: with time to spare, fewer, which is less code beside the consumers' */
+    const int h = warp / STRIPS, r0 = warp % STRIPS * ROWS, channel = (unit.head0 + h) * P + 2 * lane, chunks = (seg.rows + Q - 1) / Q;
+    if (h >= unit.heads) return;
+    const kn_conv_args &a = k.conv;
+    float weight[2][WIDTH], bias[2] = { 0.f, 0.f };
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        kn_load<WIDTH>(a.weight + (int64_t)(channel + j) * WIDTH, weight[j]);
+        if (a.bias != NULL) bias[j] = a.bias[channel + j];
+    }
+    const int start = k.start[seg.seq] - seg.row0; /* of the slice, from the segment's first row */
+    const int64_t past = k.past[seg.seq];
+    const int column = kn_swizzled(0, lane >> 2) + (lane & 3) * 4; /* where this lane's channels are, in row 0 */
+    float win[WIDTH - 1][2]; /* the inputs before a row, oldest first */
+    const auto slide = [&](const float(&now)[2]) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+#pragma unroll
+            for (int i = 0; i + 1 < WIDTH - 1; i++) win[i][j] = win[i + 1][j];
+            win[WIDTH - 2][j] = now[j];
+        }
+    };
+    const auto advance = [&](const float(&now)[2]) {
+        float out[2];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            float sum = bias[j];
+#pragma unroll
+            for (int i = 0; i < WIDTH - 1; i++) sum += weight[j][i] * win[i][j];
+            out[j] = kn_silu(sum + weight[j][WIDTH - 1] * now[j]);
+        }
+        slide(now);
+        return kn_pack_bf16(out[0], out[1]);
+    };
+
+    for (int c = 0; c < chunks; c++) {
+        const int s = c % L::STAGES, number = STATE_ONLY ? chunks - 1 - c : c, first = start - number * Q, to = seg.rows - number * Q;
+        const uint32_t tile = base + s * L::STAGE + L::X + h * KN_TILE, above = base + s * L::STAGE + L::ABOVE + h * HALO;
+        const auto at = [&](int r) { /* this lane's channels in row r of the tile, or above it */
+            const int n = r < 0 ? BEFORE + r : r;
+            return (((r < 0 ? above : tile) + column) ^ kn_swizzled(0, n & 7)) + n * 128;
+        };
+        kn_bar_wait(bar.raw + 8 * s, (c / L::STAGES) & 1);
+        if (__builtin_expect(first <= r0 - (WIDTH - 1) && to >= r0 + ROWS, 1)) {
+#pragma unroll
+            for (int i = 0; i < WIDTH - 1; i++) {
+                const uint32_t in = kn_shared_load(at(r0 - (WIDTH - 1) + i));
+                win[i][0] = kn_bf16_lo(in), win[i][1] = kn_bf16_hi(in);
+            }
+            kn_named_sync(1 + NH + h, STRIPS * 32); /* the rows above a strip were read before they are overwritten */
+#pragma unroll 1
+            for (int r = r0; r < r0 + ROWS; r += AHEAD) {
+                const uint32_t row = (tile + r * 128 + column) ^ kn_swizzled(0, AHEAD == 8 ? 0 : r & 7);
+                uint32_t in[AHEAD];
+#pragma unroll
+                for (int i = 0; i < AHEAD; i++) in[i] = kn_shared_load((row ^ kn_swizzled(0, i)) + i * 128);
+#pragma unroll
+                for (int i = 0; i < AHEAD; i++) {
+                    const float now[2] = { kn_bf16_lo(in[i]), kn_bf16_hi(in[i]) };
+                    kn_shared_store((row ^ kn_swizzled(0, i)) + i * 128, advance(now));
+                }
+            }
+        } else { /* the slice begins or ends here: rows of others must not enter a sum, not even times zero (they may be NaN) */
+#pragma unroll 1
+            for (int r = r0 - (WIDTH - 1); r < r0 + ROWS; r++) {
+                float now[2] = { 0.f, 0.f };
+                if (r >= first) {
+                    const uint32_t in = kn_shared_load(at(r));
+                    now[0] = kn_bf16_lo(in), now[1] = kn_bf16_hi(in);
+                } else if (first - r < WIDTH && first - r <= past) { /* the state's last entry is the row before the slice */
+                    const int64_t entry = ((int64_t)k.src_slot[seg.seq] * (WIDTH - 1) + WIDTH - 1 - (first - r)) * a.channels + channel;
+                    now[0] = kn_load_any(a.state, a.state_dtype, entry);
+                    now[1] = kn_load_any(a.state, a.state_dtype, entry + 1);
+                }
+                if (r == r0) kn_named_sync(1 + NH + h, STRIPS * 32);
+                if (r < r0) {
+                    slide(now);
+                    continue;
+                }
+                const uint32_t out = advance(now);
+                kn_shared_store(at(r), r >= first && r < to ? out : 0);
+            }
+        }
+        kn_fence_async(); /* the copy engine overwrites the stage later */
+        __syncwarp();
+        kn_warp_arrive((L::APART ? bar.ready : bar.full) + 8 * s);
     }
 }
 
 /* One head's warpgroup. */
-template <int N, int NH, bool STATE_ONLY>
+template <int N, int NH, bool STATE_ONLY, bool CONV>
 __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segment &seg, const kn_ssd_unit &unit, uint8_t *base,
-                                        uint8_t *p_buffers, const chunk_decays *decays, uint32_t full0, uint32_t empty0, int hh, int w,
-                                        int lane)
+                                        uint8_t *p_buffers, const chunk_decays *decays, const barriers &bar, int hh, int w, int lane)
 {
-    using L = layout<N, NH, STATE_ONLY>;
+    using L = layout<N, NH, STATE_ONLY, CONV>;
     const kn_ssm_args &a = k.a;
     const int t4 = lane & 3, wt = threadIdx.x & 127, head = unit.head0 + hh, chunks = (seg.rows + Q - 1) / Q;
     const float D = STATE_ONLY || a.D == NULL ? 0.f : a.D[head];
@@ -289,21 +413,24 @@ __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segme
         kn_wgmma_commit();
     };
     /* Waits for the data of the c-th chunk, which is chunk `number` of the segment.  Rows of other slices must not enter a sum, not even
-     * times zero (they may be NaN); both heads write the same zeros to B. */
+     * times zero (they may be NaN); both heads write the same zeros to B.  A convolved x has its own. */
     const auto wait_chunk = [&](int c, int number) {
         const int s = c % L::STAGES, from = number == 0 ? seg.lead : 0, to = min(Q, seg.rows - number * Q);
         uint8_t *stage = base + s * L::STAGE;
-        kn_bar_wait(full0 + 8 * s, (c / L::STAGES) & 1);
+        kn_bar_wait(bar.full + 8 * s, (c / L::STAGES) & 1);
         if (from > 0 || to < Q) {
             for (int i = wt; i < Q * 8; i += 128) {
                 const int row = i / 8, o = kn_swizzled(row, i % 8);
                 if (row >= from && row < to) continue;
-                *(uint4 *)(stage + L::X + hh * KN_TILE + o) = make_uint4(0, 0, 0, 0);
+                if (!CONV) *(uint4 *)(stage + L::X + hh * KN_TILE + o) = make_uint4(0, 0, 0, 0);
                 for (int j = 0; j < L::NT; j++) *(uint4 *)(stage + L::B + j * KN_TILE + o) = make_uint4(0, 0, 0, 0);
             }
             kn_fence_async();
             kn_warpgroup_sync(1 + hh);
         }
+    };
+    const auto wait_x = [&](int c) {
+        if (L::APART) kn_bar_wait(bar.ready + 8 * (c % L::STAGES), (c / L::STAGES) & 1);
     };
 
     if (STATE_ONLY) {
@@ -314,12 +441,13 @@ __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segme
             const int s = c % L::STAGES;
             const uint32_t stage = kn_shared(base) + s * L::STAGE;
             wait_chunk(c, chunks - 1 - c);
+            wait_x(c);
             load_x(stage + L::X + hh * KN_TILE);
             scale_x(decays + s * NH + hh, kn_exp2(run));
             run += decays[s * NH + hh].aQ;
             issue_state(stage + L::B);
             kn_wgmma_wait<1>();
-            if (c > 0) kn_warp_arrive(empty0 + 8 * ((c - 1) % L::STAGES));
+            if (c > 0) kn_warp_arrive(bar.empty + 8 * ((c - 1) % L::STAGES));
             __syncwarp();
         }
         kn_wgmma_wait<0>();
@@ -356,6 +484,7 @@ __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segme
     };
     const auto off_diagonal = [&](int c) { /* Y^T = (S C^T) 2^a_i; under it S = 2^aQ S and X' */
         const int s = c % L::STAGES;
+        wait_x(c); /* here, where no product is in flight */
         const uint32_t stage = kn_shared(base) + s * L::STAGE, lc = kn_k_major(stage + L::C);
         const chunk_decays *v = decays + s * NH + hh;
         uint32_t sb[N / 4];
@@ -430,7 +559,7 @@ __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segme
         __syncwarp();
         kn_wgmma_wait<0>();
         kn_touch(S);
-        kn_warp_arrive(empty0 + 8 * s);
+        kn_warp_arrive(bar.empty + 8 * s);
         if (block_chunks > 0 && to >= Q) {
             const int done = seg.chunk0 + c + 1; /* chunks of the sequence */
             const int slot = done % block_chunks == 0 ? k.snap_slot[seg.snap + done / block_chunks] : -1;
@@ -442,39 +571,53 @@ __device__ __forceinline__ void consume(const kernel_args &k, const kn_ssd_segme
     if (seg.last) write_slot<N>(S, a, slot_at(k.dst_slot[seg.seq]));
 }
 
-template <int N, int NH, bool STATE_ONLY>
-__global__ void __launch_bounds__(NH * 128 + 128, 1)
+template <int REGISTERS, bool MORE> __device__ __forceinline__ void set_registers()
+{
+    if (REGISTERS == 0) return;
+    if (MORE) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS > 0 ? REGISTERS : 24));
+    else asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS > 0 ? REGISTERS : 24));
+}
+
+template <int N, int NH, bool STATE_ONLY, bool CONV>
+__global__ void __launch_bounds__(layout<N, NH, STATE_ONLY, CONV>::THREADS, 1)
 ssd_kernel(const __grid_constant__ CUtensorMap mx, const __grid_constant__ CUtensorMap mb, const __grid_constant__ CUtensorMap mc,
-           const __grid_constant__ kernel_args k)
+           const __grid_constant__ CUtensorMap above, const __grid_constant__ kernel_args k)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    using L = layout<N, NH, STATE_ONLY>;
+    using L = layout<N, NH, STATE_ONLY, CONV>;
     extern __shared__ uint8_t raw[];
     /* rounded up as an offset: through a cast, the compiler would forget that this is shared memory */
     uint8_t *base = raw + (-kn_shared(raw) & 1023), *p_buffers = base + L::STAGES * L::STAGE;
     chunk_decays *decays = (chunk_decays *)(p_buffers + L::P_BYTES); /* (stages, NH) */
-    const uint32_t full0 = kn_shared(decays + L::STAGES * NH), empty0 = full0 + 8 * L::STAGES;
+    const uint32_t bars = kn_shared(decays + L::STAGES * NH), ring = 8 * L::STAGES;
+    const barriers bar = { bars, bars + ring, bars + 2 * ring, bars + 3 * ring };
     const int warp = __shfl_sync(~0u, threadIdx.x >> 5, 0), lane = threadIdx.x & 31;
     const kn_ssd_segment seg = k.segments[blockIdx.y];
     const kn_ssd_unit unit = k.units[blockIdx.x];
 
     if (threadIdx.x == 0) {
         for (int s = 0; s < L::STAGES; s++) {
-            kn_bar_init(full0 + 8 * s, 1 + unit.heads * KN_WARP);  /* the copies, and one decay warp a head */
-            kn_bar_init(empty0 + 8 * s, unit.heads * 4 * KN_WARP); /* the warps of the active consumer warpgroups */
+            const int convolving = unit.heads * L::STRIPS; /* warps */
+            kn_bar_init(bar.full + 8 * s, 1 + (unit.heads + (L::APART ? 0 : convolving)) * KN_WARP); /* the copies, a decay warp a head */
+            kn_bar_init(bar.empty + 8 * s, unit.heads * 4 * KN_WARP); /* the warps of the active consumer warpgroups */
+            if (CONV) kn_bar_init(bar.raw + 8 * s, 1);
+            if (L::APART) kn_bar_init(bar.ready + 8 * s, convolving * KN_WARP);
         }
         kn_bar_init_done();
     }
     __syncthreads();
-    if (warp >= NH * 4) {
-        if (NH == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;"); /* registers move from the producer to the consumers */
+    if (CONV && warp >= NH * 4 + 4) {
+        set_registers<L::CONVOLVER, false>();
+        convolve<N, NH, STATE_ONLY>(k, seg, unit, kn_shared(base), bar, warp - NH * 4 - 4, lane);
+    } else if (warp >= NH * 4) {
+        set_registers<L::PRODUCER, false>();
         const int role = warp - NH * 4;
-        if (role == 0 && lane == 0) copy_tiles<N, NH, STATE_ONLY>(&mx, &mb, &mc, seg, unit, kn_shared(base), full0, empty0);
-        if (role > 0 && role <= L::DECAY_WARPS) compute_decays<N, NH, STATE_ONLY>(k.a, seg, unit, decays, full0, empty0, role - 1, lane);
+        if (role == 0 && lane == 0) copy_tiles<N, NH, STATE_ONLY, CONV>(&mx, &mb, &mc, &above, seg, unit, kn_shared(base), bar);
+        if (role > 0 && role <= L::DECAY_WARPS) compute_decays<N, NH, STATE_ONLY, CONV>(k.a, seg, unit, decays, bar, role - 1, lane);
     } else {
-        if (NH == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        set_registers<L::CONSUMER, true>();
         const int hh = warp >> 2;
-        if (hh < unit.heads) consume<N, NH, STATE_ONLY>(k, seg, unit, base, p_buffers, decays, full0, empty0, hh, warp & 3, lane);
+        if (hh < unit.heads) consume<N, NH, STATE_ONLY, CONV>(k, seg, unit, base, p_buffers, decays, bar, hh, warp & 3, lane);
     }
 #endif
 }
@@ -597,40 +740,47 @@ cut best_cut(kn_context *c, const kn_ssm_args *a, const kn_batch *b, kn_ssd_segm
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- launching */
-/* The map of matrix `which` (0 x, 1 B, 2 C), made again only when it is another one: the layers of a step use the same buffers. */
+/* The map of matrix `which` (0 x, 1 B, 2 C, 3 the rows above tiles of x), made again only when it is another one: the layers of a step use
+ * the same buffers. */
 plp_status map_matrix(kn_context *c, int which, const void *p, int rows, int columns, int64_t ld)
 {
     auto &seen = c->ssd->mapped[which];
     if (seen.p == p && seen.rows == rows && seen.columns == columns && seen.ld == ld) return PLP_OK;
-    PLP_TRY(kn_tensor_map(&c->ssd->map[which], p, rows, columns, ld, 64));
+    PLP_TRY(kn_tensor_map(&c->ssd->map[which], p, rows, columns, ld, which == 3 ? BEFORE : Q));
     seen = { p, rows, columns, ld };
     return PLP_OK;
 }
 
-template <int N, int NH, bool STATE_ONLY> void launch(kn_context *c, const kernel_args &k, int segments)
+template <int N, int NH, bool STATE_ONLY, bool CONV> void launch(kn_context *c, const kernel_args &k, int segments)
 {
-    using L = layout<N, NH, STATE_ONLY>;
-    const kn_ssd_cuda *s = c->ssd;
-    const dim3 grid(s->unit_count, segments);
-    if (segments > 0) ssd_kernel<N, NH, STATE_ONLY><<<grid, L::THREADS, L::BYTES, c->stream>>>(s->map[0], s->map[1], s->map[2], k);
+    using L = layout<N, NH, STATE_ONLY, CONV>;
+    const CUtensorMap *map = c->ssd->map;
+    const dim3 grid(c->ssd->unit_count, segments);
+    if (segments == 0) return;
+    ssd_kernel<N, NH, STATE_ONLY, CONV><<<grid, L::THREADS, L::BYTES, c->stream>>>(map[0], map[1], map[2], map[3], k);
 }
-template <int N, int NH> void launch_passes(kn_context *c, kernel_args k)
+template <int N, int NH, bool CONV> void launch_passes(kn_context *c, kernel_args k)
 {
-    launch<N, NH, true>(c, k, c->ssd->first_pass);
+    launch<N, NH, true, CONV>(c, k, c->ssd->first_pass);
     k.segments += c->ssd->first_pass;
-    launch<N, NH, false>(c, k, c->ssd->second_pass);
+    launch<N, NH, false, CONV>(c, k, c->ssd->second_pass);
 }
-template <int N, int NH, bool STATE_ONLY> plp_status allow_memory()
+template <int N, bool CONV> void launch_units(kn_context *c, const kernel_args &k)
 {
-    const int bytes = layout<N, NH, STATE_ONLY>::BYTES;
-    return KN_CUDA(cudaFuncSetAttribute(ssd_kernel<N, NH, STATE_ONLY>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    if (c->ssd->unit_heads == 2) launch_passes<N, 2, CONV>(c, k);
+    else launch_passes<N, 1, CONV>(c, k);
 }
-template <int N> plp_status allow_memory_all()
+template <int N, int NH, bool STATE_ONLY, bool CONV> plp_status allow_memory()
 {
-    PLP_TRY((allow_memory<N, 1, true>()));
-    PLP_TRY((allow_memory<N, 1, false>()));
-    PLP_TRY((allow_memory<N, 2, true>()));
-    return allow_memory<N, 2, false>();
+    const int bytes = layout<N, NH, STATE_ONLY, CONV>::BYTES;
+    return KN_CUDA(cudaFuncSetAttribute(ssd_kernel<N, NH, STATE_ONLY, CONV>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+}
+template <int N, bool CONV> plp_status allow_memory_all()
+{
+    PLP_TRY((allow_memory<N, 1, true, CONV>()));
+    PLP_TRY((allow_memory<N, 1, false, CONV>()));
+    PLP_TRY((allow_memory<N, 2, true, CONV>()));
+    return allow_memory<N, 2, false, CONV>();
 }
 
 } // namespace
@@ -650,8 +800,10 @@ plp_status kn_ssd_hopper_create(kn_context *c)
     kn_ssd_cuda *s = c->ssd;
     s->hopper = c->hopper && c->options.act == PLP_BF16 && c->options.max_dim >= P && c->options.max_state >= 64;
     if (!s->hopper) return PLP_OK;
-    PLP_TRY(allow_memory_all<64>());
-    PLP_TRY(allow_memory_all<128>());
+    PLP_TRY((allow_memory_all<64, false>()));
+    PLP_TRY((allow_memory_all<64, true>()));
+    PLP_TRY((allow_memory_all<128, false>()));
+    PLP_TRY((allow_memory_all<128, true>()));
     return KN_CUDA(cudaMalloc((void **)&s->work, (size_t)PIECES * (P * 128 + 1) * sizeof(float)));
 }
 
@@ -663,20 +815,25 @@ void kn_ssd_hopper_plan(kn_context *c, const kn_ssm_args *a, const kn_batch *b, 
     c->ssd->unit_count = units_of(a, by.heads, units);
 }
 
-plp_status kn_ssd_hopper_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b)
+plp_status kn_ssd_hopper_run(kn_context *c, const kn_ssm_args *a, const kn_conv_args *conv, const kn_batch *b)
 {
     const kn_ssd_cuda *s = c->ssd;
-    PLP_TRY(map_matrix(c, 0, a->x, b->tokens, a->heads * P, a->ld_x));
+    const void *x = conv != NULL ? conv->in : a->x;
+    const int64_t ld_x = conv != NULL ? conv->ld_in : a->ld_x;
+    PLP_TRY(map_matrix(c, 0, x, b->tokens, a->heads * P, ld_x));
     PLP_TRY(map_matrix(c, 1, a->B, b->tokens, a->groups * a->state, a->ld_bc));
     PLP_TRY(map_matrix(c, 2, a->C, b->tokens, a->groups * a->state, a->ld_bc));
-    const kernel_args k = { *a,           b->src_slot, b->dst_slot, s->segments, s->units,
-                            s->snap_slot, s->work,     s->work + (size_t)PIECES * P * 128 };
+    if (conv != NULL) PLP_TRY(map_matrix(c, 3, x, b->tokens, a->heads * P, ld_x));
+    kernel_args k = { *a,           b->src_slot, b->dst_slot, s->segments, s->units,
+                      s->snap_slot, s->work,     s->work + (size_t)PIECES * P * 128 };
+    k.start = b->start, k.past = b->past;
+    if (conv != NULL) k.conv = *conv;
     if (a->state == 128) {
-        if (s->unit_heads == 2) launch_passes<128, 2>(c, k);
-        else launch_passes<128, 1>(c, k);
+        if (conv != NULL) launch_units<128, true>(c, k);
+        else launch_units<128, false>(c, k);
     } else {
-        if (s->unit_heads == 2) launch_passes<64, 2>(c, k);
-        else launch_passes<64, 1>(c, k);
+        if (conv != NULL) launch_units<64, true>(c, k);
+        else launch_units<64, false>(c, k);
     }
     return KN_LAUNCHED();
 }
