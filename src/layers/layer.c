@@ -99,25 +99,29 @@ plp_status layer_project_in(const layer_call *l, int rows)
     return layer_show(l, "in_proj", l->s->in, d->act, rows);
 }
 
-plp_status layer_convolve(const layer_call *l, int first, int rows, int channels)
+kn_conv_args layer_convolution(const layer_call *l, int first, int rows, int channels)
 {
     const layer_dims *d = l->d;
-    PLP_TRY(l->kn->conv(l->c,
-                        &(kn_conv_args){ .channels = channels,
-                                         .width = d->conv,
-                                         .in = layer_at(l->s->in, d->act, first),
-                                         .ld_in = rows,
-                                         .weight = l->w->conv,
-                                         .bias = l->w->conv_bias,
-                                         .state = l->w->conv_state,
-                                         .state_dtype = d->conv_dtype,
-                                         .out = l->s->conv,
-                                         .ld_out = channels,
-                                         .block = l->block,
-                                         .snap_start = l->snap_start,
-                                         .snap_slot = l->snap_slot },
-                        l->b));
-    return layer_show(l, "conv", l->s->conv, d->act, channels);
+    return (kn_conv_args){ .channels = channels,
+                           .width = d->conv,
+                           .in = layer_at(l->s->in, d->act, first),
+                           .ld_in = rows,
+                           .weight = l->w->conv,
+                           .bias = l->w->conv_bias,
+                           .state = l->w->conv_state,
+                           .state_dtype = d->conv_dtype,
+                           .out = l->s->conv,
+                           .ld_out = channels,
+                           .block = l->block,
+                           .snap_start = l->snap_start,
+                           .snap_slot = l->snap_slot };
+}
+
+plp_status layer_convolve(const layer_call *l, int first, int rows, int channels)
+{
+    const kn_conv_args a = layer_convolution(l, first, rows, channels);
+    PLP_TRY(l->kn->conv(l->c, &a, l->b));
+    return layer_show(l, "conv", l->s->conv, l->d->act, channels);
 }
 
 /* What the projection's output travels in.  Many rows: the type of activations, half the bytes to write, to sum over the ranks and to

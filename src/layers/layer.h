@@ -129,7 +129,8 @@ static inline void *layer_at(const void *base, plp_dtype dtype, int64_t n) { ret
 plp_status layer_settle(const layer_call *l);
 /* s->in (tokens, rows) = in_proj of the normed residual, `pending` added. */
 plp_status layer_project_in(const layer_call *l, int rows);
-/* s->conv (tokens, channels) = the convolution of s->in's columns from `first` on, which is (tokens, rows). */
+/* s->conv (tokens, channels) = the convolution of s->in's columns from `first` on, which is (tokens, rows): what it takes, and done. */
+kn_conv_args layer_convolution(const layer_call *l, int first, int rows, int channels);
 plp_status layer_convolve(const layer_call *l, int first, int rows, int channels);
 /* Where a folded norm's sums of squares go, and their distance. */
 float *layer_folded_sums(const layer_call *l, int64_t *ld);

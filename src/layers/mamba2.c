@@ -71,10 +71,14 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     return PLP_OK;
 }
 
-static plp_status scan(const layer_call *l)
+/* The convolution and the scan, together where the backend can and nobody looks between them. */
+static plp_status convolve_and_scan(const layer_call *l)
 {
+    enum { WORTH = 512 }; /* rows of prefill: below, two short kernels are done sooner than one long one */
     const layer_dims *d = l->d;
+    const kn_batch *b = l->b;
     const int inner = layer_inner(d), channels = conv_channels(d);
+    const kn_conv_args v = layer_convolution(l, inner, in_rows(d), channels);
     const kn_ssm_args a = { .heads = d->heads,
                             .groups = d->groups,
                             .dim = d->dim,
@@ -101,8 +105,15 @@ static plp_status scan(const layer_call *l)
                             .block = l->block,
                             .snap_start = l->snap_start,
                             .snap_slot = l->snap_slot };
-    if (l->b->decodes > 0) PLP_TRY(l->kn->ssm_step(l->c, &a, l->b));
-    if (l->b->seqs > l->b->decodes) PLP_TRY(l->kn->ssd(l->c, &a, l->b));
+    const bool prefills = b->seqs > b->decodes;
+    const bool together = b->tokens - b->decodes >= WORTH && l->kn->ssd_conv && l->probe->see == NULL &&
+                          l->kn->ssd_conv_knows(l->c, &v, &a, b);
+    if (together)
+        PLP_TRY(l->kn->ssd_conv(l->c, &v, &a, b));
+    else
+        PLP_TRY(layer_convolve(l, inner, in_rows(d), channels));
+    if (b->decodes > 0) PLP_TRY(l->kn->ssm_step(l->c, &a, b));
+    if (prefills && !together) PLP_TRY(l->kn->ssd(l->c, &a, b));
     return layer_show(l, "scan", l->s->y, d->act, inner);
 }
 
@@ -148,8 +159,7 @@ static plp_status forward(const layer_call *l)
     if (up_to_date) return PLP_OK;
     if (!done) {
         PLP_TRY(layer_project_in(l, in_rows(d)));
-        PLP_TRY(layer_convolve(l, layer_inner(d), in_rows(d), conv_channels(d)));
-        PLP_TRY(scan(l));
+        PLP_TRY(convolve_and_scan(l));
         PLP_TRY(gate(l));
         PLP_TRY(layer_project_out(l));
     }
