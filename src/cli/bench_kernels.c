@@ -97,6 +97,16 @@ QUEUE(rms)
 QUEUE_BATCH(conv)
 QUEUE_BATCH(ssd)
 QUEUE_BATCH(ssm_step)
+/* Convolution and scan in one, where the backend has that. */
+typedef struct {
+    const kn_conv_args *conv;
+    const kn_ssm_args *ssm;
+} ssd_conv_args;
+static plp_status queue_ssd_conv(const kernel *k, const bench *b, kn_context *c)
+{
+    const ssd_conv_args *a = k->args;
+    return b->options.backend->ssd_conv(c, a->conv, a->ssm, k->batch);
+}
 QUEUE_BATCH(scan)
 QUEUE_BATCH(scan_step)
 
@@ -260,6 +270,7 @@ typedef struct {
     kn_ssm_args ssm;
     kn_scan_args scan;
     kn_rms_args rms;
+    ssd_conv_args ssd_conv;
     kn_gated_norm_args gate;
     kernel row[10];
     int rows;
@@ -346,7 +357,7 @@ static double state_bytes(const bench_layer *l)
     return (l->decode ? 2 : 1) * (double)plp_dtype_size(l->state_dtype) * l->seqs * (double)(l->I * l->c->state);
 }
 
-static void list_mamba2(const bench_layer *l, bench_list *list)
+static void list_mamba2(const bench_layer *l, const kn_backend *kn, kn_context *c, bench_list *list)
 {
     const double T = l->tokens, a = (double)plp_dtype_size(l->act);
     const int groups = (int)l->p.norm_groups.count;
@@ -396,6 +407,17 @@ static void list_mamba2(const bench_layer *l, bench_list *list)
                                         .stateful = l->decode,
                                         .bytes = a * T * (double)(l->C + l->I + l->H) + state_bytes(l),
                                         .flops = 5 * T * (double)(l->I * l->c->state) };
+    list->ssd_conv = (ssd_conv_args){ &list->conv, &list->ssm };
+    if (!l->decode && kn->ssd_conv && kn->ssd_conv_knows(c, &list->conv, &list->ssm, &l->batch))
+        list->row[list->rows++] = (kernel){ .name = "conv and ssd in one",
+                                            .queue = queue_ssd_conv,
+                                            .args = &list->ssd_conv,
+                                            .batch = &l->batch,
+                                            .out = l->y,
+                                            .out_dtype = l->act,
+                                            .outs = l->tokens * l->I,
+                                            .bytes = a * T * (double)(2 * l->I + 6 * l->bc + l->H) + state_bytes(l),
+                                            .flops = 5 * T * (double)(l->I * l->c->state) + 8 * T * (double)l->C };
     list->row[list->rows++] = (kernel){ .name = "gated_norm",
                                         .queue = queue_gated_norm,
                                         .args = &list->gate,
@@ -482,7 +504,7 @@ static plp_status layer_kernels(bench *b, int tokens, int seqs)
     PLP_DO(set_up_memory(&l, &pool));
     list_common(&l, &list);
     if (l.c->kind == MODEL_MAMBA2)
-        list_mamba2(&l, &list);
+        list_mamba2(&l, kn, ctx, &list);
     else
         list_mamba1(&l, &list);
     snprintf(size, sizeof size, l.decode ? "B=%d" : "T=%d", tokens);
