@@ -1,7 +1,9 @@
 /* src/kernels/cuda/candidates.cu -- kn->candidates in two launches: slices of a row on blocks of their own, then one block a row puts the
  * slices together.  Order is by a 64-bit key, logit above and inverted column below, so that equal logits fall to the lower id.  Slices
- * are fixed, so are the sums' orders: a row's result depends on nothing but the row. */
+ * are fixed, so are the sums' orders: a row's result depends on nothing but the row.  Of a row that is drawn alone, neither sums nor lists. */
 #include "kernels/cuda/common.cuh"
+
+#include "kernels/choose.h"
 #include "kernels/gumbel.h"
 
 namespace
@@ -11,6 +13,12 @@ typedef unsigned long long key;
 constexpr int SLICE = 2048, THREADS = 512;
 constexpr int BATCH = 256; /* rows that share the work space; more take turns */
 
+struct partial;
+struct candidates_args {
+    kn_candidates_args a;
+    partial *work; /* (rows, slices) */
+    int slices, first_row;
+};
 struct partial { /* of one slice */
     float raw_max, raw_sum, max, sum, drawn_p;
     int finite;
@@ -86,27 +94,57 @@ __device__ __forceinline__ void best_list(key *v)
     __syncthreads();
 }
 
-__global__ void __launch_bounds__(THREADS) slice_kernel(kn_candidates_args a, partial *work, int first_row)
+__device__ __forceinline__ bool is_listed(const kn_candidates_args &a, const kn_sample_row &r) { return !a.drawn_alone || kn_filters(&r); }
+
+/* The highest p + noise of a slice's columns, at every thread; without noise where the row is greedy.  As on the CPU, what cannot have it is
+ * spared the noise's logarithms: from the second column of a thread on, what stays below its warp's best. */
+__device__ __forceinline__ key draw(const kn_sample_row &r, const float *p, int count, int from, int first, key *shared)
 {
+    key drawn = 0;
+    float best = -INFINITY;
+#pragma unroll 1
+    for (int base = 0; base < count; base += THREADS) {
+        const int i = base + threadIdx.x;
+        if (i < count && !(r.inv_temperature > 0.f)) drawn = max(drawn, key_of(p[i], from + i));
+        if (i < count && r.inv_temperature > 0.f) {
+            const float u = kn_noise_u(r.seed, r.position, first + from + i);
+            if (!(p[i] + kn_noise_below(u) < best)) drawn = max(drawn, key_of(p[i] + kn_noise_of(u), from + i));
+        }
+        if (base == 0) best = key_value(warp_max(drawn)); /* of a warp without columns: not a number, and it has none later */
+    }
+    return block_max(drawn, shared);
+}
+
+__global__ void __launch_bounds__(THREADS) slice_kernel(const __grid_constant__ candidates_args args)
+{
+    constexpr int EACH = SLICE / THREADS; /* columns of a thread */
+    const kn_candidates_args &a = args.a;
     __shared__ float p[SLICE];
     __shared__ key keys[SLICE];
     __shared__ key shared[32];
     __shared__ float sums[32];
-    const int t = first_row + blockIdx.y, from = blockIdx.x * SLICE, count = min(SLICE, a.valid - from);
+    const int t = args.first_row + blockIdx.y, from = blockIdx.x * SLICE, count = min(SLICE, a.valid - from);
     const float *logits = a.logits + t * a.ld + from;
+    kn_early_begin();
+    float raw[EACH];
+#pragma unroll
+    for (int k = 0; k < EACH; k++) raw[k] = k * THREADS + threadIdx.x < count ? logits[k * THREADS + threadIdx.x] : 0.f;
     const kn_sample_row r = a.row[t];
     const float by = r.inv_temperature > 0.f ? r.inv_temperature : 1.f;
-    partial *out = work + (int64_t)blockIdx.y * gridDim.x + blockIdx.x;
+    partial *out = args.work + (int64_t)blockIdx.y * gridDim.x + blockIdx.x;
+
+    const bool listed = is_listed(a, r);
 
     key best = 0;
     int finite = 1;
-    for (int i = threadIdx.x; i < count; i += THREADS) {
-        const float v = logits[i];
-        finite &= isfinite(v) != 0;
-        p[i] = v * by;
-        best = max(best, key_of(v, i));
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        const int i = k * THREADS + threadIdx.x;
+        finite &= isfinite(raw[k]) != 0;
+        p[i] = raw[k] * by;
+        if (listed && i < count) best = max(best, key_of(raw[k], i));
     }
-    const float raw_max = key_value(block_max(best, shared));
+    const float raw_max = listed ? key_value(block_max(best, shared)) : 0.f;
     finite = __syncthreads_and(finite);
     for (int i = threadIdx.x; i < r.penalty_count; i += THREADS) {
         const int column = a.penalty_id[r.penalty_first + i] - a.first - from, hits = a.penalty_hits[r.penalty_first + i];
@@ -117,19 +155,25 @@ __global__ void __launch_bounds__(THREADS) slice_kernel(kn_candidates_args a, pa
         p[column] = v * by;
     }
     __syncthreads();
-    key drawn = 0;
+    const key drawn = draw(r, p, count, from, a.first, shared);
+    if (threadIdx.x == 0) {
+        out->drawn = drawn;
+        out->drawn_p = p[key_column(drawn) - from];
+        out->finite = finite;
+    }
+    if (!listed) return;
+
     best = 0;
     float raw_sum = 0.f, sum = 0.f;
-    for (int i = threadIdx.x; i < SLICE; i += THREADS) {
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+        const int i = k * THREADS + threadIdx.x;
         keys[i] = i < count ? key_of(p[i], from + i) : 0;
         if (i >= count) continue;
-        raw_sum += expf(logits[i] - raw_max);
+        raw_sum += expf(raw[k] - raw_max);
         best = max(best, keys[i]);
-        const float noise = r.inv_temperature > 0.f ? kn_noise(r.seed, r.position, a.first + from + i) : 0.f;
-        drawn = max(drawn, key_of(p[i] + noise, from + i));
     }
     const float p_max = key_value(block_max(best, shared));
-    drawn = block_max(drawn, shared);
     for (int i = threadIdx.x; i < count; i += THREADS) sum += expf(p[i] - p_max);
     raw_sum = kn_block_sum(raw_sum, sums);
     sum = kn_block_sum(sum, sums);
@@ -141,9 +185,6 @@ __global__ void __launch_bounds__(THREADS) slice_kernel(kn_candidates_args a, pa
     out->raw_sum = raw_sum;
     out->max = p_max;
     out->sum = sum;
-    out->drawn = drawn;
-    out->drawn_p = p[key_column(drawn) - from];
-    out->finite = finite;
 }
 
 /* max and sum exp(v - max) of the slices, by one warp; slices without columns do not exist. */
@@ -156,14 +197,18 @@ __device__ __forceinline__ void merge_sums(float max, float sum, float *out_max,
     *out_max = all;
 }
 
-__global__ void __launch_bounds__(THREADS) merge_kernel(kn_candidates_args a, const partial *work, int slices, int first_row)
+__global__ void __launch_bounds__(THREADS) merge_kernel(const __grid_constant__ candidates_args args)
 {
+    const kn_candidates_args &a = args.a;
+    const int slices = args.slices;
     __shared__ key keys[SLICE];
-    const int t = first_row + blockIdx.x;
-    const partial *in = work + (int64_t)blockIdx.x * slices;
+    const int t = args.first_row + blockIdx.x;
+    const partial *in = args.work + (int64_t)blockIdx.x * slices;
     const float *logits = a.logits + t * a.ld;
     kn_candidates *out = a.out + t;
-    for (int first = 0; first < slices; first += LISTS - 1) { /* the best so far in list 0, the slices' in the others */
+    kn_early_begin();
+    const bool listed = is_listed(a, a.row[t]);
+    for (int first = 0; listed && first < slices; first += LISTS - 1) { /* the best so far in list 0, the slices' in the others */
         for (int i = threadIdx.x; i < SLICE; i += THREADS) {
             const int slice = first + i / LIST - 1;
             if (i >= LIST)
@@ -173,7 +218,7 @@ __global__ void __launch_bounds__(THREADS) merge_kernel(kn_candidates_args a, co
         }
         best_list(keys);
     }
-    const int count = min(a.valid, (int)KN_CANDIDATES);
+    const int count = listed ? min(a.valid, (int)KN_CANDIDATES) : 0;
     if (threadIdx.x < count) {
         const int column = key_column(keys[threadIdx.x]);
         out->id[threadIdx.x] = a.first + column;
@@ -185,11 +230,13 @@ __global__ void __launch_bounds__(THREADS) merge_kernel(kn_candidates_args a, co
     key mine = 0;
     int finite = 1;
     for (int s = threadIdx.x; s < slices; s += 32) { /* a lane's slices one after the other, then the lanes */
-        const float m = fmaxf(max, in[s].max), raw_m = fmaxf(raw_max, in[s].raw_max);
-        sum = (sum > 0.f ? sum * expf(max - m) : 0.f) + in[s].sum * expf(in[s].max - m);
-        raw_sum = (raw_sum > 0.f ? raw_sum * expf(raw_max - raw_m) : 0.f) + in[s].raw_sum * expf(in[s].raw_max - raw_m);
-        max = m;
-        raw_max = raw_m;
+        if (listed) {
+            const float m = fmaxf(max, in[s].max), raw_m = fmaxf(raw_max, in[s].raw_max);
+            sum = (sum > 0.f ? sum * expf(max - m) : 0.f) + in[s].sum * expf(in[s].max - m);
+            raw_sum = (raw_sum > 0.f ? raw_sum * expf(raw_max - raw_m) : 0.f) + in[s].raw_sum * expf(in[s].raw_max - raw_m);
+            max = m;
+            raw_max = raw_m;
+        }
         if (in[s].drawn > mine) {
             mine = in[s].drawn;
             drawn_p = in[s].drawn_p;
@@ -235,8 +282,9 @@ plp_status kn_candidates_cuda(kn_context *c, const kn_candidates_args *a)
                         c->options.max_n);
     for (int row = 0; row < a->rows; row += BATCH) {
         const int rows = a->rows - row < BATCH ? a->rows - row : BATCH;
-        if (slices > 0) slice_kernel<<<dim3(slices, rows), THREADS, 0, c->stream>>>(*a, (partial *)c->candidates, row);
-        merge_kernel<<<rows, THREADS, 0, c->stream>>>(*a, (const partial *)c->candidates, slices, row);
+        const candidates_args args = { *a, (partial *)c->candidates, slices, row };
+        if (slices > 0) kn_early_launch(c, slice_kernel, dim3(slices, rows), THREADS, args);
+        kn_early_launch(c, merge_kernel, rows, THREADS, args);
     }
     return KN_LAUNCHED();
 }
