@@ -13,17 +13,16 @@ typedef unsigned long long key;
 constexpr int SLICE = 2048, THREADS = 512;
 constexpr int BATCH = 256; /* rows that share the work space; more take turns */
 
-struct partial;
-struct candidates_args {
-    kn_candidates_args a;
-    partial *work; /* (rows, slices) */
-    int slices, first_row;
-};
 struct partial { /* of one slice */
     float raw_max, raw_sum, max, sum, drawn_p;
     int finite;
     key drawn;
     key top[KN_CANDIDATES];
+};
+struct candidates_args {
+    kn_candidates_args a;
+    partial *work; /* (rows, slices) */
+    int slices, first_row;
 };
 
 __device__ __forceinline__ key key_of(float v, int column)
@@ -132,7 +131,6 @@ __global__ void __launch_bounds__(THREADS) slice_kernel(const __grid_constant__ 
     const kn_sample_row r = a.row[t];
     const float by = r.inv_temperature > 0.f ? r.inv_temperature : 1.f;
     partial *out = args.work + (int64_t)blockIdx.y * gridDim.x + blockIdx.x;
-
     const bool listed = is_listed(a, r);
 
     key best = 0;

@@ -7,13 +7,14 @@
 namespace
 {
 
-/* grid: (heads * parts, decode rows); part p of a head is THREADS / lanes * R of its rows.  Loads are in the order in which their addresses
- * become known, those of the state last, as nothing may wait between them. */
 struct step_args {
     kn_ssm_args a;
     kn_batch b;
     int lanes, parts;
 };
+
+/* grid: (heads * parts, decode rows); part p of a head is THREADS / lanes * R of its rows.  Loads are in the order in which their addresses
+ * become known, those of the state last, as nothing may wait between them. */
 template <class T, class S, int V, int R, int THREADS, int BLOCKS>
 __global__ void __launch_bounds__(THREADS, BLOCKS) ssm_step_kernel(const __grid_constant__ step_args s)
 {
