@@ -132,14 +132,18 @@ submit one-node killed
 becomes "a killed task, the next job" 90 COMPLETED 0
 same "a killed task"
 
-# A second job on one output is refused, and told by whom.
+# A second job on one output is refused, and told by whom.  The first stands still meanwhile, or a fast machine would be done with it.
 submit one-node cancelled
 began 3
-first=$job
+first=$job still=$(ranks)
+# shellcheck disable=SC2086 # a list
+kill -s STOP $still
 submit one-node cancelled
 becomes "two jobs on one output" 30 FAILED 73
 log | grep -q "error\[CREATE\]: .*cancelled is written by pid [0-9]* on .* (job $first)" || fail "two jobs on one output: $(log)"
 job=$first
+# shellcheck disable=SC2086 # a list
+kill -s CONT $still
 scancel "$job"
 becomes scancel 15 CANCELLED 0 75
 log | grep -q 'error\[STOPPED\]: .* go on' || fail "scancel: $(log)"
