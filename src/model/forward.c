@@ -278,7 +278,7 @@ static bool repeats(const model *m, const model_step *s)
 static plp_status queue(model *m, const model_step *s)
 {
     if (!repeats(m, s)) return compute_and_draw(m, s);
-    const int kind = 2 * s->seqs + (s->draw != NULL);
+    const int kind = MODEL_GRAPHS * s->seqs + (s->draw == NULL ? 0 : s->draw->candidates ? 2 : 1); /* kernels keep drawn_alone */
     kn_graph **graph = &m->graph[kind];
     if (*graph == NULL && m->warm[kind]) {
         PLP_TRY(m->kn->capture_begin(m->context));

@@ -200,7 +200,7 @@ static plp_status create_crew(model *m, int threads)
     return PLP_OK;
 }
 
-static size_t graphs_of(const model *m) { return 2 * ((size_t)m->options.max_seqs + 1); }
+static size_t graphs_of(const model *m) { return MODEL_GRAPHS * ((size_t)m->options.max_seqs + 1); }
 
 static plp_status allocate(model *m)
 {

@@ -22,6 +22,8 @@ typedef struct {
 
 enum { MODEL_FLIGHTS = 3 }; /* buffers of what crosses between host and device: two steps under way, one being filled */
 
+enum { MODEL_GRAPHS = 3 }; /* kinds of a decode step, see model.graph */
+
 struct model {
     model_config config;
     model_options options;
@@ -42,7 +44,8 @@ struct model {
     void *inputs_host[MODEL_FLIGHTS];
     model_inputs host[MODEL_FLIGHTS], there; /* the same, in host memory and in the backend's */
     int input;                               /* whose turn it is */
-    kn_graph **graph;                        /* (max_seqs + 1, 2): a decode step of so many rows without and with a draw, once captured */
+    kn_graph **graph; /* (max_seqs + 1, MODEL_GRAPHS): a decode step of so many rows, once captured: without a draw, with one, with one
+                         whose candidates the host looks at */
     bool *warm;                              /* such a step has run uncaptured: heuristics have been searched */
 
     /* work space */
