@@ -65,12 +65,9 @@ template <class D, class O, int V> __global__ void add_norm_kernel(kn_add_norm_a
     }
 }
 
-void launch(kn_context *c, const kn_add_norm_args *a, int rows)
+plp_status launch(kn_context *c, const kn_add_norm_args *a, int rows)
 {
-    if (a->delta != NULL && a->exchange != NULL) {
-        kn_sum_norm_cuda(c, a);
-        return;
-    }
+    if (a->delta != NULL && a->exchange != NULL) return kn_sum_norm_cuda(c, a);
     const bool wide = a->hidden % 4 == 0 && kn_aligned(a->residual, a->hidden, PLP_F32, 16) && (uintptr_t)a->weight % 16 == 0 &&
                       (a->delta == NULL || kn_aligned(a->delta, a->ld_delta, a->delta_dtype, 4 * plp_dtype_size(a->delta_dtype))) &&
                       (a->out == NULL || kn_aligned(a->out, a->hidden, c->options.act, 4 * plp_dtype_size(c->options.act)));
@@ -84,6 +81,7 @@ void launch(kn_context *c, const kn_add_norm_args *a, int rows)
                 kn_early_launch(c, add_norm_kernel<decltype(d), decltype(o), 1>, rows, threads, *a);
         });
     });
+    return KN_LAUNCHED();
 }
 
 } // namespace
@@ -93,15 +91,13 @@ plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a)
     if (a->map == NULL || a->out == NULL) {
         kn_add_norm_args all = *a;
         all.map = NULL;
-        if (a->tokens > 0) launch(c, &all, a->tokens);
-        return KN_LAUNCHED();
+        return a->tokens > 0 ? launch(c, &all, a->tokens) : PLP_OK;
     }
     kn_add_norm_args sum = *a, norm = *a; /* the rows of out are others than those that are added to: two passes */
     sum.out = NULL;
     sum.map = NULL;
     norm.delta = NULL;
     norm.sumsq = NULL;
-    if (a->tokens > 0 && a->delta != NULL) launch(c, &sum, a->tokens);
-    if (a->outs > 0) launch(c, &norm, a->outs);
-    return KN_LAUNCHED();
+    if (a->tokens > 0 && a->delta != NULL) PLP_TRY(launch(c, &sum, a->tokens));
+    return a->outs > 0 ? launch(c, &norm, a->outs) : PLP_OK;
 }
