@@ -16,8 +16,9 @@
 
 #include "kernels/cuda/common.cuh"
 
-/* A peer that died never sends: after so long the kernel ends in an error, should nobody have ended the process before. */
-constexpr unsigned long long EXCHANGE_LIMIT = 300ull * 1000 * 1000 * 1000; /* nanoseconds */
+/* A peer that died never sends: after so long, more than any --watchdog, the kernel ends in an error, should nobody have ended the process before.
+ * Not sooner: when a job is suspended as a whole, a device may wait for another whose part of the step was not queued yet. */
+constexpr unsigned long long EXCHANGE_LIMIT = 7ull * 86400 * 1000 * 1000 * 1000; /* nanoseconds */
 
 struct exchange_turn {
     const kn_exchange &x;
