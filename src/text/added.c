@@ -87,11 +87,14 @@ static plp_status cut(const matcher *m, const char *text, size_t bytes, bool fir
         int32_t c;
         at = end; /* the next match is looked for here, even where rstrip goes further */
         if (token->single_word && inside_word(text, bytes, start, end)) continue;
-        if (token->lstrip)
+        if (token->lstrip) {
             while (start > done && text_is_space(character_before(text, start, &before))) start = before;
+            if (start < done) start = done; /* another's rstrip reaches into it, perhaps past it: then nothing of it is left */
+        }
         if (token->rstrip)
             for (size_t length; end < bytes && (length = text_utf8_next(text + end, bytes - end, &c), text_is_space(c));) end += length;
         if (done < start) PLP_TRY(text_pieces_text(out, text + done, start - done, first && done == 0));
+        if (start >= end) continue;
         PLP_TRY(text_pieces_token(out, token->id));
         done = end;
     }

@@ -9,6 +9,7 @@
 
 #include <ctype.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,6 +71,28 @@ static plp_status copy_braces(translation *t) /* \p{..}, \x{..} */
     return copy(t, (size_t)(end - t->e) + 1 - t->at);
 }
 
+/* \p{Han} is a script to Oniguruma; to PCRE2, from 10.40 on, it is that and all that the script shares with others (U+3001, ...), and
+ * \p{sc:Han} the script. */
+static plp_status copy_property(translation *t)
+{
+    const char *name = t->e + t->at + 3,
+               *end = t->at + 2 < t->length && t->e[t->at + 2] == '{' ? memchr(name, '}', t->length - t->at - 3) : NULL;
+    char script[80];
+    int error = 0;
+    size_t at = 0;
+    if (end == NULL) return copy_braces(t);
+    const bool negated = *name == '^';
+    const int n = snprintf(script, sizeof script, "\\p{sc:%.*s}", (int)(end - name) - negated, name + negated);
+    if (n >= (int)sizeof script || memchr(name, ':', (size_t)(end - name)) || memchr(name, '=', (size_t)(end - name)))
+        return copy_braces(t);
+    pcre2_code *code = pcre2_compile((PCRE2_SPTR)script, (size_t)n, PCRE2_UTF, &error, &at, NULL);
+    if (code == NULL) return copy_braces(t); /* no script, or a PCRE2 to which the name alone is the script */
+    pcre2_code_free(code);
+    PLP_TRY(copy(t, 3 + negated));
+    PLP_TRY(put(t, "sc:", 0));
+    return copy(t, (size_t)(end - t->e) + 1 - t->at);
+}
+
 #define WORD        "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 #define LATIN1_WORD "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" /* Oniguruma has them in \w, but not in [\w] */
 
@@ -85,7 +108,7 @@ static plp_status translate_escape(translation *t)
         if (t->in_class) return refuse(t, 2, "not supported inside a class");
         return put(t, "[^" WORD LATIN1_WORD "]", 2);
     case 'p':
-    case 'P':
+    case 'P': return copy_property(t);
     case 'x': return copy_braces(t);
     case 'd':
     case 'D':
@@ -143,6 +166,8 @@ static plp_status translate(translation *t)
             PLP_TRY(translate_group(t));
         else if (c == '{')
             PLP_TRY(translate_braces(t));
+        else if (c == '^')
+            PLP_TRY(put(t, "(?:^(?!\\z))", 1)); /* the end of a window is none of the text: see compile() and find() */
         else
             PLP_TRY(copy(t, 1));
     }
@@ -183,7 +208,8 @@ static plp_status compile(text_pattern **pattern, const char *expression, size_t
         st = PLP_FAIL(PLP_ERR_DATA, "%s: expression '%.200s': %s (PCRE2: byte %zu)", where, p->source, why, at);
         goto done;
     }
-    pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD); /* where it fails, the interpreter does the work */
+    /* Where it fails, the interpreter does the work, as it does for (?>): 10.42's code misses matches of (?>.+?)b. */
+    if (strstr(p->source, "(?>") == NULL) pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD);
     PLP_DO(PLP_ALLOCATED(p->data = pcre2_match_data_create(1, NULL)));
     PLP_DO(PLP_ALLOCATED(p->limits = pcre2_match_context_create(NULL)));
 done:
@@ -200,8 +226,10 @@ plp_status text_pattern_regex(text_pattern **p, const char *expression, size_t l
     if (length == 0 || length > MOST_EXPRESSION)
         return PLP_FAIL(PLP_ERR_DATA, "%s: an expression of %zu bytes; 1 to %d are read", where, length, MOST_EXPRESSION);
     plp_status st = translate(&t);
-    /* MULTILINE: Oniguruma's ^ and $ always look at lines. */
-    if (st == PLP_OK) st = compile(p, t.out.data, t.out.used, PCRE2_UCP | PCRE2_MULTILINE, expression, length, where);
+    /* MULTILINE: Oniguruma's ^ and $ always look at lines.  ALT_CIRCUMFLEX: behind a newline that ends a window, ^ may match; behind one that
+     * ends the text it does not, which is up to the translation, since PCRE2 would not ask for more text there. */
+    if (st == PLP_OK)
+        st = compile(p, t.out.data, t.out.used, PCRE2_UCP | PCRE2_MULTILINE | PCRE2_ALT_CIRCUMFLEX, expression, length, where);
     free(t.out.data);
     return st;
 }

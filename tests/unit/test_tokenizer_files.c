@@ -295,6 +295,70 @@ static void long_words_take_no_longer_than_their_length(void **state)
     print_message("  %5.2f s for a word of 10 MiB\n", cpu_seconds() - start);
 }
 
+/* ---- answers of the reference (tokenizers 0.23.3) that no recorded file asks for ---- */
+
+static void encodes(const file *f, const char *text, size_t count, const int *want)
+{
+    text_tokenizer *t = NULL;
+    int *ids = NULL;
+    size_t got = 0;
+    assert_int_equal(create(&t, f), PLP_OK);
+    assert_int_equal(text_encode(t, text, strlen(text), true, &ids, &got), PLP_OK);
+    assert_int_equal(got, count);
+    for (size_t i = 0; i < count; i++) assert_int_equal(ids[i], want[i]);
+    free(ids);
+    text_tokenizer_destroy(&t);
+}
+
+/* What one token's rstrip has taken is not there for the next one's lstrip, nor for the token itself when it is spaces. */
+static void spaces_are_stripped_once(void **state)
+{
+    (void)state;
+    static const file both = { .added = "[{\"id\": 9, \"content\": \"\\t\", \"lstrip\": true, \"rstrip\": true, \"normalized\": false}]" };
+    static const file right = { .added = "[{\"id\": 9, \"content\": \"<r>\", \"rstrip\": true, \"normalized\": false}, "
+                                         "{\"id\": 10, \"content\": \"\\n\\n\", \"lstrip\": true, \"normalized\": false}]" };
+    encodes(&both, "a\t\t\tb", 3, (const int[]){ 0, 9, 1 });
+    encodes(&right, "a<r>\n\nb", 3, (const int[]){ 0, 9, 1 });
+    encodes(&right, "a<r>b\n\n", 4, (const int[]){ 0, 9, 1, 10 });
+}
+
+/* U+3001 and U+30FC are of no script, though PCRE2's \\p{Han} and \\p{Katakana} hold them; U+4E00 is Han. */
+static void scripts_are_scripts(void **state)
+{
+    (void)state;
+#define DROPS(expression)                                                                                                                  \
+    {                                                                                                                                      \
+        .normalizer = "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"" expression "\"}, \"content\": \"\"}",                          \
+        .model = MODEL("{\"\xe4\xb8\x80\": 0, \"\xe3\x80\x81\": 1, \"\xe3\x83\xbc\": 2, \"a\": 3}", "[]", "")                              \
+    }
+    static const char text[] = "\xe4\xb8\x80\xe3\x80\x81\xe3\x83\xbc"
+                               "a";
+    encodes(&(file)DROPS("\\\\p{Han}"), text, 3, (const int[]){ 1, 2, 3 });
+    encodes(&(file)DROPS("[\\\\p{Katakana}\\\\p{Hiragana}]"), text, 4, (const int[]){ 0, 1, 2, 3 });
+    encodes(&(file)DROPS("\\\\P{Han}"), text, 1, (const int[]){ 0 });
+    encodes(&(file)DROPS("\\\\p{^Han}"), text, 1, (const int[]){ 0 });
+    encodes(&(file)DROPS("\\\\p{L}"), text, 1, (const int[]){ 1 });
+}
+
+/* ^ behind a newline that is the last byte of the window which a match is first looked for in. */
+static void lines_begin_behind_every_newline(void **state)
+{
+    (void)state;
+    static const file f = { .normalizer = "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"\\\\n^b\"}, \"content\": \"\"}" };
+    static const file last = { .normalizer = "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"a\\\\n^\"}, \"content\": \"\"}" };
+    static const file atomic = { .normalizer = "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"(?>a+?)b\"}, \"content\": \"\"}" };
+    int want[512] = { 0 };
+    for (int before = 1; before < 300; before++) {
+        char text[512] = "";
+        memset(text, 'a', (size_t)before);
+        strcpy(text + before,
+               "\nbaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa");
+        encodes(&f, text, strlen(text) - 2, want);
+    }
+    encodes(&last, "aa\n", 2, want); /* but not at the end of the text; the model has no newline */
+    encodes(&atomic, "aab", 1, want);
+}
+
 /* ---- any file at all ---- */
 
 enum { ROUNDS = 10000 };
@@ -379,6 +443,9 @@ int main(void)
         cmocka_unit_test(expressions_that_mean_something_else_to_pcre2_are_refused),
         cmocka_unit_test(no_expression_holds_up_a_run),
         cmocka_unit_test(long_words_take_no_longer_than_their_length),
+        cmocka_unit_test(spaces_are_stripped_once),
+        cmocka_unit_test(scripts_are_scripts),
+        cmocka_unit_test(lines_begin_behind_every_newline),
         cmocka_unit_test(no_file_crashes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
