@@ -69,7 +69,55 @@ static json_object *parse(json_tokener *tokener, int flags, const char *text, si
     return value;
 }
 
-plp_status plp_json_parse(const char *text, size_t bytes, const char *where, json_object **root)
+static bool scan_hex4(const char *p, unsigned *value) /* of four bytes at least */
+{
+    *value = 0;
+    for (int i = 0; i < 4; i++) {
+        const char *const hex = "0123456789abcdefABCDEF", *digit = p[i] != 0 ? strchr(hex, p[i]) : NULL;
+        if (digit == NULL) return false;
+        const unsigned d = (unsigned)(digit - hex);
+        *value = *value << 4 | (d < 16 ? d : d - 6);
+    }
+    return true;
+}
+
+/* The character that a pair of escaped surrogates at p stands for; 0: there is no such pair. */
+static unsigned escaped_pair(const char *p, size_t bytes)
+{
+    unsigned high, low;
+    if (bytes < 12 || p[0] != '\\' || p[1] != 'u' || p[6] != '\\' || p[7] != 'u') return 0;
+    if (!scan_hex4(p + 2, &high) || !scan_hex4(p + 8, &low)) return 0;
+    if (high < 0xd800 || high > 0xdbff || low < 0xdc00 || low > 0xdfff) return 0;
+    return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+}
+
+/* json-c up to 0.16 takes the character of a pair for half a pair when its low 16 bits look like one (U+1D800 to U+1DFFF, U+2D800 ...), and
+ * makes U+FFFD of it.  So pairs become the character itself, in *joined; NULL: there are none. */
+static plp_status join_pairs(const char *text, size_t bytes, char **joined, size_t *length)
+{
+    size_t used = 0, done = 0;
+    *joined = NULL;
+    for (size_t at = 0; at < bytes; at++) {
+        if (text[at] != '\\') continue;
+        const unsigned c = escaped_pair(text + at, bytes - at);
+        if (c == 0) {
+            at++; /* what is escaped, itself perhaps a backslash */
+            continue;
+        }
+        if (*joined == NULL) PLP_TRY(PLP_ALLOCATED(*joined = malloc(bytes)));
+        memcpy(*joined + used, text + done, at - done);
+        used += at - done;
+        (*joined)[used++] = (char)(0xf0 | c >> 18);
+        for (int shift = 12; shift >= 0; shift -= 6) (*joined)[used++] = (char)(0x80 | (c >> shift & 0x3f));
+        at += 11, done = at + 1;
+    }
+    if (*joined == NULL) return PLP_OK;
+    memcpy(*joined + used, text + done, bytes - done);
+    *length = used + bytes - done;
+    return PLP_OK;
+}
+
+static plp_status parse_text(const char *text, size_t bytes, const char *where, json_object **root)
 {
     plp_status st = PLP_OK;
     json_tokener *tokener = NULL;
@@ -95,6 +143,17 @@ done:
         json_object_put(value);
     else
         *root = value;
+    return st;
+}
+
+plp_status plp_json_parse(const char *text, size_t bytes, const char *where, json_object **root)
+{
+    char *joined = NULL;
+    size_t length = 0;
+    *root = NULL;
+    PLP_TRY(join_pairs(text, bytes, &joined, &length));
+    const plp_status st = joined != NULL ? parse_text(joined, length, where, root) : parse_text(text, bytes, where, root);
+    free(joined);
     return st;
 }
 
