@@ -38,9 +38,10 @@ static plp_status upload_draw(model *m, const model_draw *d, int rows)
     memcpy(m->host[m->input].sample, d->row, (size_t)rows * sizeof *d->row);
     PLP_TRY(m->kn->to_device(m->context, m->there.sample, m->host[m->input].sample, (size_t)rows * sizeof *d->row));
     if (d->penalties == 0) return PLP_OK;
-    if (d->penalties > MODEL_PENALTIES) return PLP_FAIL(PLP_ERR_INTERNAL, "%d penalties, at most %d", d->penalties, MODEL_PENALTIES);
+    if (d->penalties > m->penalty_room)
+        return PLP_FAIL(PLP_ERR_INTERNAL, "%d penalties, at most %lld", d->penalties, (long long)m->penalty_room);
     PLP_TRY(m->kn->to_device(m->context, m->penalties, d->penalty_id, (size_t)d->penalties * sizeof(int)));
-    return m->kn->to_device(m->context, m->penalties + MODEL_PENALTIES, d->penalty_hits, (size_t)d->penalties * sizeof(int));
+    return m->kn->to_device(m->context, m->penalties + m->penalty_room, d->penalty_hits, (size_t)d->penalties * sizeof(int));
 }
 
 static plp_status upload(model *m, const model_step *s)
@@ -195,7 +196,7 @@ static plp_status candidates(model *m, kn_context *c, int first, int rows, bool 
                                                        .ld = m->plan.vocab.count,
                                                        .row = m->there.sample + first,
                                                        .penalty_id = m->penalties,
-                                                       .penalty_hits = m->penalties + MODEL_PENALTIES,
+                                                       .penalty_hits = m->penalties + m->penalty_room,
                                                        .drawn_alone = drawn_alone,
                                                        .out = m->candidates + first });
 }

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
 static plp_dtype matrix_dtype(const model_config *c, const model_options *o)
 {
     if (!o->f32) return c->dtype == PLP_F32 ? PLP_BF16 : c->dtype;
@@ -65,7 +67,8 @@ static void lay_out_work(model *m, plp_arena *a)
     m->sorted = plp_arena_take(a, p->size * outs * KN_CANDIDATES, sizeof *m->sorted);
     m->next = plp_arena_take(a, p->size * outs, sizeof *m->next);
     m->choices = plp_arena_take(a, outs, sizeof *m->choices);
-    m->penalties = plp_arena_take(a, 2 * MODEL_PENALTIES, sizeof *m->penalties);
+    m->penalty_room = larger(outs, m->options.max_seqs * m->config.vocab_used);
+    m->penalties = plp_arena_take(a, 2 * m->penalty_room, sizeof *m->penalties);
 }
 
 static void set_dims(model *m)
@@ -160,8 +163,6 @@ static plp_status check_capacity(model *m)
                     (unsigned long long)slots, ranks > m->config.heads ? "more than " : "",
                     ranks > m->config.heads ? (int)m->config.heads : ranks);
 }
-
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* Of a rank: as many as it was told, or its share of the host's, and no more than OMP_NUM_THREADS or the cores that it is bound to. */
 static int own_threads(const model_options *o, const tp_group *g)

@@ -46,7 +46,7 @@ struct model {
     int input;                               /* whose turn it is */
     kn_graph **graph; /* (max_seqs + 1, MODEL_GRAPHS): a decode step of so many rows, once captured: without a draw, with one, with one
                          whose candidates the host looks at */
-    bool *warm;                              /* such a step has run uncaptured: heuristics have been searched */
+    bool *warm;       /* such a step has run uncaptured: heuristics have been searched */
 
     /* work space */
     layer_scratch scratch;
@@ -56,7 +56,8 @@ struct model {
     kn_item *sorted;                 /* work space of kn->choose, and next */
     int *next;
     kn_choice *choices;    /* (max_outs) */
-    int *penalties;        /* ids, then hits; (2, MODEL_PENALTIES) */
+    int *penalties;        /* ids, then hits; (2, penalty_room) */
+    int64_t penalty_room;  /* every row drawn may penalise every id */
     int *maps;             /* group map, then first channels of norm groups */
     int tokens, outs;      /* of the last step */
     layer_pending pending; /* what no norm has added to its residual */
@@ -80,7 +81,5 @@ plp_status model_fault_states(model *m, const model_step *s);
 #    define MODEL_FAULT_STATES(m, s)       PLP_OK
 #    define MODEL_FAULT_ROW(m, point, row) PLP_OK
 #endif
-
-enum { MODEL_PENALTIES = 1 << 20 }; /* entries of a step's penalty lists */
 
 #endif
