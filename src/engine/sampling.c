@@ -193,9 +193,11 @@ void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_cand
             if (!banned(r, r->allowed[i])) w->heap[n++] = w->heap[r->allowed[i]];
         if (n == 0) /* all of them are banned: they are drawn all the same */
             for (int i = 0; i < r->alloweds; i++) w->heap[n++] = w->heap[r->allowed[i]];
-    } else
+    } else {
         for (int i = 0; i < valid; i++)
             if (!banned(r, i)) w->heap[n++] = w->heap[i];
+        if (n == 0) n = valid; /* the same */
+    }
     for (int i = n / 2 - 1; i >= 0; i--) sift_down(w->heap, i, n);
 
     double mass = kn_mass_above(all, stride, ranks, w->heap[0].p);

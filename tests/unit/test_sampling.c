@@ -309,6 +309,33 @@ static void a_row_with_a_nan_on_one_rank_is_refused(void **state)
     }
 }
 
+/* As where all that is allowed is: they are drawn all the same. */
+static void a_row_whose_ids_are_all_banned_is_drawn_from(void **state)
+{
+    (void)state;
+    enum { ALL = 40 };
+    static trial t;
+    static kn_candidates all[3];
+    int every[ALL];
+    for (int i = 0; i < ALL; i++) every[i] = i;
+    dice = 5;
+    for (int i = 0; i < 60; i++) {
+        make_trial(&t);
+        t.row.bans = t.row.alloweds = 0;
+        const int wanted = brute_token(t.logits, ALL, &(sampling_row){ .params = t.row.params, .position = t.row.position });
+        t.row.penalties = t.row.biases = 0, t.params.repetition = 1, t.params.presence = t.params.frequency = 0;
+        t.row.banned = every, t.row.bans = ALL;
+        sampling_work *w;
+        sampling_choice c;
+        assert_int_equal(sampling_work_create(&w, ALL, 3), PLP_OK);
+        find_candidates(t.logits, ALL, 3, &t.row, all);
+        assert_int_equal(sampling_from_candidates(w, &t.row, all, 1, 3, &c), SAMPLING_NEEDS_ROW);
+        sampling_from_logits(w, &t.row, all, 1, 3, t.logits, ALL, &c);
+        assert_int_equal(c.token, wanted);
+        sampling_work_destroy(&w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -317,6 +344,7 @@ int main(void)
         cmocka_unit_test(draws_follow_the_distribution),
         cmocka_unit_test(logprobs_are_of_the_logits_as_they_are),
         cmocka_unit_test(a_row_with_a_nan_on_one_rank_is_refused),
+        cmocka_unit_test(a_row_whose_ids_are_all_banned_is_drawn_from),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }
