@@ -13,7 +13,7 @@ enum { MOST_BYTES = 256 << 20, MOST_PATH = 4096 };
 typedef struct {
     json_object *config;     /* borrowed */
     json_object *generation; /* generation_config.json, NULL: none */
-    bool copied;             /* ... which only repeats config.json */
+    bool copied;             /* ... which says that it only repeats config.json */
     json_object *tokens;     /* tokenizer_config.json, NULL: none */
     json_object *tokenizer;  /* tokenizer.json, NULL: none */
     const char *where;       /* of config */
@@ -106,6 +106,14 @@ static void read_token(const id_sources *s, const char *key, int64_t ids[MODEL_S
     if (id >= 0) ids[0] = id, *count = 1;
 }
 
+/* Whether generation_config.json only repeats what config.json says.  Transformers leaves the mark there when somebody has given the model
+ * other ids since: what differs is no copy. */
+static bool is_copy(const id_sources *s, const char *key)
+{
+    json_object *told = member(s->config, key);
+    return s->copied && (told == NULL || json_object_equal(told, member(s->generation, key)));
+}
+
 /* One kind of id ("eos") from the first file that tells.  A generation_config.json that was only copied from config.json knows no more than
  * it does, and comes after it. */
 static plp_status find_ids(const id_sources *s, const char *kind, int64_t ids[MODEL_STOPS], int *count)
@@ -114,7 +122,7 @@ static plp_status find_ids(const id_sources *s, const char *kind, int64_t ids[MO
     snprintf(key, sizeof key, "%s_token_id", kind);
     snprintf(token, sizeof token, "%s_token", kind);
     *count = 0;
-    if (!s->copied) PLP_TRY(read_ids(s->generation, key, "generation_config.json", ids, count));
+    if (!is_copy(s, key)) PLP_TRY(read_ids(s->generation, key, "generation_config.json", ids, count));
     if (*count == 0) read_token(s, token, ids, count);
     if (*count > 0) return PLP_OK;
     PLP_TRY(read_ids(s->config, key, s->where, ids, count));

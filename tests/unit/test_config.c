@@ -263,6 +263,7 @@ static void rules_between_fields(void **state)
     BREAK(c.inner = 1500, "heads 24 * head_dim 64 is 1536, inner is 1500");
     BREAK(c.groups = 5, "heads 24 and groups 5");
     BREAK(c.chunk = 0, "chunk 0");
+    BREAK(c.conv = 9, "conv 9 is outside 1 to 8"); /* a window of the kernels is no longer */
     BREAK(c.vocab = INT64_MAX, "vocab");
     BREAK(c.vocab_used = c.vocab + 1, "vocab_used 50289 and vocab 50288");
     BREAK(c.norm_eps = NAN, "norm_eps");
@@ -320,12 +321,15 @@ static void ids_come_from_the_first_that_tells(void **state)
     assert_true(c.stops == 1 && c.stop[0] == 5 && c.bos == 4 && c.pad == -1 && c.vocab_used == 300);
     assert_int_equal(ids(HF ",\"eos_token_id\":5}", "{\"eos_token_id\":[7,8]}", "{\"eos_token\":\"</s>\"}", tokenizer, &c), PLP_OK);
     assert_true(c.stops == 2 && c.stop[0] == 7 && c.stop[1] == 8 && c.vocab_used == 271);
-    assert_int_equal(ids(HF ",\"eos_token_id\":5}", "{\"eos_token_id\":9,\"_from_model_config\":true}",
+    assert_int_equal(ids(HF ",\"eos_token_id\":5}", "{\"eos_token_id\":5,\"_from_model_config\":true}",
                          "{\"eos_token\":{\"content\":\"</s>\"}}", tokenizer, &c),
                      PLP_OK);
     assert_true(c.stops == 1 && c.stop[0] == 2);
-    assert_int_equal(ids(HF ",\"eos_token_id\":5}", "{\"eos_token_id\":9,\"_from_model_config\":true}", NULL, NULL, &c), PLP_OK);
-    assert_true(c.stops == 1 && c.stop[0] == 5);
+    /* What transformers writes when somebody has changed model.generation_config: the mark stays, the ids are not config.json's. */
+    assert_int_equal(ids(HF ",\"eos_token_id\":5}", "{\"eos_token_id\":[7,9],\"_from_model_config\":true}",
+                         "{\"eos_token\":{\"content\":\"</s>\"}}", tokenizer, &c),
+                     PLP_OK);
+    assert_true(c.stops == 2 && c.stop[0] == 7 && c.stop[1] == 9);
     assert_int_equal(ids(HF "}", "{\"eos_token_id\":9,\"_from_model_config\":true}", NULL, NULL, &c), PLP_OK);
     assert_true(c.stops == 1 && c.stop[0] == 9);
     assert_int_equal(ids(HF "}", NULL, "{\"eos_token\":\"</s>\",\"added_tokens_decoder\":{\"2\":{\"content\":\"</s>\"}}}", NULL, &c),

@@ -1,6 +1,8 @@
 #include "kernels/cpu/context_cpu.h"
 #include "kernels/cpu/simd.h"
 
+#include "base/error.h"
+
 enum { MOST_WIDTH = 8, BLOCK = 256, LINE = 64 };
 
 /* out = silu(bias + sum_k weight[k] taps[k]) */
@@ -138,6 +140,7 @@ KN_CLONES static void conv(const kn_conv_args *a, const kn_batch *b, int from, i
 plp_status kn_conv_cpu(kn_context *c, const kn_conv_args *a, const kn_batch *b)
 {
     const int blocks = (a->channels + BLOCK - 1) / BLOCK;
+    if (a->width > MOST_WIDTH) return PLP_FAIL(PLP_ERR_SHAPE, "conv width %d of %d at most; fix: use another model", a->width, MOST_WIDTH);
     const int threads = kn_threads(c, 4.0 * b->tokens * a->channels * a->width);
     const int part = (b->decodes + threads - 1) / threads, parts = part ? (b->decodes + part - 1) / part : 0; /* of decode rows */
     KN_EACH(c, threads, task, (parts + b->seqs - b->decodes) * blocks, {
