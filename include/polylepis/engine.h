@@ -164,7 +164,7 @@ plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *pa
 typedef enum plp_event_kind { PLP_EVENT_TOKEN, PLP_EVENT_FINISHED, PLP_EVENT_ERROR, PLP_EVENT_PROMPT } plp_event_kind;
 typedef enum plp_finish { PLP_FINISH_STOP, PLP_FINISH_LENGTH, PLP_FINISH_CANCELLED } plp_finish;
 
-/* Pointers are valid until the next step. */
+/* Pointers are valid until the next step or plp_engine_save_state. */
 typedef struct plp_event {
     plp_event_kind kind;
     uint64_t request;

@@ -362,7 +362,7 @@ static plp_status restore(plp_engine *e, const plp_request *given, request **r)
     if (given->count > 0) memcpy(ids + f.count, given->ids, given->count * sizeof *ids);
     whole.ids = ids;
     PLP_DO(request_create(r, &whole, e->config, e->tokenizer));
-    request_restore(*r, f.state, f.past, given->count == 0);
+    request_restore(*r, f.state, f.past, given->count == 0 && f.past >= f.prompt);
     f.state = NULL;
 done:
     free(ids);
@@ -891,7 +891,7 @@ plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
                         "request %llu has no state; fix: save that of a request that runs, or right after the step that finished it",
                         (unsigned long long)id);
     PLP_TRY(settle(e));
-    if (r->past < r->length) return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, path);
+    if (r->past < r->length) return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, r->prompt, path);
     return PLP_FAIL(PLP_ERR_USAGE, "request %llu has ended at token %lld, its state is behind it; fix: an engine that does not look ahead",
                     (unsigned long long)id, (long long)r->length);
 }

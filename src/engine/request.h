@@ -47,7 +47,7 @@ typedef struct request {
 plp_status request_create(request **r, const plp_request *given, const model_config *config, const text_tokenizer *t);
 void request_destroy(request **r);
 /* Begins a request that was created with the tokens of a state file, and perhaps others behind them, from its state: (past) of them are in
- * it.  Takes `state` over.  continues: nothing is behind them, and what comes next is what came next when it was saved. */
+ * it.  Takes `state` over.  continues: nothing is behind them, and the last of them was drawn. */
 void request_restore(request *r, float *state, int64_t past, bool continues);
 
 static inline int64_t request_outputs(const request *r) { return r->length - r->begin; }

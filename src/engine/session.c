@@ -5,6 +5,7 @@
 #include "tp/handshake.h"
 #include "tp/stamp.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -40,10 +41,44 @@ static plp_status size_for(const plp_engine_options *in, int seqs, int max_outs,
     return PLP_OK;
 }
 
+/* Numbers that no sizes can be computed with. */
+static plp_status check_ranges(const plp_engine_options *in)
+{
+    enum {
+        MOST_SEQS_GIVEN = 1 << 16,
+        MOST_TOKENS = 1 << 20,
+        MOST_STATES = 1 << 30,
+        MOST_THREADS = 1024
+    }; /* as the command line has them */
+    const struct {
+        const char *name;
+        int64_t value, least, most;
+    } ranges[] = {
+        { "device", in->device, 0, PLP_DEVICE_CUDA },
+        { "compute", in->compute, 0, PLP_NUMBER_F16 },
+        { "state", in->state, 0, PLP_NUMBER_F16 },
+        { "link", in->link, 0, PLP_LINK_NCCL },
+        { "cache", in->cache, 0, PLP_CACHE_ALL },
+        { "ahead", in->ahead, 0, PLP_AHEAD_ON },
+        { "threads", in->threads, 0, MOST_THREADS },
+        { "max_seqs", in->max_seqs, -1, MOST_SEQS_GIVEN },
+        { "max_batch_tokens", in->max_batch_tokens, 0, MOST_TOKENS },
+        { "max_slice", in->max_slice, 0, MOST_TOKENS },
+        { "cache_block", in->cache_block, 0, MOST_TOKENS },
+        { "cache_states", in->cache_states, 0, MOST_STATES },
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (ranges[i].value < ranges[i].least || ranges[i].value > ranges[i].most)
+            return PLP_FAIL(PLP_ERR_USAGE, "%s %lld; engine options; fix: give a number from %lld to %lld", ranges[i].name,
+                            (long long)ranges[i].value, (long long)ranges[i].least, (long long)ranges[i].most);
+    return PLP_OK;
+}
+
 plp_status engine_model_options(const plp_engine_options *in, const tp_group *g, int max_outs, model_options *o)
 {
     static const tp_comm_kind links[] = { TP_COMM_AUTO, TP_COMM_MPI, TP_COMM_NCCL };
     static const plp_dtype states[] = { PLP_F32, PLP_F32, PLP_BF16, PLP_F16 };
+    PLP_TRY(check_ranges(in));
     *o = (model_options){
         .threads = in->threads,
         .comm = links[in->link],
@@ -92,7 +127,8 @@ static plp_status fit(const plp_engine_options *in, const tp_group *g, const mod
     o->max_tokens = engine_step_tokens(o, c);
     if (in->cache == PLP_CACHE_NONE || in->cache_states > 0 || in->cache_bytes == 0) return PLP_OK;
     PLP_TRY(model_plan_make(&p, c, 0, tp_size(g))); /* none has more than rank 0 */
-    o->slots = o->max_seqs + (int)(in->cache_bytes / model_slot_bytes(&p, c, o));
+    const uint64_t states = in->cache_bytes / model_slot_bytes(&p, c, o), most = INT_MAX - (uint64_t)o->max_seqs;
+    o->slots = o->max_seqs + (int)(states < most ? states : most);
     return PLP_OK;
 }
 

@@ -106,18 +106,20 @@ static plp_status write_part(work *k, int which)
     return k->w && written == PLP_OK ? io_model_end(k->w) : written;
 }
 
-static plp_status begin_file(work *k, const char *digest, const int *tokens, int64_t count, int64_t past, const char *path)
+static plp_status begin_file(work *k, const char *digest, const int *tokens, int64_t count, int64_t past, int64_t prompt, const char *path)
 {
     const model_options *o = model_options_of(k->m);
     PLP_TRY(io_model_create(&k->w, path, true));
     PLP_TRY(io_model_put_string(k->w, "state_of", digest));
     PLP_TRY(io_model_put_int(k->w, "past", past));
+    PLP_TRY(io_model_put_int(k->w, "prompt", prompt));
     PLP_TRY(io_model_put_string(k->w, "ssm_dtype", plp_dtype_name(o->ssm_dtype)));
     PLP_TRY(io_model_put_string(k->w, "conv_dtype", plp_dtype_name(model_conv_dtype(k->m))));
     return io_model_put_blob(k->w, "/tokens", tokens, (size_t)count * sizeof *tokens);
 }
 
-plp_status state_file_write(model *m, const char *digest, int slot, const int *tokens, int64_t count, int64_t past, const char *path)
+plp_status state_file_write(model *m, const char *digest, int slot, const int *tokens, int64_t count, int64_t past, int64_t prompt,
+                            const char *path)
 {
     plp_status st = PLP_OK;
     work k = { .m = m };
@@ -125,7 +127,7 @@ plp_status state_file_write(model *m, const char *digest, int slot, const int *t
     const bool writes = tp_rank(g) == 0;
     PLP_DO(tp_agree(g, make_work(&k)));
     PLP_DO(tp_agree(g, model_slot_read(m, slot, k.mine)));
-    PLP_DO(tp_agree(g, writes ? begin_file(&k, digest, tokens, count, past, path) : PLP_OK));
+    PLP_DO(tp_agree(g, writes ? begin_file(&k, digest, tokens, count, past, prompt, path) : PLP_OK));
     for (int which = 0; which < PARTS; which++) PLP_DO(tp_agree(g, write_part(&k, which)));
     PLP_DO(tp_agree(g, writes ? io_model_finish(&k.w) : PLP_OK));
 done:
@@ -184,6 +186,7 @@ plp_status state_file_read(state_file *f, model *m, const char *digest, const ch
     *f = (state_file){ 0 };
     PLP_DO(trust ? io_model_open_trusted(&h, path) : io_model_open(&h, path));
     PLP_DO(check(h, digest, path, &f->past));
+    PLP_DO(io_model_get_int(h, "prompt", &f->prompt));
     PLP_DO(read_tokens(f, h, path));
     PLP_DO(PLP_ALLOCATED(f->state = malloc((size_t)model_slot_floats(m) * sizeof *f->state)));
     for (int which = 0; which < PARTS; which++) PLP_DO(read_part(f, m, h, which, path));

@@ -6,19 +6,20 @@
  *     /ssm      float32 (layers, channels, state)
  *     /tokens   bytes: int32, all tokens of the sequence, of which the state holds the first `past`
  *
- * and the attributes state_of (the model's digest), past, conv_dtype and ssm_dtype (what the numbers were kept in). */
+ * and the attributes state_of (the model's digest), past, prompt (tokens that were given, not drawn), conv_dtype and ssm_dtype (what the numbers were kept in). */
 #ifndef ENGINE_STATE_FILE_H
 #define ENGINE_STATE_FILE_H
 
 #include "model/model.h"
 
 /* Collective.  Rank 0 writes; an existing file is replaced when the new one is complete. */
-plp_status state_file_write(model *m, const char *digest, int slot, const int *tokens, int64_t count, int64_t past, const char *path);
+plp_status state_file_write(model *m, const char *digest, int slot, const int *tokens, int64_t count, int64_t past, int64_t prompt,
+                            const char *path);
 
 typedef struct {
-    int *tokens; /* (count) */
-    int64_t count, past;
-    float *state; /* this rank's, for model_slot_write */
+    int *tokens;                 /* (count) */
+    int64_t count, past, prompt; /* prompt: 0 in files that do not say it */
+    float *state;                /* this rank's, for model_slot_write */
 } state_file;
 
 /* Local.  trust: see io_model_open_trusted.  PLP_ERR_DATA for a file that is none, is damaged, or is of another model. */

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 
+#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -90,6 +91,25 @@ static void one_of_two_fails(plp_engine *good)
     CHECK(is_right(good));
 }
 
+static void options_out_of_range_are_refused(plp_engine *e)
+{
+    const plp_engine_options wrong[] = {
+        { .max_seqs = INT_MAX },   { .max_batch_tokens = INT_MAX }, { .state = (plp_number)9 }, { .link = (plp_link)9 },
+        { .cache = (plp_cache)9 }, { .cache_states = INT_MAX - 1 }, { .threads = INT_MAX },     { .cache_block = -64 },
+    };
+    for (size_t i = 0; i <= sizeof wrong / sizeof *wrong; i++) {
+        const bool memory = i == sizeof wrong / sizeof *wrong; /* more than any machine has, and no small number of slots instead */
+        plp_engine_options o = memory ? (plp_engine_options){ .cache_bytes = UINT64_MAX } : wrong[i];
+        plp_engine *none = NULL;
+        o.model = PLP_DEMO, o.device = PLP_DEVICE_CPU;
+        if (o.cache == PLP_CACHE_NONE) o.cache = PLP_CACHE_ALL;
+        const plp_status st = plp_engine_create(&none, MPI_COMM_WORLD, &o);
+        CHECK(st == (memory ? PLP_ERR_MEMORY : PLP_ERR_USAGE) && none == NULL);
+        CHECK(strstr(plp_last_error(), memory ? "short by" : "engine options") != NULL);
+    }
+    CHECK(is_right(e));
+}
+
 static void what_is_wrong_is_refused(plp_engine *e)
 {
     uint64_t id = 99;
@@ -150,6 +170,7 @@ int main(int argc, char **argv)
         CHECK(w.st == PLP_OK && w.tokens == TOKENS);
         memcpy(right, w.token, sizeof right);
         what_is_wrong_is_refused(e);
+        options_out_of_range_are_refused(e);
         one_of_two_fails(e);
         another_thread_steps(e);
         a_child_leaves(e);

@@ -92,9 +92,10 @@ plp_status state_file_read(state_file *f, model *m, const char *digest, const ch
     *f = (state_file){ 0 };
     return PLP_ERR_INPUT;
 }
-plp_status state_file_write(model *m, const char *digest, int slot, const int *tokens, int64_t count, int64_t past, const char *path)
+plp_status state_file_write(model *m, const char *digest, int slot, const int *tokens, int64_t count, int64_t past, int64_t prompt,
+                            const char *path)
 {
-    (void)m, (void)digest, (void)slot, (void)tokens, (void)count, (void)past, (void)path;
+    (void)m, (void)digest, (void)slot, (void)tokens, (void)count, (void)past, (void)prompt, (void)path;
     return PLP_ERR_CREATE;
 }
 void state_file_free(state_file *f) { (void)f; }
