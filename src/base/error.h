@@ -24,7 +24,10 @@
 plp_status plp_fail(plp_status code, const char *file, int line, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 /* PLP_ERR_MEMORY unless `pointer` is set: PLP_TRY(PLP_ALLOCATED(p = calloc(n, sizeof *p))). */
-#define PLP_ALLOCATED(pointer) ((pointer) != NULL ? PLP_OK : PLP_FAIL(PLP_ERR_MEMORY, "host memory exhausted (" #pointer ")"))
+#define PLP_ALLOCATED(pointer)                                                                                                             \
+    ((pointer) != NULL                                                                                                                     \
+         ? PLP_OK                                                                                                                          \
+         : PLP_FAIL(PLP_ERR_MEMORY, "host memory exhausted (" #pointer "); fix: a smaller batch, more ranks, or a wider ulimit -v"))
 
 /* Where the last failure of this thread was raised, "file:line"; for debug output only. */
 const char *plp_last_error_site(void);

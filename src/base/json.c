@@ -26,7 +26,7 @@ plp_status plp_read_file(const char *path, size_t most, char **text, size_t *byt
         goto done;
     }
     if (!S_ISREG(info.st_mode)) {
-        st = PLP_FAIL(PLP_ERR_DATA, "%s: not a regular file", path);
+        st = PLP_FAIL(PLP_ERR_DATA, "%s: not a regular file; fix: give a file, no directory and no pipe", path);
         goto done;
     }
     if ((uint64_t)info.st_size > most) {

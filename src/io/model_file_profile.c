@@ -59,7 +59,7 @@ static plp_status check_superblock(const char *path, int fd, uint64_t file_bytes
         got += more;
     }
     if (got < IO_SUPERBLOCK || memcmp(b, signature, sizeof signature) != 0)
-        return PLP_FAIL(PLP_ERR_DATA, "%s: not an HDF5 file; fix: give a file that `polylepis convert` wrote", path);
+        return PLP_FAIL(PLP_ERR_DATA, "%s: not an HDF5 file; fix: give a file that `polylepis convert`, or --save-state, wrote", path);
     if (b[8] < 2 || b[8] > 3)
         return PLP_FAIL(PLP_ERR_DATA, "%s: HDF5 superblock version %d, needed is 2 or 3; fix: write with libver bounds of at least V18",
                         path, b[8]);

@@ -242,7 +242,7 @@ static plp_status open_regular(io_model_file *f)
     struct stat info;
     f->fd = open(f->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
     if (f->fd < 0 || fstat(f->fd, &info) != 0) return PLP_FAIL_ERRNO("open", f->path);
-    if (!S_ISREG(info.st_mode)) return PLP_FAIL(PLP_ERR_DATA, "%s: not a regular file; fix: give a model file", f->path);
+    if (!S_ISREG(info.st_mode)) return PLP_FAIL(PLP_ERR_DATA, "%s: not a regular file; fix: give a file", f->path);
     f->bytes = (uint64_t)info.st_size;
     return PLP_OK;
 }

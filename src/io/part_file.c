@@ -31,8 +31,9 @@ static plp_status check_target(const io_part *p)
     struct stat info;
     if (*p->name == 0) return PLP_FAIL(PLP_ERR_CREATE, "%s names no file; fix: add one", p->path);
     if (fstatat(p->directory, p->name, &info, AT_SYMLINK_NOFOLLOW) != 0) return PLP_OK; /* creating will say what else is wrong */
-    if (!p->replace) return PLP_FAIL(PLP_ERR_CREATE, "%s exists; fix: delete it, choose another name, or ask to replace it", p->path);
     if (!S_ISREG(info.st_mode)) return PLP_FAIL(PLP_ERR_CREATE, "%s is not a regular file; fix: choose another name", p->path);
+    if (!p->replace)
+        return PLP_FAIL(PLP_ERR_CREATE, "%s exists; fix: delete it, choose another name, or ask to replace it (--force)", p->path);
     return PLP_OK;
 }
 

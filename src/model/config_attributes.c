@@ -45,8 +45,11 @@ static plp_status missing(const char *name)
 
 static plp_status read_word(const io_model_file *f, const char *name, const char **word)
 {
+    const char *model = NULL;
     *word = NULL;
     PLP_TRY(io_model_get_string(f, name, word));
+    if (*word == NULL) PLP_TRY(io_model_get_string(f, "state_of", &model));
+    if (model != NULL) return PLP_FAIL(PLP_ERR_DATA, "a state file, not a model; fix: --load-state takes it, --model the model it is of");
     return *word != NULL ? PLP_OK : missing(name);
 }
 
