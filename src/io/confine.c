@@ -20,10 +20,19 @@ enum { SANITIZED = 1 };
 enum { SANITIZED = 0 };
 #endif
 
-static bool limit(int what, rlim_t most) { return setrlimit(what, &(struct rlimit){ most, most }) == 0; }
+static rlim_t smaller(rlim_t a, rlim_t b) { return a < b ? a : b; }
+
+/* Where the user's own limit is narrower it stays: it cannot be widened. */
+static bool limit_to(int what, rlim_t soft, rlim_t hard)
+{
+    struct rlimit now;
+    if (getrlimit(what, &now) != 0) return false;
+    return setrlimit(what, &(struct rlimit){ smaller(soft, now.rlim_max), smaller(hard, now.rlim_max) }) == 0;
+}
+static bool limit(int what, rlim_t most) { return limit_to(what, most, most); }
 
 /* At the soft limit comes SIGXCPU, by which the end is known for what it was. */
-static bool limit_time(void) { return setrlimit(RLIMIT_CPU, &(struct rlimit){ IO_PARSER_SECONDS, IO_PARSER_SECONDS + 1 }) == 0; }
+static bool limit_time(void) { return limit_to(RLIMIT_CPU, IO_PARSER_SECONDS, IO_PARSER_SECONDS + 1); }
 
 bool io_confine_limits(void)
 {

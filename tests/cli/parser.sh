@@ -20,6 +20,10 @@ generate "$work/demo.h5"
 [ "$rc" = 0 ] && [ -s "$work/out" ] && [ ! -s "$work/err" ] || fail "an installed parser: exit $rc"
 cp "$work/out" "$work/want"
 
+# Limits of the user's that are narrower than the parser's own stay.
+(ulimit -v 1500000 && ulimit -t 8 && "$polylepis" generate -m "$work/demo.h5" -q -p "In the" -n 3 >"$work/out" 2>"$work/err")
+[ $? = 0 ] && cmp -s "$work/out" "$work/want" && [ ! -s "$work/err" ] || fail "narrow limits: $(cat "$work/err")"
+
 # Not there, or anybody's to change: not started.  Trust helps.
 chmod o+w "$installed"
 refused 66 "libexec/polylepis/polylepis-parser" generate -m "$work/demo.h5" -q -p "In the"
