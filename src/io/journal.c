@@ -290,6 +290,12 @@ done:
 /* As they are written: 1.0 comes back as 1. */
 static bool same(json_object *a, json_object *b) { return strcmp(json_object_to_json_string(a), json_object_to_json_string(b)) == 0; }
 
+/* The beginning of a value; a string without its quotes, of which one would be cut off. */
+static const char *shown(json_object *value)
+{
+    return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : json_object_to_json_string(value);
+}
+
 /* One line with the members of two headers that differ, both values. */
 static plp_status differ(const io_journal *j, json_object *was, json_object *is)
 {
@@ -304,8 +310,8 @@ static plp_status differ(const io_journal *j, json_object *was, json_object *is)
             if (pass == 0 ? both && same(value, other) : both) continue;
             if (count++ >= MOST_DIFFERENCES) continue;
             json_object *old = pass == 0 ? other : value, *new = pass == 0 ? value : NULL;
-            used += (size_t)snprintf(text + used, sizeof text - used, "%s%.24s %.20s, was %.20s", count > 1 ? "; " : "", key,
-                                     json_object_to_json_string(new), json_object_to_json_string(old));
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s%.24s %.20s, was %.20s", count > 1 ? "; " : "", key, shown(new),
+                                     shown(old));
         }
     }
     if (count == 0) return PLP_OK;
@@ -400,6 +406,7 @@ plp_status io_journal_append(io_journal *j, int64_t line, bool failed, const cha
 {
     plp_status st = PLP_OK;
     char *record = NULL;
+    if (io_alive != NULL) io_alive();
     PLP_DO(PLP_ALLOCATED(record = malloc(PREFIX + bytes + 2)));
     size_t used = (size_t)write_prefix(record, line, failed, sum_of(line, failed, result, bytes));
     memcpy(record + used, result, bytes);
@@ -479,6 +486,7 @@ static plp_status put_in_order(io_journal *j, FILE *out, int64_t lines)
     for (int64_t line = 1; line <= lines; line++) {
         const char *text = NULL;
         size_t bytes = 0;
+        if (io_alive != NULL) io_alive();
         if (!io_journal_has(j, line)) return PLP_FAIL(PLP_ERR_INTERNAL, "%s: line %" PRId64 " has no result", j->path, line);
         PLP_TRY(fetch(j, j->at[line], &text, &bytes));
         PLP_TRY(put_result(j, out, text, bytes, line));

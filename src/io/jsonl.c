@@ -4,6 +4,7 @@
 #include "base/sha256.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,6 +14,8 @@ enum { PIECE = 64 }; /* so that small inputs, too, come in many */
 #else
 enum { PIECE = 1 << 18 };
 #endif
+
+void (*io_alive)(void);
 
 struct io_lines {
     int fd;
@@ -53,7 +56,13 @@ void io_lines_destroy(io_lines **l)
 
 static plp_status read_some(int fd, const char *where, char *data, size_t room, size_t *got)
 {
+    enum { PATIENCE = 500 }; /* milliseconds */
     ssize_t n;
+    if (io_alive != NULL) {
+        struct pollfd p = { .fd = fd, .events = POLLIN };
+        do io_alive();
+        while ((n = poll(&p, 1, PATIENCE)) == 0 || (n < 0 && errno == EINTR));
+    }
     do n = read(fd, data, room);
     while (n < 0 && errno == EINTR);
     if (n < 0) return PLP_FAIL_ERRNO("read", where);

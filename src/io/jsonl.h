@@ -33,4 +33,8 @@ void io_lines_digest(io_lines *l, char hex[65]);
 /* The digest and the number of lines of a whole file, by reading it. */
 plp_status io_lines_measure(int fd, const char *where, char hex[65], int64_t *lines);
 
+/* Called before every piece that is read, every record that is written, and twice a second while a stream has nothing to read: a batch job
+ * tells its watchdog that it is at work.  NULL: nobody asks. */
+extern void (*io_alive)(void);
+
 #endif

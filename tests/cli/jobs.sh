@@ -112,6 +112,17 @@ has 5 '"text":""'
 has 6 '"text":" of the reign of the children of "'
 fresh
 
+# Penalties of more than 2^20 ids a step: 640 answers at a time to prompts of 2000 different tokens.
+awk 'BEGIN {
+    for (i = 0; i < 5; i++) {
+        printf "{\"id\": \"%d\", \"n\": 128, \"max_tokens\": 40, \"ignore_eos\": true, \"repetition_penalty\": 1.1, \"prompt\": [3", i
+        for (id = 4; id < 2004; id++) printf ",%d", id
+        print "]}"
+    }
+}' >"$in"
+batch 0 --max-seqs 640 --max-batch-tokens 4096
+fresh
+
 # J09: an input that comes through a pipe; one that is cut off while it is read.  It is read in pieces of 256 KiB: lines are long.
 awk 'BEGIN {
     for (i = 0; i < 200; i++)
@@ -123,6 +134,14 @@ mkfifo "$work/pipe"
 cat "$in" >"$work/pipe" &
 run run-batch -q --model "$demo" -i "$work/pipe" -o "$out"
 [ "$rc" = 0 ] && cmp -s "$out" "$work/kept" || fail "through a pipe: exit $rc"
+fresh
+{ # a producer that takes its time holds nobody up
+    sed -n 1,2p "$in"
+    sleep 4
+    sed -n 3p "$in"
+} >"$work/pipe" &
+run run-batch -q --model "$demo" -i "$work/pipe" -o "$out" --max-seqs 1 --watchdog 2
+[ "$rc" = 0 ] && [ "$(wc -l <"$out")" = 3 ] || fail "a slow producer: exit $rc"
 fresh
 "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" run-batch -q --model "$demo" -i "$in" -o "$out" --max-seqs 4 >"$work/out" 2>"$work/err" </dev/null &
 job=$!
