@@ -81,7 +81,8 @@ static void offer(sampling_choice *c, int most, int id, double raw)
     c->top_id[at] = id, c->top_logprob[at] = raw;
 }
 
-double sampling_log_mass(const kn_candidates *all, int stride, int ranks)
+/* log sum exp of the logits as they are: what a logprob is short of. */
+static double log_mass(const kn_candidates *all, int stride, int ranks)
 {
     double max = -INFINITY, sum = 0;
     for (int i = 0; i < ranks; i++) max = fmax(max, all[i * stride].raw_max);
@@ -89,7 +90,8 @@ double sampling_log_mass(const kn_candidates *all, int stride, int ranks)
     return max + log(sum);
 }
 
-bool sampling_raw_of(const kn_candidates *all, int stride, int ranks, int id, double *raw)
+/* The logit of an id that is among the candidates.  false when it is not, or a logit is not finite. */
+static bool raw_of(const kn_candidates *all, int stride, int ranks, int id, double *raw)
 {
     bool found = false;
     for (int i = 0; i < ranks; i++) {
@@ -104,7 +106,7 @@ bool sampling_raw_of(const kn_candidates *all, int stride, int ranks, int id, do
 /* Raw logits become logprobs. */
 static void normalise(sampling_choice *c, const kn_candidates *all, int stride, int ranks)
 {
-    const double mass = sampling_log_mass(all, stride, ranks);
+    const double mass = log_mass(all, stride, ranks);
     c->logprob -= mass;
     for (int i = 0; i < c->tops; i++) c->top_logprob[i] -= mass;
 }
@@ -112,7 +114,7 @@ static void normalise(sampling_choice *c, const kn_candidates *all, int stride, 
 bool sampling_score(const kn_candidates *all, int stride, int ranks, int id, int tops, sampling_choice *score)
 {
     *score = (sampling_choice){ .token = id };
-    if (!sampling_raw_of(all, stride, ranks, id, &score->logprob)) return false;
+    if (!raw_of(all, stride, ranks, id, &score->logprob)) return false;
     for (int i = 0; i < ranks; i++)
         for (int k = 0; k < all[i * stride].count; k++) offer(score, tops, all[i * stride].id[k], all[i * stride].raw[k]);
     normalise(score, all, stride, ranks);

@@ -64,9 +64,5 @@ void sampling_list(sampling_work *w, const float *logits, int valid, const sampl
 
 /* Of an id that a bonus has put among the candidates, and of the `tops` most probable.  false where a logit is not finite. */
 bool sampling_score(const kn_candidates *all, int stride, int ranks, int id, int tops, sampling_choice *score);
-/* log sum exp of the logits as they are: what a logprob is short of. */
-double sampling_log_mass(const kn_candidates *all, int stride, int ranks);
-/* The logit of an id that is among the candidates.  false when it is not, or a logit is not finite. */
-bool sampling_raw_of(const kn_candidates *all, int stride, int ranks, int id, double *raw);
 
 #endif

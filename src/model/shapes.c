@@ -21,8 +21,6 @@ static const struct {
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, HEAD_DIM = 64, CHUNK = 256 };
 
-const char *model_shape_name(int i) { return i >= 0 && i < SHAPES ? shapes[i].name : NULL; }
-
 plp_status model_shape_find(const char *name, model_config *c)
 {
     char list[256] = "";

@@ -6,7 +6,5 @@
 
 /* "mamba2-130m" to "mamba2-2.7b", "codestral-7b", "mamba-130m" to "mamba-2.8b", "falcon-mamba-7b".  PLP_ERR_USAGE lists them. */
 plp_status model_shape_find(const char *name, model_config *config);
-/* The i-th name; NULL behind the last. */
-const char *model_shape_name(int i);
 
 #endif

@@ -34,7 +34,8 @@ static void sum_in_rank_order(void *out, const void *parts, int64_t stride, int6
     }
 }
 
-plp_status tp_sum_host(tp_group *g, void *data, int64_t count, plp_dtype dtype)
+/* Sum over the ranks, in rank order, of host memory. */
+static plp_status sum_host(tp_group *g, void *data, int64_t count, plp_dtype dtype)
 {
     const size_t size = plp_dtype_size(dtype);
     const MPI_Datatype element = dtype == PLP_F32 ? MPI_FLOAT : MPI_UINT16_T;
@@ -107,7 +108,7 @@ static plp_status sum_device_by_mpi(tp_group *g, void *data, int64_t count, plp_
     const size_t bytes = (size_t)count * plp_dtype_size(dtype);
     PLP_TRY(g->backend->to_host(g->context, g->mirror, data, bytes));
     PLP_TRY(g->backend->sync(g->context));
-    PLP_TRY(tp_sum_host(g, g->mirror, count, dtype));
+    PLP_TRY(sum_host(g, g->mirror, count, dtype));
     PLP_TRY(g->backend->to_device(g->context, data, g->mirror, bytes));
     return g->backend->sync(g->context);
 }
@@ -117,7 +118,7 @@ static plp_status sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
     const kn_exchange *x = tp_exchange(g, (size_t)count * plp_dtype_size(dtype));
     if (x != NULL) return g->backend->exchange_sum(g->context, x, data, count, dtype);
     if (g->kind == TP_COMM_NCCL) return tp_nccl_sum(g, data, count, dtype);
-    return g->mirror == NULL ? tp_sum_host(g, data, count, dtype) : sum_device_by_mpi(g, data, count, dtype);
+    return g->mirror == NULL ? sum_host(g, data, count, dtype) : sum_device_by_mpi(g, data, count, dtype);
 }
 
 plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype)

@@ -29,9 +29,6 @@ struct tp_group {
 /* Undoes tp_attach. */
 void tp_detach(tp_group *g);
 
-/* Sum over the ranks, in rank order, of host memory. */
-plp_status tp_sum_host(tp_group *g, void *data, int64_t count, plp_dtype dtype);
-
 /* NCCL; PLP_ERR_DEVICE when built without. */
 plp_status tp_nccl_create(tp_group *g);
 void tp_nccl_destroy(tp_group *g);
