@@ -1,4 +1,4 @@
-# Part of `cmake --install`, which sets PREFIX, DOCDIR, DATADIR, MODULEFILE, SOURCE and VERSION: what depends on where things come to lie.
+# Part of `cmake --install`, which sets PREFIX, DOCDIR, DATADIR, LIBDIR, MODULEFILE, SOURCE and VERSION: what depends on where things lie.
 # Documentation: links into the source tree become plain text, and the job scripts are in share/.
 set(root "$ENV{DESTDIR}${PREFIX}")
 file(RELATIVE_PATH scripts "/${DOCDIR}" "/${DATADIR}/polylepis/slurm")

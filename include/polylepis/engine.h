@@ -8,8 +8,9 @@
  *     plp_engine_options options = { .model = "model.h5" };      everything else 0: the default
  *     plp_engine_create(&engine, MPI_COMM_WORLD, &options);
  *     plp_request request = plp_request_defaults();
- *     plp_encode(engine, "In the beginning", 16, 1, &request.ids, &request.count);
- *     plp_engine_submit(engine, &request, &id);
+ *     plp_encode(engine, "In the beginning", 16, 1, &ids, &request.count);
+ *     request.ids = ids;
+ *     plp_engine_submit(engine, &request, &id);                  takes a copy: plp_free(ids)
  *     while (plp_engine_step(engine, &left) == PLP_OK && ...)
  *         while (plp_engine_next_event(engine, &event)) ...
  *
@@ -47,7 +48,7 @@ typedef struct plp_engine_options {
     plp_device device;    /* auto: CUDA where every rank sees a GPU                                        */
     plp_number compute;   /* auto: as the weights are stored on CUDA, f32 on the CPU; f32: float32 everywhere */
     plp_number state;     /* of the SSM state between steps; auto: f32, the only one without drift         */
-    plp_link link;        /* of the sums over ranks; auto: NCCL between GPUs, else MPI                     */
+    plp_link link;        /* of the sums over ranks; auto: GPUs of a host by themselves, NCCL, else MPI      */
     int threads;          /* CPU threads of a rank; 0: its share of the host's                             */
     int deterministic;    /* results of a request must not depend on others, to the bit                    */
     int max_seqs;         /* state slots: most requests that run at a time; 0: 16; -1: as memory allows    */
@@ -74,7 +75,7 @@ typedef struct plp_engine_info {
     int has_tokenizer; /* without one, requests have no text and no stop strings */
     int max_seqs, max_batch_tokens;
     uint64_t weight_bytes, state_bytes, work_bytes; /* of this rank */
-    const char *backend, *link;                     /* "cpu", "cuda"; "mpi", "nccl", "none"; static storage */
+    const char *backend, *link;                     /* "cpu", "cuda"; "mpi", "nccl", "peers and nccl", "none"; static storage */
 } plp_engine_info;
 void plp_engine_describe(const plp_engine *engine, plp_engine_info *info);
 
