@@ -4,9 +4,12 @@
 #include "base/log.h"
 #include "tp/watchdog.h"
 
+#include <errno.h>
 #include <mpi.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,11 +17,24 @@ enum { PATIENCE = 3 }; /* seconds for MPI_Abort, and for the rank of this host t
 
 static const char *directory;
 
-void cli_diag_directory(const char *path) { directory = path != NULL ? path : getenv("PLP_DIAG_DIR"); }
+plp_status cli_diag_directory(const char *path)
+{
+    struct stat info;
+    const char *wish = path != NULL ? path : getenv("PLP_DIAG_DIR");
+    if (wish == NULL || wish[0] == 0) return PLP_OK;
+    bool good = mkdir(wish, 0700) == 0;
+    if (!good && errno == EEXIST && stat(wish, &info) == 0) {
+        good = S_ISDIR(info.st_mode) && access(wish, W_OK | X_OK) == 0;
+        if (!S_ISDIR(info.st_mode)) errno = ENOTDIR;
+    }
+    if (!good) return PLP_FAIL(PLP_ERR_CREATE, "--diag %s: %s; output; fix: choose a directory that can be written", wish, strerror(errno));
+    directory = wish;
+    return PLP_OK;
+}
 
 void cli_dump(bool own)
 {
-    if (directory == NULL || directory[0] == 0) return;
+    if (directory == NULL) return;
     if (tp_watchdog_dump(directory, own) != PLP_OK) plp_log(PLP_LOG_WARN, "%s", plp_last_error());
 }
 

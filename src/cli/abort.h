@@ -6,8 +6,8 @@
 
 #include <stdbool.h>
 
-/* Where flight recorders go when the job ends abnormally; NULL: nowhere. */
-void cli_diag_directory(const char *directory);
+/* Where flight recorders go when the job ends abnormally; NULL: where PLP_DIAG_DIR says, else nowhere.  Made if it is missing. */
+plp_status cli_diag_directory(const char *directory);
 /* The flight recorders of this rank, or of all ranks of its host, if a directory was named. */
 void cli_dump(bool own);
 

@@ -15,8 +15,10 @@
 #include "tp/watchdog.h"
 
 #include <limits.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 static const cli_command *const commands[] = { &cli_generate, &cli_run_batch, &cli_logits, &cli_perplexity, &cli_convert,
@@ -41,7 +43,8 @@ static const plp_option model_options[] = {
       "numbers of matrix products; auto: on CUDA as the weights are\nstored, on the CPU f32: float32 everywhere, weights exact" },
     { "--state-dtype", NULL, "auto|f32|bf16|f16", PLP_OPTION_CHOICE, &common.state, 0, 0,
       "of the SSM state between steps; auto: f32 (16-bit states drift)" },
-    { "--comm", NULL, "auto|mpi|nccl", PLP_OPTION_CHOICE, &common.link, 0, 0, "how ranks add up; auto: NCCL between GPUs, else MPI" },
+    { "--comm", NULL, "auto|mpi|nccl", PLP_OPTION_CHOICE, &common.link, 0, 0,
+      "how ranks add up; auto: between GPUs of a host through each\nother's memory, and NCCL; else MPI" },
     { "--threads", NULL, "N", PLP_OPTION_INT, &common.threads, 1, 1024, "CPU threads of a rank; default: its share of the host's" },
     { "--max-batch-tokens", NULL, "N", PLP_OPTION_INT, &common.batch_tokens, 1, 1 << 20, "most tokens of a step; default 512" },
     { "--max-slice", NULL, "N", PLP_OPTION_INT, &common.slice, 1, 1 << 20, "most tokens of one prompt in a step; default: what has room" },
@@ -62,7 +65,8 @@ static const plp_option general_options[] = {
     { "--watchdog", NULL, "SECONDS", PLP_OPTION_INT, &common.watchdog, 0, 86400,
       "end the job when a rank is stopped, or holds up the others\nfor so long; default 30, 0: off" },
     { "--diag", NULL, "DIR", PLP_OPTION_TEXT, &common.diag, 1, 0,
-      "when the job ends abnormally, each rank's last collectives\ngo there, for polylepis diag; default: $PLP_DIAG_DIR" },
+      "when the job ends abnormally, each rank's last collectives\ngo there, for polylepis diag; made if missing; "
+      "default:\n$PLP_DIAG_DIR" },
     { "--quiet", "-q", NULL, PLP_OPTION_FLAG, &common.quiet, 0, 0, "nothing on stderr but warnings and errors" },
     { "--help", "-h", NULL, PLP_OPTION_FLAG, &(bool){ false }, 0, 0, "this text" }, /* was seen to before */
 };
@@ -131,8 +135,9 @@ static bool answer_without_mpi(int argc, char **argv)
     bool asked = strcmp(first, "help") == 0;
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) asked |= strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
     if (!asked) return false;
-    const cli_command *command = find_command(first);
-    if (command == NULL && argc > 2) command = find_command(argv[2]);
+    const char *name = strcmp(first, "help") == 0 ? (argc > 2 ? argv[2] : "") : first;
+    const cli_command *command = find_command(name);
+    if (command == NULL && *name != 0 && *name != '-') return false; /* is refused, by name */
     if (speaks) print_help(command);
     return true;
 }
@@ -171,13 +176,14 @@ static plp_status check_launch(const cli *c)
 static plp_status choose_command(int argc, char **argv, const cli_command **command)
 {
     if (argc < 2) return PLP_FAIL(PLP_ERR_USAGE, "no command; command line; fix: see polylepis --help");
-    *command = find_command(argv[1]);
+    const char *name = strcmp(argv[1], "help") == 0 && argc > 2 ? argv[2] : argv[1];
+    *command = find_command(name);
     if (*command != NULL) return PLP_OK;
     const char *names[COMMANDS];
     for (int i = 0; i < COMMANDS; i++) names[i] = commands[i]->name;
-    const char *nearest = plp_nearest(argv[1], names, COMMANDS);
-    if (nearest == NULL) return PLP_FAIL(PLP_ERR_USAGE, "unknown command %.60s; command line; fix: see polylepis --help", argv[1]);
-    return PLP_FAIL(PLP_ERR_USAGE, "unknown command %.60s; command line; fix: did you mean %s?", argv[1], nearest);
+    const char *nearest = plp_nearest(name, names, COMMANDS);
+    if (nearest == NULL) return PLP_FAIL(PLP_ERR_USAGE, "unknown command %.60s; command line; fix: see polylepis --help", name);
+    return PLP_FAIL(PLP_ERR_USAGE, "unknown command %.60s; command line; fix: did you mean %s?", name, nearest);
 }
 
 static plp_status read_command_line(cli *c, int argc, char **argv, const cli_command **command)
@@ -192,7 +198,7 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
     if ((*command)->model && !(*command)->model_optional && common.model == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--model is missing; command line; fix: polylepis %s", (*command)->usage);
     c->quiet = common.quiet;
-    cli_diag_directory(common.diag);
+    PLP_TRY(cli_diag_directory(common.diag));
     if (c->quiet) plp_log_threshold(PLP_LOG_WARN);
     c->model = (plp_engine_options){
         .model = common.model,
@@ -219,6 +225,14 @@ static plp_status compare_programs(const cli *c)
     tp_claim claims[TP_CLAIMS];
     PLP_TRY(PLP_FAULT_AT("handshake"));
     return tp_handshake(c->group, claims, cli_program_claims(claims));
+}
+
+/* Another command on another rank would wait for other collectives, some of them in MPI, where no watchdog looks. */
+static plp_status compare_commands(const cli *c, const cli_command *command)
+{
+    tp_claim claim = { .name = "command" };
+    snprintf(claim.text, sizeof claim.text, "%s", command->name);
+    return tp_handshake(c->group, &claim, 1);
 }
 
 /* How a rank fared: the lowest such number of all ranks decides.  The rank that an error only heard of has more to say. */
@@ -273,6 +287,7 @@ static plp_status run(cli *c, int argc, char **argv)
     PLP_TRY(check_launch(c));
     PLP_TRY(compare_programs(c));
     PLP_TRY(tp_agree(c->group, read_command_line(c, argc, argv, &command)));
+    PLP_TRY(compare_commands(c, command));
     PLP_TRY(tp_agree(c->group, tp_watchdog_start(c->group, (double)common.watchdog, cli_watchdog_ends)));
     PLP_TRY(command->run(c));
     return c->fared == 0 ? flushed() : PLP_OK;
@@ -295,13 +310,15 @@ int cli_main(int argc, char **argv)
 {
     cli c = { .size = 1 };
     int threads;
-    if (answer_without_mpi(argc, argv)) return fflush(stdout) == 0 ? 0 : plp_status_exit(PLP_ERR_IO);
-    const plp_status st = check_launcher();
+    const bool answered = answer_without_mpi(argc, argv);
+    const plp_status st = answered ? flushed() : check_launcher();
+    if (answered && st == PLP_OK) return 0;
     if (st != PLP_OK) {
         const char *task = getenv("SLURM_PROCID");
         if (task == NULL || atoi(task) == 0) plp_log_threshold(PLP_LOG_ERROR), plp_log_failure(st);
         return plp_status_exit(st);
     }
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a write that fails */
     (void)PLP_FAULT_AT("init");
     if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &threads) != MPI_SUCCESS) return plp_status_exit(PLP_ERR_USAGE);
     plp_log_threshold(PLP_LOG_INFO);
@@ -329,4 +346,37 @@ done:
     free(*text);
     *text = NULL;
     return st;
+}
+
+static bool same_file(const struct stat *a, const struct stat *b) { return a->st_dev == b->st_dev && a->st_ino == b->st_ino; }
+
+/* Whether a checkpoint would miss it. */
+static bool is_part(const char *path)
+{
+    const char *dot = strrchr(path, '.');
+    return dot != NULL && (strcmp(dot, ".safetensors") == 0 || strcmp(dot, ".json") == 0);
+}
+
+/* Whether a file lies in a directory. */
+static bool lies_in(const char *path, const struct stat *directory)
+{
+    struct stat info;
+    const char *slash = strrchr(path, '/');
+    char *parent = slash == NULL ? strdup(".") : strndup(path, (size_t)(slash - path) + 1);
+    const bool yes = parent != NULL && stat(parent, &info) == 0 && same_file(&info, directory);
+    free(parent);
+    return yes;
+}
+
+plp_status cli_not_input(const char *output, const char *input)
+{
+    struct stat out, in;
+    char part[PATH_MAX];
+    if (output == NULL || input == NULL || stat(input, &in) != 0) return PLP_OK;
+    snprintf(part, sizeof part, "%s.part", output);
+    if (stat(part, &out) == 0 && same_file(&out, &in))
+        return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", part);
+    if (stat(output, &out) == 0 && (same_file(&out, &in) || (S_ISDIR(in.st_mode) && is_part(output) && lies_in(output, &in))))
+        return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", output);
+    return PLP_OK;
 }

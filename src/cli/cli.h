@@ -45,6 +45,10 @@ plp_status cli_join(cli *c, plp_status st);
  * the caller's to free. */
 plp_status cli_read_input(const cli *c, const char *path, size_t most, char **text, size_t *bytes);
 
+/* PLP_ERR_CREATE where a file that is to be written, or its NAME.part, is `input`, or weights or JSON in it if that is a directory.  NULLs
+ * are accepted. */
+plp_status cli_not_input(const char *output, const char *input);
+
 /* What must be the same on all ranks before they begin: build and libraries.  Their number. */
 int cli_program_claims(tp_claim *claims);
 

@@ -44,6 +44,10 @@ static plp_status prepare(const cli *c, bench *b)
     static const int batches[] = { 1, 8, 32 }, tokens[] = { 512 };
     const bool load = given.mode == LOAD;
     if (load && c->model.model == NULL) return PLP_FAIL(PLP_ERR_USAGE, "--mode load needs --model; command line; fix: name a model file");
+    if ((load ? given.shape : c->model.model) != NULL)
+        return PLP_FAIL(PLP_ERR_USAGE, "--%s with --mode %s; command line; fix: leave it out", load ? "shape" : "model",
+                        load ? "load" : "other than load");
+    if (given.json && given.csv) return PLP_FAIL(PLP_ERR_USAGE, "--json with --csv; command line; fix: give one of them");
     if (!load && given.shape == NULL && given.mode != COLLECTIVES)
         return PLP_FAIL(PLP_ERR_USAGE, "--shape is missing; command line; fix: see polylepis bench --help");
     *b = (bench){ .group = c->group,

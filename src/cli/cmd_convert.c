@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 #include "cli/stop.h"
 
+#include "base/error.h"
 #include "model/source.h"
 
 static struct {
@@ -28,6 +29,7 @@ static plp_status run(cli *c)
 {
     cli_watch_signals(); /* the others too: mpirun and srun signal all of them */
     if (c->rank != 0) return PLP_OK;
+    PLP_TRY(cli_not_input(c->words[1], c->words[0]));
     const model_convert_options o = {
         .source = { .full_norm = given.full_norm }, .replace = given.replace, .stop = asked_to_stop, .check_finite = given.check_finite
     };

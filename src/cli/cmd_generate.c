@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "io/part_file.h"
 
 #include <errno.h>
 #include <json-c/json.h>
@@ -282,6 +283,18 @@ done:
     return st;
 }
 
+/* Rank 0.  What --save-state will need is tried before the model is loaded. */
+static plp_status check_save(const cli *c)
+{
+    io_part part;
+    if (given.save == NULL) return PLP_OK;
+    PLP_TRY(cli_not_input(given.save, c->model.model));
+    PLP_TRY(cli_not_input(given.save, given.file));
+    const plp_status st = io_part_create(&part, given.save, true);
+    io_part_discard(&part);
+    return st;
+}
+
 static plp_status run(cli *c)
 {
     plp_status st = PLP_OK;
@@ -290,6 +303,7 @@ static plp_status run(cli *c)
     output o = { .prints = c->rank == 0 };
     const double began = plp_seconds();
     PLP_TRY(check_options());
+    PLP_TRY(tp_agree(c->group, c->rank == 0 ? check_save(c) : PLP_OK));
     cli_watch_signals();
     c->model.max_seqs = 1;
     if (given.save != NULL) c->model.ahead = PLP_AHEAD_OFF; /* the state is wanted where the text ends */

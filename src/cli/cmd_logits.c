@@ -115,6 +115,14 @@ static plp_status score_lines(const cli *c, engine_session *s, sink *out, const 
     return PLP_OK;
 }
 
+/* Rank 0. */
+static plp_status open_output(const cli *c, sink *out)
+{
+    PLP_TRY(cli_not_input(given.output, given.input));
+    PLP_TRY(cli_not_input(given.output, c->model.model));
+    return io_logits_create(&out->writer, given.output, given.replace);
+}
+
 static plp_status run(cli *c)
 {
     plp_status st = PLP_OK;
@@ -127,7 +135,7 @@ static plp_status run(cli *c)
                         cli_logits.usage);
     PLP_TRY(cli_read_input(c, given.input, MOST_INPUT, &text, &bytes));
     cli_watch_signals();
-    if (c->rank == 0) st = io_logits_create(&out.writer, given.output, given.replace);
+    if (c->rank == 0) st = open_output(c, &out);
     PLP_DO(tp_agree(c->group, st));
     c->model.max_seqs = 1;
     if (c->model.max_batch_tokens == 0) c->model.max_batch_tokens = ROWS;

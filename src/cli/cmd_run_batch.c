@@ -9,9 +9,11 @@
 #include "base/json_out.h"
 #include "base/log.h"
 #include "engine/engine.h"
+#include "io/jsonl.h"
 #include "polylepis/polylepis.h"
+#include "tp/stamp.h"
 
-#include <signal.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,14 +108,49 @@ static json_object *header_of(const cli *c, plp_engine *e, const batch_input *in
 
 /* ------------------------------------------------------------------------------------------------------------------ rank 0 only */
 
+/* The files that a job makes, or takes away, under its output's name are none that it reads, nor the summary, which is emptied at once. */
+static plp_status check_output(const cli *c, const batch_input *in)
+{
+    static const char *const suffixes[] = { "", ".part", ".tmp", ".lock" };
+    plp_status st = PLP_OK;
+    const size_t room = strlen(given.output) + 8;
+    char *name = NULL;
+    if (strcmp(given.output, "-") == 0) return PLP_OK;
+    PLP_TRY(PLP_ALLOCATED(name = malloc(room)));
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        snprintf(name, room, "%s%s", given.output, suffixes[i]);
+        PLP_DO(cli_not_input(name, c->model.model));
+        PLP_DO(cli_not_input(name, given.canary));
+        if (batch_input_is(in, name))
+            st = PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", name);
+        else if (given.summary != NULL && strcmp(name, given.summary) == 0)
+            st = PLP_FAIL(PLP_ERR_CREATE, "--summary %s is the job's own; output; fix: choose another name", name);
+        PLP_DO(st);
+    }
+done:
+    free(name);
+    return st;
+}
+
+static plp_status check_summary(const cli *c, const batch_input *in)
+{
+    if (given.summary == NULL) return PLP_OK;
+    PLP_TRY(cli_not_input(given.summary, c->model.model));
+    PLP_TRY(cli_not_input(given.summary, given.canary));
+    if (!batch_input_is(in, given.summary)) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", given.summary);
+}
+
 /* What can be refused is refused before the model is loaded. */
-static plp_status open_files(batch_job *job, FILE **summary)
+static plp_status open_files(const cli *c, batch_job *job, FILE **summary)
 {
     PLP_TRY(batch_input_create(&job->input, given.input, (size_t)given.line_mib << 20, given.duplicates == 1));
-    if (batch_input_is(job->input, given.output))
-        return PLP_FAIL(PLP_ERR_CREATE, "%s is the input; output; fix: choose another name", given.output);
+    PLP_TRY(check_output(c, job->input));
+    PLP_TRY(check_summary(c, job->input));
     PLP_TRY(batch_output_create(&job->output, given.output, given.order == 0, given.force, given.break_lock));
-    if (given.summary != NULL && (*summary = fopen(given.summary, "w")) == NULL) return PLP_FAIL_ERRNO("create", given.summary);
+    if (given.summary != NULL && (*summary = fopen(given.summary, "w")) == NULL)
+        return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; output; fix: choose a file that can be written", given.summary,
+                        strerror(errno));
     if (!given.strict) return PLP_OK;
     if (batch_input_digest(job->input) == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--strict with an input that is no file; command line; fix: give a file, it is read twice");
@@ -189,6 +226,13 @@ static plp_status check_options(void)
     return cli_check_bos(&cli_sampling_given.bos);
 }
 
+/* Reads its input or its journal, or writes results; a producer at the other end of a pipe may take its time. */
+static void alive(void)
+{
+    static int64_t pieces;
+    tp_stamp(TP_OUTPUT, ++pieces);
+}
+
 static plp_status run(cli *c)
 {
     enum { MAX_TOKENS = 16 }; /* the default of the completions API */
@@ -203,15 +247,16 @@ static plp_status run(cli *c)
     PLP_DO(check_options());
     (void)plp_json_complete("an earlier job of this process"); /* no matter to this one */
     json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
-    PLP_DO(tp_agree(c->group, c->rank == 0 ? open_files(&job, &summary) : PLP_OK));
+    io_alive = alive;
+    PLP_DO(tp_agree(c->group, c->rank == 0 ? open_files(c, &job, &summary) : PLP_OK));
     cli_watch_signals();
-    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is a write that fails */
     c->model.max_seqs = given.max_seqs > 0 ? (int)given.max_seqs : -1;
     plp_log(PLP_LOG_INFO, "loading %s", c->model.model);
     PLP_DO(plp_engine_create(&job.engine, MPI_COMM_WORLD, &c->model));
     st = run_job(c, &job, summary);
 done:
     if (summary != NULL && fclose(summary) != 0 && st == PLP_OK) st = PLP_FAIL_ERRNO("write", given.summary);
+    io_alive = NULL;
     batch_output_close(&job.output);
     batch_input_destroy(&job.input);
     st = cli_join(c, st);

@@ -160,6 +160,8 @@ static plp_status run(cli *c)
     models m = { 0 };
     model_difference *list = NULL;
     int count = 0;
+    if (c->model.model != NULL && given.shape != NULL)
+        return PLP_FAIL(PLP_ERR_USAGE, "--model with --shape; command line; fix: give one of them");
     if (c->model.model == NULL && given.shape == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--model or --shape is missing; command line; fix: polylepis verify --model M");
     PLP_DO(open_models(c, &m));

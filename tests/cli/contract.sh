@@ -12,6 +12,10 @@ refused 64 "did you mean --max-tokens?" generate --model "$demo" --prompt a --ma
 refused 64 "from 0 to 1" generate --model "$demo" --prompt a --top-p 2
 refused 64 "an integer from 1 to" generate --model "$demo" --prompt a -n 2x
 refused 64 "one of auto|cpu|cuda" generate --model "$demo" --prompt a --device gpu
+refused 64 "unknown command zzz" help zzz
+refused 64 "--model with --shape" verify --model "$demo" --shape mamba2-130m
+refused 64 "--json with --csv" bench --shape mamba2-130m --json --csv
+refused 73 "--diag $work/missing/d" generate --model "$demo" -q --prompt a --diag "$work/missing/d"
 refused 64 "its value is missing" generate --model "$demo" --prompt
 refused 64 "--model is missing" generate --prompt a
 refused 64 "0 prompts" generate --model "$demo"
@@ -45,12 +49,36 @@ refused 64 "--output is missing" logits --model "$demo" -i "$work/in"
     refused 65 "cannot name an HDF5 group" logits $quiet_demo -i "$work/path.jsonl" -o "$work/l.h5"
     refused 65 "prompt" logits $quiet_demo -i "$work/number.jsonl" -o "$work/l.h5"
     refused 73 "missing/l.h5" logits $quiet_demo -i "$work/torn.jsonl" -o "$work/missing/l.h5"
-    refused 73 "exists" logits $quiet_demo -i "$work/torn.jsonl" -o "$work/torn.jsonl"
+    refused 73 "exists" logits $quiet_demo -i "$work/torn.jsonl" -o "$work/twice.jsonl"
+    refused 73 "is an input" logits $quiet_demo -i "$work/torn.jsonl" -o "$work/torn.jsonl"
+    cp "$work/number.jsonl" "$work/l2.h5.part"
+    refused 73 "l2.h5.part is an input" logits $quiet_demo -i "$work/l2.h5.part" -o "$work/l2.h5"
     [ ! -e "$work/l.h5" ] && [ ! -e "$work/l.h5.part" ] || fail "a job that failed left a file"
     refused 65 "fewer than a window" perplexity $quiet_demo --text "$work/garbage"
     refused 65 "safetensors" convert "$work/cut" "$work/c.h5"
     [ ! -e "$work/c.h5" ] || fail "a conversion that failed left a file"
 }
+
+# No output is an input, and --force does not make it one.
+cp -r "$demo" "$work/own" && "$polylepis" convert -q "$demo" "$work/own.h5" && echo '{"id": "a", "prompt": [1]}' >"$work/own.jsonl"
+cksum "$work/own"/* "$work/own.h5" "$work/own.jsonl" >"$work/kept"
+own="--model $work/own.h5 -q -i $work/own.jsonl"
+# shellcheck disable=SC2086 # words
+{
+    refused 73 "is an input" convert "$work/own" "$work/own/model.safetensors" --force
+    refused 73 "is an input" convert "$work/own.h5" "$work/own.h5" --force
+    refused 73 "is an input" logits $own -o "$work/own.h5" --force
+    refused 73 "is an input" logits $own -o "$work/own.jsonl" --force
+    refused 73 "is an input" run-batch $own -o "$work/own.h5" --force
+    refused 73 "is an input" run-batch $own -o "$work/o.jsonl" --summary "$work/own.h5"
+    refused 73 "is an input" run-batch $own -o "$work/o.jsonl" --summary "$work/own.jsonl"
+    refused 73 "is the job's own" run-batch $own -o "$work/o.jsonl" --summary "$work/o.jsonl"
+    refused 73 "is an input" generate --model "$work/own.h5" -q --prompt a --save-state "$work/own.h5"
+    refused 73 "is an input" generate --model "$work/own.h5" -q --prompt-file "$work/own.jsonl" --save-state "$work/own.jsonl"
+    refused 73 "missing/s" generate $quiet_demo --prompt a --save-state "$work/missing/s"
+}
+cksum "$work/own"/* "$work/own.h5" "$work/own.jsonl" | cmp -s - "$work/kept" || fail "an input was written to"
+[ -z "$(find "$work" -name 'o.jsonl*')" ] || fail "a job that was refused left a file"
 
 # One rank alone: another model path, other options, another prompt file.  The others must not wait for it.
 apart() {
@@ -63,6 +91,7 @@ apart() {
 }
 apart 66 "$work/none" "generate $quiet_demo --prompt a" "generate --model $work/none -q --prompt a"
 apart 64 "did you mean" "generate $quiet_demo --prompt a" "generate $quiet_demo --promt a"
+apart 76 "another command" "generate $quiet_demo --prompt a" "inspect $demo"
 apart 76 "options" "generate $quiet_demo --prompt a" "generate $quiet_demo --prompt a --state-dtype bf16"
 apart 65 "index 0" "generate $quiet_demo --prompt-token-ids 1" "generate $quiet_demo --prompt-token-ids 99999"
 apart 76 "requests" "generate $quiet_demo --prompt-token-ids 1,2,3" "generate $quiet_demo --prompt-token-ids 1,2"

@@ -31,7 +31,7 @@ cmp -s "$out" "$work/kept" || fail "a refused job changed the output"
 batch 0 --force --max-tokens 3
 cmp -s "$out" "$work/kept" || fail "--force: another output"
 if [ "$np" = 1 ]; then # rank 0 alone sees to files
-    refused 73 "is the input" run-batch -q --model "$demo" -i "$in" -o "$in" --force
+    refused 73 "is an input" run-batch -q --model "$demo" -i "$in" -o "$in" --force
     refused 73 "missing" run-batch -q --model "$demo" -i "$in" -o "$work/missing/out"
     refused 73 "no regular file" run-batch -q --model "$demo" -i "$in" -o "$work" --force
     refused 73 "/proc/out" run-batch -q --model "$demo" -i "$in" -o /proc/out

@@ -29,7 +29,14 @@ mkdir "$work/there"
 {
     refused 73 "cannot open the directory" $job -o "$work/missing/out"
     refused 73 "no regular file" $job -o "$work/there"
-    refused 73 "is the input" $job -o "$work/in.jsonl"
+    refused 73 "is an input" $job -o "$work/in.jsonl"
+    for name in part tmp lock; do # what a job makes and takes away
+        cp "$work/in.jsonl" "$work/named.$name"
+        refused 73 "named.$name is an input" $job -i "$work/named.$name" -o "$work/named" --force
+        cmp -s "$work/in.jsonl" "$work/named.$name" || fail "named.$name, the input, was lost"
+        refused 73 "is the job's own" $job -o "$work/sum" --summary "$work/sum.$name"
+    done
+    rm -f "$work"/named.*
     refused 73 "no regular file" $job -o /dev/full
     run $job -o /proc/out
     [ "$rc" = 73 ] || [ "$rc" = 77 ] || fail "into /proc: exit $rc"
@@ -82,6 +89,10 @@ same() { # same WHAT: of $work/out and what it should be, but for the times
     sed 's/"timings".*//' "$work/out" | cmp -s - "$work/alone" || fail "without stdin and stderr: other bytes"
     "$polylepis" $generate >/dev/full 2>"$work/err"
     [ $? = 74 ] || fail "stdout to a full disk"
+    timeout 20 "$polylepis" $generate >&- 2>"$work/err"
+    [ $? = 74 ] || fail "without stdout"
+    (ulimit -f 14000 && "$polylepis" convert -q "$demo" "$work/large.h5" 2>"$work/err") # blocks of 512 bytes
+    [ $? = 74 ] && [ -z "$(find "$work" -name 'large*')" ] || fail "a file that may not grow"
     (ulimit -n 40 && "$polylepis" $generate >"$work/out" 2>"$work/err")
     rc=$?
     [ $rc != 0 ] || sed 's/"timings".*//' "$work/out" | cmp -s - "$work/alone" || fail "few descriptors: other bytes"
