@@ -185,7 +185,8 @@ int main(int argc, char **argv)
                      { 16, 512, 2, PLP_AHEAD_ON, 0, false },
                      { 1, 512, REQUESTS, PLP_AHEAD_ON, 16, true } };
     for (size_t s = 0; s < sizeof settings / sizeof *settings; s++) {
-        run_jobs(settings[s].seqs, settings[s].batch_tokens, settings[s].joining, settings[s].ahead, settings[s].first, settings[s].few, together);
+        run_jobs(settings[s].seqs, settings[s].batch_tokens, settings[s].joining, settings[s].ahead, settings[s].first, settings[s].few,
+                 together);
         for (int i = 0; i < REQUESTS; i++) {
             const answer *want = &alone[i], *got = &together[i];
             CHECK(got->ends == 1 && want->ends == 1 && got->finish == want->finish && got->tokens == want->tokens && got->tokens > 0);
