@@ -1,7 +1,6 @@
 #include "io/logits_file.h"
 
-#include "io/model_file_internal.h"
-#include "io/part_file.h"
+#include "io/hdf5_space.h"
 
 #include "base/error.h"
 
@@ -10,6 +9,7 @@
 
 struct io_logits_writer {
     io_part out;
+    io_hdf5_space space;
     hid_t file, logits;
     int64_t rows, done, vocab; /* of the record under way */
 };
@@ -19,11 +19,13 @@ static plp_status create_file(io_logits_writer *w)
     plp_status st = PLP_OK;
     unsigned plugins;
     hid_t access = -1;
+    PLP_TRY(io_hdf5_space_begin(&w->space, &w->out));
     PLP_TRY(io_hdf5_enter(&plugins));
     PLP_DO(IO_H5(PLP_ERR_IO, access = H5Pcreate(H5P_FILE_ACCESS), "%s: no access list", w->out.part));
-    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110), "%s: file format", w->out.part));
+    PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_libver_bounds(access, H5F_LIBVER_V18, H5F_LIBVER_V110), "%s: file format", w->out.part));
     PLP_DO(IO_H5(PLP_ERR_IO, H5Pset_file_locking(access, false, true), "%s: file locks", w->out.part)); /* our own lock is on it */
     PLP_DO(IO_H5(PLP_ERR_IO, w->file = H5Fcreate(w->out.fd_name, H5F_ACC_TRUNC, H5P_DEFAULT, access), "%s: cannot create", w->out.part));
+    PLP_DO(io_hdf5_space_take(&w->space, w->file, 0, 0));
 done:
     if (access >= 0) H5Pclose(access);
     io_hdf5_leave(plugins);
@@ -65,6 +67,8 @@ static plp_status begin(io_logits_writer *w, const char *id, const int *tokens)
     plp_status st = PLP_OK;
     const hsize_t shape[2] = { (hsize_t)w->rows, (hsize_t)w->vocab };
     hid_t group = -1, space = -1;
+    const uint64_t bytes = (uint64_t)w->rows * (sizeof *tokens + (uint64_t)w->vocab * sizeof(float));
+    PLP_TRY(io_hdf5_space_take(&w->space, w->file, bytes, 0));
     if (H5Lexists(w->file, id, H5P_DEFAULT) > 0) return PLP_FAIL(PLP_ERR_DATA, "id %s comes twice; fix: give every record its own", id);
     PLP_DO(IO_H5(PLP_ERR_IO, group = H5Gcreate2(w->file, id, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), "%s: cannot create", id));
     PLP_DO(write_tokens(group, id, tokens, w->rows));
@@ -130,7 +134,8 @@ plp_status io_logits_finish(io_logits_writer **out)
     w->file = -1;
     st = IO_H5(PLP_ERR_IO, closed, "%s: cannot write", w->out.part);
     io_hdf5_leave(plugins);
-    if (st != PLP_OK) goto done;
+    PLP_DO(st);
+    PLP_DO(io_hdf5_space_end(&w->space));
     st = io_part_finish(&w->out);
 done:
     io_logits_discard(out);

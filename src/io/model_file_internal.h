@@ -1,5 +1,5 @@
-/* src/io/model_file_internal.h -- what the writer, the reader and the manifest of model files share.  Included by model_file_*.c, and by
- * logits_file.c for the HDF5 part. */
+/* src/io/model_file_internal.h -- what the writer, the reader and the manifest of model files share.  Included by model_file_*.c, and
+ * for the HDF5 part by logits_file.c and hdf5_space. */
 #ifndef IO_MODEL_FILE_INTERNAL_H
 #define IO_MODEL_FILE_INTERNAL_H
 

@@ -3,7 +3,7 @@
 #include "base/checked.h"
 #include "base/crc32c.h"
 #include "base/error.h"
-#include "io/part_file.h"
+#include "io/hdf5_space.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,17 +17,15 @@
 /* A call of HDF5 about `what` in the part. */
 #define H5(w, call, what) IO_H5(PLP_ERR_IO, call, "%s: %s", (w)->out.part, (what))
 
-enum { METADATA = 1 << 20, METADATA_OF_ONE = 1 << 10 }; /* bytes that HDF5 may need: for few objects, and for each one more */
-
 struct io_model_writer {
     io_part out; /* payloads go through its fd */
     hid_t file;  /* HDF5 on the part */
     io_contents contents;
-    uint64_t reserved; /* bytes of disk that are ours already */
-    bool writing;      /* between begin and end */
-    io_entry entry;    /* which dataset */
-    uint64_t written;  /* bytes of it */
-    uint32_t sum;      /* of its last block, as far as it was written */
+    io_hdf5_space space;
+    bool writing;     /* between begin and end */
+    io_entry entry;   /* which dataset */
+    uint64_t written; /* bytes of it */
+    uint32_t sum;     /* of its last block, as far as it was written */
 };
 
 static plp_status write_all(const io_model_writer *w, const uint8_t *data, uint64_t bytes, uint64_t at)
@@ -46,7 +44,7 @@ static plp_status write_all(const io_model_writer *w, const uint8_t *data, uint6
 static plp_status create_file(io_model_writer *w)
 {
     plp_status st = PLP_OK;
-    PLP_TRY(write_all(w, (const uint8_t[4096]){ 0 }, 4096, 0)); /* the superblock needs room before reserve() can ask HDF5 for more */
+    PLP_TRY(io_hdf5_space_begin(&w->space, &w->out));
     const hid_t access = H5Pcreate(H5P_FILE_ACCESS), creation = H5Pcreate(H5P_FILE_CREATE);
     PLP_DO(H5(w, access, "cannot be set up"));
     PLP_DO(H5(w, creation, "cannot be set up"));
@@ -62,20 +60,10 @@ done:
     return st;
 }
 
-/* HDF5 writes its metadata when it likes, at the latest when the file is closed, and does not survive a failure: the file stays open, and the
- * process crashes at its end.  So disk space is taken first, for `bytes` of payload and for what HDF5 will have to say about them. */
+/* Disk space for `bytes` of payload. */
 static plp_status reserve(io_model_writer *w, uint64_t bytes)
 {
-    haddr_t end = 0;
-    PLP_TRY(H5(w, H5Fget_eoa(w->file, &end), "its length"));
-    const uint64_t most = end + bytes + IO_PAYLOAD_ALIGN + METADATA + METADATA_OF_ONE * (uint64_t)w->contents.entry_count;
-    if (most <= w->reserved) return PLP_OK;
-    const int e = posix_fallocate(w->out.fd, (off_t)w->reserved, (off_t)(most - w->reserved));
-    if (e != 0 && e != EINVAL && e != EOPNOTSUPP) /* some file systems cannot say */
-        return PLP_FAIL(PLP_ERR_IO, "cannot make %s %" PRIu64 " bytes long: %s; fix: check the disk and its free space", w->out.part, most,
-                        strerror(e));
-    w->reserved = most;
-    return PLP_OK;
+    return io_hdf5_space_take(&w->space, w->file, bytes, w->contents.entry_count);
 }
 
 /* The root's attributes go to the file here and into the manifest; other objects' go where their object is made. */
@@ -322,29 +310,14 @@ done:
 }
 
 /* What HDF5 has written of where the file ends. */
-static bool read_end(const io_model_writer *w, uint64_t *length)
-{
-    size_t used = 0;
-    while (used < sizeof *length) {
-        const ssize_t got = pread(w->out.fd, (char *)length + used, sizeof *length - used, (off_t)(IO_SUPERBLOCK_END + used));
-        if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) return false;
-        used += (size_t)got;
-    }
-    return true;
-}
-
 static plp_status finish(io_model_writer *w)
 {
-    uint64_t length = 0;
     if (w->writing) return PLP_FAIL(PLP_ERR_INTERNAL, "%s was not ended", w->entry.tensor.name);
     PLP_TRY(put_manifest(w));
     const herr_t closed = H5Fclose(w->file);
     w->file = -1;
     PLP_TRY(IO_H5(PLP_ERR_IO, closed, "cannot complete %s", w->out.part));
-    /* HDF5 leaves what was reserved behind the end that it has stated. */
-    if (!read_end(w, &length) || ftruncate(w->out.fd, (off_t)length) != 0)
-        return PLP_FAIL(PLP_ERR_IO, "cannot complete %s: %s; fix: check the disk and its free space", w->out.part, strerror(errno));
+    PLP_TRY(io_hdf5_space_end(&w->space));
     return io_part_finish(&w->out);
 }
 

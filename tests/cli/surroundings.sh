@@ -93,6 +93,9 @@ same() { # same WHAT: of $work/out and what it should be, but for the times
     [ $? = 74 ] || fail "without stdout"
     (ulimit -f 14000 && "$polylepis" convert -q "$demo" "$work/large.h5" 2>"$work/err") # blocks of 512 bytes
     [ $? = 74 ] && [ -z "$(find "$work" -name 'large*')" ] || fail "a file that may not grow"
+    awk 'BEGIN { for (i = 0; i < 20; i++) { printf "{\"id\": \"%d\", \"prompt\": [1", i; for (k = 0; k < 90; k++) printf ",%d", k; print "]}" } }' >"$work/large.in"
+    (ulimit -f 14000 && "$polylepis" logits -q --model "$demo" --device cpu -i "$work/large.in" -o "$work/large.h5" 2>"$work/err")
+    [ $? = 74 ] && [ "$(grep -c . "$work/err")" = 1 ] && [ -z "$(find "$work" -name 'large.h5*')" ] || fail "logits that may not grow: $(cat "$work/err")"
     (ulimit -n 40 && "$polylepis" $generate >"$work/out" 2>"$work/err")
     rc=$?
     [ $rc != 0 ] || sed 's/"timings".*//' "$work/out" | cmp -s - "$work/alone" || fail "few descriptors: other bytes"
