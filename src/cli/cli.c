@@ -14,12 +14,16 @@
 #include "tp/stamp.h"
 #include "tp/watchdog.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 static const cli_command *const commands[] = { &cli_generate, &cli_run_batch, &cli_logits, &cli_perplexity, &cli_convert,
                                                &cli_inspect,  &cli_verify,    &cli_bench,  &cli_diag };
@@ -326,13 +330,57 @@ int cli_main(int argc, char **argv)
 }
 
 /* ---------------------------------------------------------------------------------------------------------------- for commands */
+/* A pipe, to its end.  While its other end takes its time, the watchdog is told that nothing is wrong. */
+static plp_status read_stream(int fd, const char *path, size_t most, char **text, size_t *bytes)
+{
+    enum { PATIENCE = 500 /* milliseconds */, PIECE = 1 << 16 };
+    plp_status st = PLP_OK;
+    char *data = NULL;
+    size_t used = 0, room = 0;
+    for (int64_t looks = 1;;) {
+        struct pollfd p = { .fd = fd, .events = POLLIN };
+        tp_stamp(TP_OUTPUT, looks++);
+        if (poll(&p, 1, PATIENCE) <= 0) continue;
+        if (used + PIECE >= room) {
+            room = 2 * room + 2 * PIECE;
+            char *more = realloc(data, room);
+            PLP_DO(PLP_ALLOCATED(more));
+            data = more;
+        }
+        const ssize_t got = read(fd, data + used, room - used - 1);
+        if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+        if (got < 0) PLP_DO(PLP_FAIL_ERRNO("read", path));
+        if (got == 0) break;
+        used += (size_t)got;
+        if (used > most) PLP_DO(PLP_FAIL(PLP_ERR_DATA, "%s: more than the %zu bytes that are read; fix: give less", path, most));
+    }
+    data[used] = 0;
+    *text = data, *bytes = used, data = NULL;
+done:
+    free(data);
+    return st;
+}
+
+/* Rank 0. */
+static plp_status read_any(const char *path, size_t most, char **text, size_t *bytes)
+{
+    struct stat info;
+    if (strcmp(path, "-") == 0) return read_stream(STDIN_FILENO, "stdin", most, text, bytes);
+    if (stat(path, &info) != 0 || !S_ISFIFO(info.st_mode)) return plp_read_file(path, most, text, bytes);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return PLP_FAIL_ERRNO("open", path);
+    const plp_status st = read_stream(fd, path, most, text, bytes);
+    close(fd);
+    return st;
+}
+
 plp_status cli_read_input(const cli *c, const char *path, size_t most, char **text, size_t *bytes)
 {
     plp_status st = PLP_OK;
     *text = NULL;
     uint64_t size = 0;
     if (c->rank == 0) {
-        st = plp_read_file(path, most, text, bytes);
+        st = read_any(path, most, text, bytes);
         size = *bytes;
     }
     PLP_DO(tp_agree(c->group, st));

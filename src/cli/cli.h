@@ -41,8 +41,8 @@ int cli_main(int argc, char **argv);
  * its standard output says.  Does not return if it failed alone. */
 plp_status cli_join(cli *c, plp_status st);
 
-/* Collective.  A whole file, read by rank 0 alone: a file that only some ranks can see must not hang the others.  NUL behind it; *text is
- * the caller's to free. */
+/* Collective.  A whole file, pipe, or "-", standard input, read by rank 0 alone: a file that only some ranks can see must not hang the others.
+ * NUL behind it; *text is the caller's to free. */
 plp_status cli_read_input(const cli *c, const char *path, size_t most, char **text, size_t *bytes);
 
 /* PLP_ERR_CREATE where a file that is to be written, or its NAME.part, is `input`, or weights or JSON in it if that is a directory.  NULLs

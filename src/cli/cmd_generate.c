@@ -27,7 +27,7 @@ static const cli_sampling *const sampling = &cli_sampling_given;
 
 static const plp_option options[] = {
     { "--prompt", "-p", "TEXT", PLP_OPTION_TEXT, &given.prompt, 0, 0, "the prompt" },
-    { "--prompt-file", "-f", "FILE", PLP_OPTION_TEXT, &given.file, 1, 0, "the prompt is this file's text" },
+    { "--prompt-file", "-f", "FILE", PLP_OPTION_TEXT, &given.file, 1, 0, "the prompt is this file's text; -: standard input" },
     { "--prompt-token-ids", NULL, "1,2,3", PLP_OPTION_INTS, &given.ids, 0, INT32_MAX, "the prompt as token ids; nothing is added" },
     { "--save-state", NULL, "FILE", PLP_OPTION_TEXT, &given.save, 1, 0, "keep the sequence's state here when all is done" },
     { "--load-state", NULL, "FILE", PLP_OPTION_TEXT, &given.load, 1, 0, "go on from such a state; a prompt may follow it" },

@@ -24,7 +24,8 @@ static struct {
 
 static const plp_option options[] = {
     { "--input", "-i", "IN.jsonl", PLP_OPTION_TEXT, &given.input, 1, 0,
-      "a line each: {\"id\": \"a\", \"prompt\": TEXT or [ids]}; without an id\n(or custom_id) the line's number, from 0" },
+      "a line each: {\"id\": \"a\", \"prompt\": TEXT or [ids]}; without an id\n(or custom_id) the line's number, from 0; -: standard "
+      "input" },
     { "--output", "-o", "OUT.h5", PLP_OPTION_TEXT, &given.output, 1, 0, "/<id>/tokens int32 (T), /<id>/logits float32 (T, V)" },
     { "--force", NULL, NULL, PLP_OPTION_FLAG, &given.replace, 0, 0, "replace the output if it exists" },
 };

@@ -27,7 +27,8 @@ static struct {
 } given = { .window = 512, .separator = -1 };
 
 static const plp_option options[] = {
-    { "--text", "-f", "FILE", PLP_OPTION_TEXT, &given.text, 1, 0, "the text; a line with U+001E alone separates documents" },
+    { "--text", "-f", "FILE", PLP_OPTION_TEXT, &given.text, 1, 0,
+      "the text; a line with U+001E alone separates documents;\n-: standard input" },
     { "--window", "-w", "N", PLP_OPTION_INT, &given.window, 2, 1 << 24,
       "tokens of a window; default 512.  Perplexities of different\nwindows do not compare" },
     { "--windows", NULL, "N", PLP_OPTION_INT, &given.windows, 1, INT32_MAX, "stop after N windows; default: all" },

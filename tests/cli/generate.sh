@@ -23,6 +23,13 @@ done
 printf 'In the beginning' >"$work/prompt"
 generate --prompt-file "$work/prompt" --add-bos -n 48 --ignore-eos # streamed text is the text
 [ "$(sed ':a;N;$!ba;s/\n/\\n/g' "$work/out")" = "$whole" ] || fail "streamed text differs from --json's"
+cp "$work/out" "$work/kept"
+mkfifo "$work/pipe" # a prompt that is no file
+for from in - "$work/pipe"; do
+    { [ "$from" = - ] || exec >"$work/pipe"; sleep 0.7 && cat "$work/prompt"; } |
+        "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" generate --model "$demo" -q -f "$from" --add-bos -n 48 --ignore-eos >"$work/out" 2>"$work/err"
+    cmp -s "$work/out" "$work/kept" || fail "a prompt from $from: $(cat "$work/out" "$work/err")"
+done
 
 # Ends: a stop string is not printed, nor is what follows; ids; the stop token 0 of the model (golden-2 meets it at 33 tokens).
 generate --prompt "In the beginning" --add-bos --stop "Zion" --stop "Israel," --json
