@@ -6,7 +6,9 @@
 #include "engine/score.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { REQUESTS = 24, MOST_OUT = 20, MOST_PROMPT = 150 };
 
@@ -144,6 +146,53 @@ static void score_prompts(void)
     plp_engine_destroy(&e);
 }
 
+/* Collective.  Runs what there is to its end; tokens and logprobs of a request. */
+static void take(plp_engine *e, uint64_t id, answer *a)
+{
+    plp_event event;
+    int left;
+    do {
+        if (!CHECK(plp_engine_step(e, &left) == PLP_OK)) return;
+        while (plp_engine_next_event(e, &event))
+            if (event.request == id && event.kind == PLP_EVENT_TOKEN && a->tokens < MOST_OUT)
+                a->logprob[a->tokens] = event.logprob, a->token[a->tokens++] = event.token;
+    } while (left > 0);
+}
+
+/* Collective.  A state saved where one token of the prompt is left goes on to the same bits: that token was given, not drawn. */
+static void go_on_within_a_prompt(void)
+{
+    enum { SLICE = 64 };
+    const plp_engine_options options = { .model = PLP_DEMO,
+                                         .device = device,
+                                         .deterministic = 1,
+                                         .link = PLP_LINK_MPI,
+                                         .max_seqs = 1,
+                                         .max_batch_tokens = SLICE,
+                                         .ahead = PLP_AHEAD_OFF };
+    static answer whole, rest;
+    char path[64];
+    int prompt[SLICE + 1], name = (int)getpid(), left;
+    plp_engine *e = NULL;
+    uint64_t id;
+    for (int i = 0; i <= SLICE; i++) prompt[i] = 3 + i * 37 % 1000;
+    plp_request r = plp_request_defaults();
+    r.ids = prompt, r.count = SLICE + 1, r.max_tokens = 6, r.ignore_eos = 1, r.logprobs = 1, r.sampling.temperature = 0;
+    MPI_Bcast(&name, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    snprintf(path, sizeof path, "test_engine_%d.state", name);
+    if (!CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &options) == PLP_OK)) return;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_OK && plp_engine_step(e, &left) == PLP_OK && left == 1);
+    CHECK(plp_engine_save_state(e, id, path) == PLP_OK);
+    take(e, id, &whole);
+    r.ids = NULL, r.count = 0, r.state = path;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_OK);
+    take(e, id, &rest);
+    CHECK(whole.tokens == 6 && rest.tokens == 6);
+    CHECK(memcmp(whole.token, rest.token, sizeof whole.token) == 0 && memcmp(whole.logprob, rest.logprob, sizeof whole.logprob) == 0);
+    plp_engine_destroy(&e);
+    unlink(path);
+}
+
 /* Collective.  Slots by what memory holds: the demonstration model is small, so that other limits count. */
 static void size_by_memory(void)
 {
@@ -196,6 +245,7 @@ int main(int argc, char **argv)
         }
     }
     score_prompts();
+    go_on_within_a_prompt();
     size_by_memory();
     return mpi_test_end(g);
 }
