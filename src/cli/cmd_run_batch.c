@@ -1,5 +1,6 @@
 /* polylepis run-batch: many prompts from a file, their continuations to another; a job that was killed goes on where it was. */
 #include "cli/batch_loop.h"
+#include "cli/batch_summary.h"
 #include "cli/canary.h"
 #include "cli/commands.h"
 #include "cli/sampling.h"
@@ -13,7 +14,6 @@
 #include "polylepis/polylepis.h"
 #include "tp/stamp.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,7 +108,13 @@ static json_object *header_of(const cli *c, plp_engine *e, const batch_input *in
 
 /* ------------------------------------------------------------------------------------------------------------------ rank 0 only */
 
-/* The files that a job makes, or takes away, under its output's name are none that it reads, nor the summary, which is emptied at once. */
+static bool is_summary(const char *name)
+{
+    const size_t n = strlen(given.summary);
+    return strncmp(name, given.summary, n) == 0 && (name[n] == 0 || strcmp(name + n, ".part") == 0);
+}
+
+/* The files that a job makes, or takes away, under its output's name are none that it reads, nor the summary or its part. */
 static plp_status check_output(const cli *c, const batch_input *in)
 {
     static const char *const suffixes[] = { "", ".part", ".tmp", ".lock" };
@@ -123,7 +129,7 @@ static plp_status check_output(const cli *c, const batch_input *in)
         PLP_DO(cli_not_input(name, given.canary));
         if (batch_input_is(in, name))
             st = PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", name);
-        else if (given.summary != NULL && strcmp(name, given.summary) == 0)
+        else if (given.summary != NULL && is_summary(name))
             st = PLP_FAIL(PLP_ERR_CREATE, "--summary %s is the job's own; output; fix: choose another name", name);
         PLP_DO(st);
     }
@@ -142,15 +148,13 @@ static plp_status check_summary(const cli *c, const batch_input *in)
 }
 
 /* What can be refused is refused before the model is loaded. */
-static plp_status open_files(const cli *c, batch_job *job, FILE **summary)
+static plp_status open_files(const cli *c, batch_job *job, batch_summary *summary)
 {
     PLP_TRY(batch_input_create(&job->input, given.input, (size_t)given.line_mib << 20, given.duplicates == 1));
     PLP_TRY(check_output(c, job->input));
     PLP_TRY(check_summary(c, job->input));
     PLP_TRY(batch_output_create(&job->output, given.output, given.order == 0, given.force, given.break_lock));
-    if (given.summary != NULL && (*summary = fopen(given.summary, "w")) == NULL)
-        return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; output; fix: choose a file that can be written", given.summary,
-                        strerror(errno));
+    PLP_TRY(batch_summary_open(summary, given.summary));
     if (!given.strict) return PLP_OK;
     if (batch_input_digest(job->input) == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--strict with an input that is no file; command line; fix: give a file, it is read twice");
@@ -180,26 +184,26 @@ static plp_status finish(batch_job *job)
     return batch_output_finish(job->output, job->report.done);
 }
 
-static plp_status write_summary(const batch_job *job, FILE *file, bool finished)
+static plp_status write_summary(const batch_job *job, batch_summary *file, bool finished)
 {
     plp_engine_info info;
     plp_engine_stats stats;
     plp_engine_statistics(job->engine, &stats);
     batch_report_progress(&job->report, true);
     batch_report_log(&job->report, &stats);
-    if (file == NULL) return PLP_OK;
+    if (file->path == NULL) return PLP_OK;
     plp_engine_describe(job->engine, &info);
     json_object *o = batch_report_json(&job->report, &info, &stats, finished);
     const char *text = json_object_to_json_string_ext(o, JSON_C_TO_STRING_PRETTY);
     plp_status st = plp_json_complete("the summary");
     if (st == PLP_OK) st = PLP_ALLOCATED(text);
-    if (st == PLP_OK && (fprintf(file, "%s\n", text) < 0 || fflush(file) != 0)) st = PLP_FAIL_ERRNO("write", given.summary);
+    if (st == PLP_OK) st = batch_summary_write(file, text);
     json_object_put(o);
     return st;
 }
 
 /* ----------------------------------------------------------------------------------------------------------------------- run */
-static plp_status run_job(cli *c, batch_job *job, FILE *summary)
+static plp_status run_job(cli *c, batch_job *job, batch_summary *summary)
 {
     plp_engine_info info;
     plp_engine_describe(job->engine, &info);
@@ -237,7 +241,7 @@ static plp_status run(cli *c)
 {
     enum { MAX_TOKENS = 16 }; /* the default of the completions API */
     plp_status st = PLP_OK;
-    FILE *summary = NULL;
+    batch_summary summary = { .part = { .directory = -1, .fd = -1 } };
     const batch_defaults defaults = { .request = cli_sampling_request(MAX_TOKENS, 1),
                                       .seed = cli_sampling_given.seed >= 0 ? cli_sampling_given.seed : 0,
                                       .n = (int)given.answers,
@@ -253,9 +257,9 @@ static plp_status run(cli *c)
     c->model.max_seqs = given.max_seqs > 0 ? (int)given.max_seqs : -1;
     plp_log(PLP_LOG_INFO, "loading %s", c->model.model);
     PLP_DO(plp_engine_create(&job.engine, MPI_COMM_WORLD, &c->model));
-    st = run_job(c, &job, summary);
+    st = run_job(c, &job, &summary);
 done:
-    if (summary != NULL && fclose(summary) != 0 && st == PLP_OK) st = PLP_FAIL_ERRNO("write", given.summary);
+    batch_summary_close(&summary);
     io_alive = NULL;
     batch_output_close(&job.output);
     batch_input_destroy(&job.input);

@@ -36,7 +36,10 @@ mkdir "$work/there"
         cmp -s "$work/in.jsonl" "$work/named.$name" || fail "named.$name, the input, was lost"
         refused 73 "is the job's own" $job -o "$work/sum" --summary "$work/sum.$name"
     done
-    rm -f "$work"/named.*
+    refused 73 "is the job's own" $job -o "$work/sum.part" --summary "$work/sum"
+    ln -s nowhere "$work/linked"
+    refused 73 "linked is not a regular file" $job -o "$work/sum" --summary "$work/linked"
+    rm -f "$work"/named.* "$work/linked"
     refused 73 "no regular file" $job -o /dev/full
     run $job -o /proc/out
     [ "$rc" = 73 ] || [ "$rc" = 77 ] || fail "into /proc: exit $rc"
