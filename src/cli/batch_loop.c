@@ -107,7 +107,7 @@ static plp_status pack(loop *l, const io_line *line)
     return PLP_OK;
 }
 
-/* Rank 0: lines for `wanted` requests at least, unless there are no more. */
+/* Rank 0: lines for `wanted` requests at least, unless there are no more.  A stream is waited for where there is nothing else to do. */
 static plp_status take_lines(loop *l, size_t wanted)
 {
     batch_job *job = l->job;
@@ -115,7 +115,9 @@ static plp_status take_lines(loop *l, size_t wanted)
         io_line line;
         batch_request r;
         plp_status bad, st = PLP_OK;
-        bool more;
+        bool more, ready;
+        PLP_TRY(batch_input_ready(job->input, &ready));
+        if (!ready && (l->count > 0 || taken > 0)) break;
         PLP_TRY(batch_input_next(job->input, job->defaults, &line, &r, &bad, &more));
         l->end = !more;
         if (!more) break;

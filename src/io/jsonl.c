@@ -93,9 +93,20 @@ static void advance(io_lines *l, size_t bytes) { l->at += bytes, l->offset += (i
 static plp_status skip_mark(io_lines *l)
 {
     static const char mark[] = "\xef\xbb\xbf";
-    while (!l->end && l->used < sizeof mark - 1) PLP_TRY(fill(l));
+    while (!l->end && l->used < sizeof mark - 1 && memcmp(l->data, mark, l->used) == 0) PLP_TRY(fill(l));
     if (l->used >= sizeof mark - 1 && memcmp(l->data, mark, sizeof mark - 1) == 0) advance(l, sizeof mark - 1);
     return PLP_OK;
+}
+
+plp_status io_lines_ready(io_lines *l, bool *ready)
+{
+    for (;;) {
+        struct pollfd p = { .fd = l->fd, .events = POLLIN };
+        const size_t there = l->used - l->at;
+        *ready = l->end || there > l->most + 1 || memchr(l->data + l->at, '\n', there) != NULL;
+        if (*ready || poll(&p, 1, 0) <= 0) return PLP_OK;
+        PLP_TRY(fill(l));
+    }
 }
 
 plp_status io_lines_next(io_lines *l, io_line *line, bool *more)

@@ -135,18 +135,22 @@ cat "$in" >"$work/pipe" &
 run run-batch -q --model "$demo" -i "$work/pipe" -o "$out"
 [ "$rc" = 0 ] && cmp -s "$out" "$work/kept" || fail "through a pipe: exit $rc"
 fresh
-{ # a producer that takes its time holds nobody up
+{ # a producer that takes its time holds nobody up: neither the other ranks nor the lines that are there
     sed -n 1,2p "$in"
+    tries=0
+    until [ "$(cat "$out.part" 2>/dev/null | wc -l)" -ge 3 ] || [ $tries -ge 200 ]; do sleep 0.1 && tries=$((tries + 1)); done
+    cat "$out.part" 2>/dev/null | wc -l >"$work/early"
     sleep 4
     sed -n 3p "$in"
 } >"$work/pipe" &
-run run-batch -q --model "$demo" -i "$work/pipe" -o "$out" --max-seqs 1 --watchdog 2
+run run-batch -q --model "$demo" -i "$work/pipe" -o "$out" --max-seqs 4 --watchdog 2
 [ "$rc" = 0 ] && [ "$(wc -l <"$out")" = 3 ] || fail "a slow producer: exit $rc"
+[ "$(cat "$work/early")" -ge 3 ] || fail "a slow producer: its first lines waited for its last"
 fresh
 "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" run-batch -q --model "$demo" -i "$in" -o "$out" --max-seqs 4 >"$work/out" 2>"$work/err" </dev/null &
 job=$!
 cp "$in" "$work/whole"
-until [ -e "$out" ] || [ "$(cat "$out.part" 2>/dev/null | wc -l)" -ge 4 ]; do sleep 0.02; done
+until [ -e "$out" ] || [ "$(cat "$out.part" 2>/dev/null | wc -l)" -ge 4 ] || ! kill -0 $job 2>/dev/null; do sleep 0.02; done
 head -c 1000 "$work/whole" >"$in"
 wait $job
 rc=$?

@@ -213,7 +213,7 @@ begin() { # in the background, until a few lines are finished; leaves $job
     fresh
     "${MPIEXEC:-mpirun}" -np "$np" "$polylepis" run-batch -q --model "$demo" -i "$in" -o "$out" --max-seqs 4 >"$work/out" 2>"$work/err" </dev/null &
     job=$!
-    until [ -e "$out" ] || [ "$(cat "$out.part" 2>/dev/null | wc -l)" -ge 4 ]; do sleep 0.02; done
+    until [ -e "$out" ] || [ "$(cat "$out.part" 2>/dev/null | wc -l)" -ge 4 ] || ! kill -0 $job 2>/dev/null; do sleep 0.02; done
 }
 stopped() { # stopped CODE WHAT: ends with that code ("": any but 0) before its output is there
     wait "$job"

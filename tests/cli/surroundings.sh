@@ -51,7 +51,7 @@ mkdir "$work/there"
 }
 
 # The directory vanishes while the job runs.
-awk 'BEGIN { for (i = 0; i < 14; i++) printf "{\"id\": \"%d\", \"prompt\": [%d], \"max_tokens\": 20, \"ignore_eos\": true}\n", i, i }' >"$work/many.jsonl"
+awk 'BEGIN { for (i = 0; i < 14; i++) printf "{\"id\": \"%d\", \"prompt\": [%d], \"max_tokens\": 400, \"ignore_eos\": true}\n", i, i }' >"$work/many.jsonl"
 "$polylepis" run-batch -q --model "$demo" --device cpu -i "$work/many.jsonl" -o "$work/there/out" --max-seqs 2 >"$work/out" 2>"$work/err" </dev/null &
 job_pid=$!
 until [ "$(cat "$work/there/out.part" 2>/dev/null | wc -l)" -ge 2 ] || ! kill -0 $job_pid 2>/dev/null; do sleep 0.02; done

@@ -209,9 +209,47 @@ static void json_is_strict(void **state)
     assert_int_equal(plp_json_check(deep + 40, 120, "x"), PLP_OK);
 }
 
+static bool ready(io_lines *l)
+{
+    bool there = false;
+    assert_int_equal(io_lines_ready(l, &there), PLP_OK);
+    return there;
+}
+
+static void a_stream_says_when_a_line_is_there(void **state)
+{
+    (void)state;
+    int ends[2];
+    io_lines *l;
+    io_line line;
+    bool more;
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(io_lines_create(&l, ends[0], 1000, "a pipe"), PLP_OK);
+    assert_false(ready(l));
+    assert_int_equal(write(ends[1], "a", 1), 1);
+    assert_false(ready(l));
+    assert_int_equal(write(ends[1], "\nbc", 3), 3); /* two bytes are less than a mark */
+    assert_true(ready(l));
+    assert_int_equal(io_lines_next(l, &line, &more), PLP_OK);
+    assert_true(more);
+    assert_string_equal(line.text, "a");
+    assert_false(ready(l));
+    close(ends[1]);
+    assert_true(ready(l));
+    assert_int_equal(io_lines_next(l, &line, &more), PLP_OK);
+    assert_true(more && !line.ended);
+    assert_string_equal(line.text, "bc");
+    assert_true(ready(l));
+    assert_int_equal(io_lines_next(l, &line, &more), PLP_OK);
+    assert_false(more);
+    io_lines_destroy(&l);
+    close(ends[0]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_stream_says_when_a_line_is_there),
         cmocka_unit_test(lines_end_as_they_may),
         cmocka_unit_test(the_limit_is_a_limit),
         cmocka_unit_test(memory_is_that_of_the_limit),
