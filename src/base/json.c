@@ -69,24 +69,12 @@ static json_object *parse(json_tokener *tokener, int flags, const char *text, si
     return value;
 }
 
-static bool scan_hex4(const char *p, unsigned *value) /* of four bytes at least */
-{
-    *value = 0;
-    for (int i = 0; i < 4; i++) {
-        const char *const hex = "0123456789abcdefABCDEF", *digit = p[i] != 0 ? strchr(hex, p[i]) : NULL;
-        if (digit == NULL) return false;
-        const unsigned d = (unsigned)(digit - hex);
-        *value = *value << 4 | (d < 16 ? d : d - 6);
-    }
-    return true;
-}
-
 /* The character that a pair of escaped surrogates at p stands for; 0: there is no such pair. */
 static unsigned escaped_pair(const char *p, size_t bytes)
 {
     unsigned high, low;
     if (bytes < 12 || p[0] != '\\' || p[1] != 'u' || p[6] != '\\' || p[7] != 'u') return 0;
-    if (!scan_hex4(p + 2, &high) || !scan_hex4(p + 8, &low)) return 0;
+    if (!plp_json_hex4(p + 2, p + bytes, &high) || !plp_json_hex4(p + 8, p + bytes, &low)) return 0;
     if (high < 0xd800 || high > 0xdbff || low < 0xdc00 || low > 0xdfff) return 0;
     return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
 }

@@ -21,6 +21,9 @@ plp_status plp_json_read(const char *path, size_t most, json_object **root);
  * where plp_json_parse is lenient.  PLP_ERR_DATA names the column, the first byte of the text being 1. */
 plp_status plp_json_check(const char *text, size_t bytes, const char *where);
 
+/* The four hexadecimal digits of an escape, at p < end.  false: there are no four. */
+bool plp_json_hex4(const char *p, const char *end, unsigned *value);
+
 /* Members of an object.  A missing key or a null leaves *value as it is (the caller put the default there); another type, or a value
  * outside [least, most], is PLP_ERR_DATA.  A float is accepted as an integer only where it is one. */
 plp_status plp_json_int(json_object *object, const char *key, const char *where, int64_t least, int64_t most, int64_t *value);

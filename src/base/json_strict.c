@@ -56,7 +56,7 @@ static plp_status number(reader *r)
     return digits(r) ? PLP_OK : bad(r, "a digit was expected in the exponent");
 }
 
-static bool hex4(const char *p, const char *end, unsigned *value)
+bool plp_json_hex4(const char *p, const char *end, unsigned *value)
 {
     *value = 0;
     for (int i = 0; i < 4; i++, p++) {
@@ -76,10 +76,10 @@ static plp_status escape(reader *r)
         r->at++;
         return PLP_OK;
     }
-    if (!take(r, 'u') || !hex4(r->at, r->end, &high)) return bad(r, "unknown escape in a string");
+    if (!take(r, 'u') || !plp_json_hex4(r->at, r->end, &high)) return bad(r, "unknown escape in a string");
     if (high >= 0xdc00 && high < 0xe000) return bad(r, "half a surrogate pair");
     if (high >= 0xd800 && high < 0xdc00) {
-        const bool paired = r->end - r->at > 6 && r->at[4] == '\\' && r->at[5] == 'u' && hex4(r->at + 6, r->end, &low);
+        const bool paired = r->end - r->at > 6 && r->at[4] == '\\' && r->at[5] == 'u' && plp_json_hex4(r->at + 6, r->end, &low);
         if (!paired || low < 0xdc00 || low >= 0xe000) return bad(r, "half a surrogate pair");
         r->at += 6;
     }

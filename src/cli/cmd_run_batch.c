@@ -108,6 +108,13 @@ static json_object *header_of(const cli *c, plp_engine *e, const batch_input *in
 
 /* ------------------------------------------------------------------------------------------------------------------ rank 0 only */
 
+/* As cli_not_input, but for an input that may be standard input. */
+static plp_status not_the_input(const batch_input *in, const char *name)
+{
+    if (!batch_input_is(in, name)) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", name);
+}
+
 static bool is_summary(const char *name)
 {
     const size_t n = strlen(given.summary);
@@ -127,11 +134,9 @@ static plp_status check_output(const cli *c, const batch_input *in)
         snprintf(name, room, "%s%s", given.output, suffixes[i]);
         PLP_DO(cli_not_input(name, c->model.model));
         PLP_DO(cli_not_input(name, given.canary));
-        if (batch_input_is(in, name))
-            st = PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", name);
-        else if (given.summary != NULL && is_summary(name))
-            st = PLP_FAIL(PLP_ERR_CREATE, "--summary %s is the job's own; output; fix: choose another name", name);
-        PLP_DO(st);
+        PLP_DO(not_the_input(in, name));
+        if (given.summary != NULL && is_summary(name))
+            PLP_DO(PLP_FAIL(PLP_ERR_CREATE, "--summary %s is the job's own; output; fix: choose another name", name));
     }
 done:
     free(name);
@@ -143,8 +148,7 @@ static plp_status check_summary(const cli *c, const batch_input *in)
     if (given.summary == NULL) return PLP_OK;
     PLP_TRY(cli_not_input(given.summary, c->model.model));
     PLP_TRY(cli_not_input(given.summary, given.canary));
-    if (!batch_input_is(in, given.summary)) return PLP_OK;
-    return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", given.summary);
+    return not_the_input(in, given.summary);
 }
 
 /* What can be refused is refused before the model is loaded. */

@@ -6,7 +6,8 @@
  *     /ssm      float32 (layers, channels, state)
  *     /tokens   bytes: int32, all tokens of the sequence, of which the state holds the first `past`
  *
- * and the attributes state_of (the model's digest), past, prompt (tokens that were given, not drawn), conv_dtype and ssm_dtype (what the numbers were kept in). */
+ * and the attributes state_of (the model's digest), past, prompt (tokens that were given, not drawn), conv_dtype and ssm_dtype (what the
+ * numbers were kept in). */
 #ifndef ENGINE_STATE_FILE_H
 #define ENGINE_STATE_FILE_H
 
