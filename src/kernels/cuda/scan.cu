@@ -41,9 +41,10 @@ __device__ __forceinline__ float softplus(float x)
 }
 
 /* How slices are cut: pieces of `length` tokens from the start of each.  Their states lie in work, (pieces of all slices, state + 1,
- * channels): the last state of each, then the sum of its dt. */
+ * channels): the last state of each, then the sum of its dt.  From `first` on follow the states that slices of several pieces begin from, one for
+ * each prefill sequence: pass 2 must not read the slot itself, which its last piece may have written. */
 struct pieces {
-    int length;
+    int length, first;
     float *work;
 };
 __device__ __forceinline__ float *piece_at(const pieces &p, const kn_scan_args &a, int64_t n) { return p.work + n * (a.state + 1) * a.channels; }
@@ -101,13 +102,20 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
     int64_t piece = blockIdx.y;
     if (PASS == 1 || first > 0)
         for (int i = b.decodes; i < s; i++) piece += (b.start[i + 1] - b.start[i] + cut.length - 1) / cut.length;
-    if (PASS == 2) {
-        if (past > 0)
+    float *begin = piece_at(cut, a, cut.first + (int)blockIdx.z) + c;
+    if (past > 0 && (PASS == 2 || first == 0)) {
+        const bool slot = PASS == 1 || rows <= cut.length;
 #pragma unroll
-            for (int j = 0; j < NP; j++) {
-                const int n = number(j);
-                if (n < a.state) h[j] = kn_load_any(a.h, a.state_dtype, ((int64_t)b.src_slot[s] * a.channels + c) * a.state + n);
-            }
+        for (int j = 0; j < NP; j++) {
+            const int n = number(j);
+            if (n >= a.state) continue;
+            h[j] = slot ? kn_load_any(a.h, a.state_dtype, ((int64_t)b.src_slot[s] * a.channels + c) * a.state + n) : begin[(int64_t)n * a.channels];
+            if (PASS == 2) continue;
+            if (valid) begin[(int64_t)n * a.channels] = h[j];
+            h[j] = 0.f;
+        }
+    }
+    if (PASS == 2) {
         for (int64_t i = piece - blockIdx.y; i < piece && first > 0; i++) {
             const float *from = piece_at(cut, a, i) + c, sum = from[(int64_t)a.state * a.channels];
 #pragma unroll
@@ -346,7 +354,7 @@ int room(const kn_scan_args *a) { return (int)kn_ceil(FILL, a->channels); }
  * a second round would leave the GPU idle as long as they take. */
 int cut_slices(const kn_context *c, const kn_scan_args *a, const kn_batch *b, unsigned blocks, int *length)
 {
-    const int fit = (int)(c->sms * RESIDENT / blocks), most = fit < room(a) ? fit : room(a), seqs = b->seqs - b->decodes;
+    const int seqs = b->seqs - b->decodes, fit = (int)(c->sms * RESIDENT / blocks), left = room(a) - seqs, most = fit < left ? fit : left;
     const int *start = b->host_start + b->decodes;
     int longest = 1;
     for (int s = 0; s < seqs; s++) longest = start[s + 1] - start[s] > longest ? start[s + 1] - start[s] : longest;
@@ -372,7 +380,7 @@ template <class T> bool takes_rows(const kn_context *c, const kn_scan_args *a)
 
 template <class T, int NP, int LANES, bool STAGED> void launch_as(kn_context *c, const kn_scan_args *a, const kn_batch *b)
 {
-    pieces cut = { 0, (float *)a->work };
+    pieces cut = { 0, room(a) - (b->seqs - b->decodes), (float *)a->work };
     const unsigned blocks = (unsigned)kn_ceil(a->channels, THREADS / LANES);
     const int count = cut_slices(c, a, b, blocks, &cut.length);
     const int *snap_start = a->block > 0 ? c->ssd->snap_start : NULL, *snap_slot = a->block > 0 ? c->ssd->snap_slot : NULL;
