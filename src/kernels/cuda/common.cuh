@@ -31,7 +31,6 @@ struct kn_context {
     kn_linear_cuda *linear;
     kn_ssd_cuda *ssd;
     void *candidates;  /* partial results of kn->candidates, see candidates.cu           */
-    unsigned *arrived; /* of a fused mixer's first kernel; 0 when a mixer begins           */
     uint32_t *told;    /* (KN_TURNS, KN_TOLD) see mixer_step_turn(); 0 when a mixer begins */
     unsigned turn;     /* of mixers                                                        */
 };

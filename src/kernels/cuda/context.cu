@@ -30,7 +30,6 @@ static void destroy(kn_context **c)
     kn_linear_destroy_cuda(x);
     kn_ssd_destroy_cuda(x);
     cudaFree(x->candidates);
-    cudaFree(x->arrived);
     cudaFree(x->told);
     for (int i = 0; i < KN_MARKS; i++)
         if (x->mark[i] != NULL) cudaEventDestroy(x->mark[i]);
@@ -80,8 +79,6 @@ static plp_status setup(kn_context *c)
     PLP_TRY(KN_CUDA(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
     for (int i = 0; i < KN_MARKS; i++) PLP_TRY(KN_CUDA(cudaEventCreateWithFlags(&c->mark[i], cudaEventDisableTiming)));
     PLP_TRY(probe_hopper(c));
-    PLP_TRY(KN_CUDA(cudaMalloc((void **)&c->arrived, sizeof *c->arrived)));
-    PLP_TRY(KN_CUDA(cudaMemsetAsync(c->arrived, 0, sizeof *c->arrived, c->stream)));
     PLP_TRY(KN_CUDA(cudaMalloc((void **)&c->told, KN_TURNS * KN_TOLD * sizeof *c->told)));
     PLP_TRY(KN_CUDA(cudaMemsetAsync(c->told, 0, KN_TURNS * KN_TOLD * sizeof *c->told, c->stream)));
     PLP_TRY(kn_linear_create_cuda(c));

@@ -68,14 +68,15 @@ struct exchange_turn {
         while (((uint32_t)(a >> 32) != number || (uint32_t)(b >> 32) != number) && wait.on());
         return make_uint2((uint32_t)a, (uint32_t)b);
     }
-    /* N of these, asked for at once: the first `count`, which begin at the words at(i); the others are zero. */
-    template <int N, class At> __device__ __forceinline__ void receive2(int rank, At at, int count, uint2 (&values)[N]) const
+    /* N of these, asked for at once: the first `count`, which begin at the words at(i); the others are zero.  And whatever else is waited for:
+     * also() asks for it and says whether it is there. */
+    template <int N, class At, class Also> __device__ __forceinline__ void receive2(int rank, At at, int count, uint2 (&values)[N], Also also) const
     {
         const unsigned long long *from = in + rank * x.words;
         waiting wait;
         bool there;
         do {
-            there = true;
+            there = also();
 #pragma unroll
             for (int i = 0; i < N; i++) {
                 unsigned long long a = 0, b = 0;

@@ -42,12 +42,33 @@ kn_mixer_step_args common_of(const kn_scan_mixer_args *a)
     m.conv_state = a->conv_state, m.conv_dtype = a->conv_dtype, m.work = a->work;
     return m;
 }
+/* What the kernels of a Mamba-2 mixer tell each other, from `words` on, and how many words that takes. */
+step_told told_of(const kn_mixer_step_args *a, uint32_t *words, int64_t *count)
+{
+    const int64_t m = a->rows, inner = step_inner(a);
+    uint32_t *z = words + m * (step_channels(a) + a->heads);
+    *count = z + m * inner - words;
+    return { words, z, NULL };
+}
+
+/* The same of a Mamba-1 mixer: x_proj's sums, of 8 bytes each (mixer_step_told), then x, then z. */
+step_told told_of(const kn_context *c, const kn_scan_mixer_args *a, int64_t *count)
+{
+    const int64_t sums = (int64_t)2 * a->rows * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state), values = (int64_t)a->rows * a->channels;
+    const bool tells_z = a->rows <= STEP_FEW && mixer_step_told(c, a) != NULL;
+    uint32_t *x = mixer_step_turn(c) + sums, *z = x + values / 2;
+    *count = sums + values / 2 + (tells_z ? values : 0);
+    return { NULL, tells_z ? z : NULL, (uint16_t *)x };
+}
+
 int slices_of(const kn_scan_mixer_args *a) { return mixer_step_slices(a->hidden, a->most_channels); } /* of x_proj's sums, on any rank */
 bool knows_scan(const kn_context *c, const kn_scan_mixer_args *a, const kn_mixer_step_args *m, const kn_batch *b)
 {
     const int64_t message = (int64_t)a->rows * PRODUCT_SLICES * (a->dt_rank + 2 * a->state);
+    int64_t words;
+    told_of(c, a, &words);
     return a->channels % STEP_DIM == 0 && step_aligned(a->x_proj) && knows(c, m, b) && slices_of(a) <= PRODUCT_SLICES && mixer_step_scan_knows(a) &&
-           (a->mixed_exchange == NULL || message <= a->mixed_exchange->words);
+           words <= KN_TOLD && (a->mixed_exchange == NULL || message <= a->mixed_exchange->words);
 }
 
 /* Where the arrays between the kernels lie behind a->work, and the bytes they take.  The last are for more than STEP_ROWS rows. */
@@ -130,28 +151,6 @@ step_work work_of(const kn_mixer_step_args *a)
     return { (bf16 *)(base + at[0]), (bf16 *)(base + at[1]), (bf16 *)(base + at[2]), (float *)(base + at[3]), (float *)(base + at[4]) };
 }
 
-/* What the kernels of a Mamba-2 mixer tell each other, from `words` on, and how many words that takes. */
-step_told told_of(const kn_mixer_step_args *a, uint32_t *words, int64_t *count)
-{
-    const int64_t m = a->rows, inner = step_inner(a);
-    uint32_t *z = words + m * (step_channels(a) + a->heads);
-    *count = z + m * inner - words;
-    return { words, z };
-}
-
-/* The same of a Mamba-1 mixer: x_proj's sums, of 8 bytes each (mixer_step_told), then z. */
-step_told told_of(const kn_context *c, const kn_scan_mixer_args *a, int64_t *count)
-{
-    const int64_t sums = (int64_t)2 * a->rows * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state);
-    step_told t = {};
-    *count = mixer_step_told(c, a) != NULL ? sums : 0;
-    if (*count > 0 && a->rows <= STEP_FEW) {
-        t.z = mixer_step_turn(c) + sums;
-        *count += (int64_t)a->rows * a->channels;
-    }
-    return t;
-}
-
 /* Up to STEP_ROWS rows of a Mamba-2 mixer, and the slots of its rings. */
 bool knows_narrow(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, int *in_slots, int *out_slots)
 {
@@ -196,7 +195,7 @@ extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args
     const step_told told = told_of(a, mixer_step_turn(c), &words);
     PLP_TRY(mixer_step_in(c, a, &batch, &w, in_slots, &told, NULL));
     PLP_TRY(mixer_step_ssm(c, a, &batch, &w, &told));
-    return mixer_step_out(c, a, &w, out_slots, 0, mixer_step_turn(c), words, NULL);
+    return mixer_step_out(c, a, &w, out_slots, 0, mixer_step_turn(c), words);
 }
 
 extern "C" bool kn_mixer_step_knows_cuda(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
@@ -225,7 +224,7 @@ extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixe
     c->turn++;
     int64_t words;
     const step_told told = told_of(c, a, &words);
-    const product_second x_proj = { (const bf16 *)a->x_proj, w.xbc, a->mixed, mixer_step_told(c, a), c->arrived, a->dt_rank + 2 * a->state, a->channels,
+    const product_second x_proj = { (const bf16 *)a->x_proj, told.x, a->mixed, mixer_step_told(c, a), a->dt_rank + 2 * a->state, a->channels,
                                      a->mixed_exchange != NULL ? *a->mixed_exchange : kn_exchange{}, slices_of(a) };
     PLP_TRY(mixer_step_in(c, &m, &batch, &w, share.in_slots, &told, &x_proj));
     *done = true;
@@ -243,6 +242,6 @@ extern "C" plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     int64_t words;
     const step_told told = told_of(c, a, &words);
-    PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes, slices_of(a), told.z));
-    return mixer_step_out(c, &m, &w, share.out_slots, share.out_bytes, mixer_step_turn(c), words, c->arrived);
+    PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes, slices_of(a), &told));
+    return mixer_step_out(c, &m, &w, share.out_slots, share.out_bytes, mixer_step_turn(c), words);
 }

@@ -54,6 +54,7 @@ struct step_work { /* between the kernels of a layer */
 struct step_told {
     uint32_t *in; /* (m, channels + heads): x, B, C, dt; Mamba-2 alone */
     uint32_t *z;  /* (m, inner); NULL: it is in step_work, and `in` must be waited for */
+    uint16_t *x;  /* (m, channels), Mamba-1 alone: also for the blocks of `in`, whose second product it enters */
 };
 /* One launch a kernel; a and b are known to fit.  Shared memory of a ring: slots of `slot` bytes, and `fixed` beside them. */
 struct step_room {
@@ -69,12 +70,11 @@ plp_status mixer_step_in(kn_context *c, const kn_mixer_step_args *a, const step_
 plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, const step_told *told);
 int mixer_step_scan_bytes(const kn_scan_mixer_args *a); /* of shared memory that a block needs */
 /* least: bytes of shared memory that a block takes in all, if it needs less.  slices: mixer_step_slices of the most channels that a rank has.
- * z: as in step_told. */
+ * told: x, and z or NULL. */
 plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices,
-                           const uint32_t *z);
-/* least: as above.  told: of mixer_step_turn, whose first `count` words are set to 0 for another turn; arrived: so is this, unless NULL. */
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least, uint32_t *told, int64_t count,
-                          unsigned *arrived);
+                           const step_told *told);
+/* least: as above.  told: of mixer_step_turn, whose first `count` words are set to 0 for another turn. */
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least, uint32_t *told, int64_t count);
 
 /* Words for this mixer.  Mixers take turns: a kernel that has started early must not find what an earlier one left for another. */
 static inline uint32_t *mixer_step_turn(const kn_context *c) { return c->told + (size_t)(c->turn % KN_TURNS) * KN_TOLD; }

@@ -97,7 +97,7 @@ template <bool SECOND> struct in_epilogue {
             state[a.channels] = (unsigned short)was.y;
             state[2 * a.channels] = __bfloat16_as_ushort(now);
             const bf16 x = __float2bfloat16(kn_silu(o));
-            if (SECOND) a.work.xbc[(size_t)n * a.channels + ch] = x;
+            if (SECOND) step_tell(a.told.x + (size_t)n * a.channels + ch, x);
             else step_tell(a.told.in + (size_t)n * (a.channels + a.heads) + ch, __bfloat162float(x));
         } else {
             const float dt = kn_softplus(value + bias[t * S::TILE + at.er]);
@@ -160,7 +160,7 @@ int mixer_step_slices(int hidden, int channels)
 
 uint2 *mixer_step_told(const kn_context *c, const kn_scan_mixer_args *a)
 {
-    bool early = !a->between && a->rows * (2 * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state) + a->channels) <= KN_TOLD;
+    bool early = !a->between;
     product_shape_of(a->hidden, [&](auto shape) {
         early = early && product_overlaps(a->channels, c->sms * decltype(shape)::TILE);
     });

@@ -42,7 +42,6 @@ struct out_args {
     uint32_t zero; /* 0: see ring_release */
     uint4 *told;   /* (told_count) to be set to 0 */
     int told_count;
-    unsigned *arrived; /* to be set to 0, or NULL */
     short first[STEP_GROUPS + 1]; /* the norm groups' first heads */
 };
 enum { MESSAGE_ROW = MOST_PARTS * PART_ROWS + 1, MESSAGE = STEP_ROWS * MESSAGE_ROW }; /* words of a block: a row's sums, then its squares */
@@ -133,7 +132,6 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
 #pragma unroll
     for (int st = 0; st < V_AHEAD; st++) fetch_v(st, st);
     for (int i = blockIdx.x * STEP_THREADS + threadIdx.x; i < a.told_count; i += gridDim.x * STEP_THREADS) a.told[i] = make_uint4(0, 0, 0, 0);
-    if (blockIdx.x == 0 && threadIdx.x == 0 && a.arrived != NULL) *a.arrived = 0;
     const unsigned number = EXCHANGE ? __ldcg(a.x.count) + 1 : 0;
     const float old = mine && a.add ? __ldcg(a.out + en * a.ld + sh.row + er) : 0.f;
     if (warp < a.m) {
@@ -266,8 +264,7 @@ step_room mixer_step_out_room(const kn_mixer_step_args *a, int sms)
     return room;
 }
 
-plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least, uint32_t *told, int64_t count,
-                          unsigned *arrived)
+plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, int slots, int least, uint32_t *told, int64_t count)
 {
     const out_split s = split_of(a, c->sms);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
@@ -275,7 +272,7 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
                    norm && !a->fold, a->fold, add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready,
                    a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, step_inner(a),
                    (int)kn_ceil(step_inner(a), COLUMNS), slots, s.slot_rows, s.spare_bytes, norm ? a->gate_groups : 1, 32,
-                   (float)a->gate_width, (float)a->gate_eps, 0, (uint4 *)told, (int)kn_ceil(count, 4), arrived, {} };
+                   (float)a->gate_width, (float)a->gate_eps, 0, (uint4 *)told, (int)kn_ceil(count, 4), {} };
     while (o.lanes * o.groups > 32) o.lanes /= 2;
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);

@@ -60,16 +60,16 @@ struct product_args {
  *     out[n][slice][row] = sum over the slice's columns of w[row][k] x[n][k]
  *
  * for a few hundred rows, whose time as a kernel of its own would be nearly all waiting.  Its pieces, a tile of rows by one stage of columns,
- * are stages like any other, late in the order; x is written by the blocks together, so each block says when its part of x is there, and
- * none goes on before all have.  By then they have, except for small matrices: the wait is for correctness.  All blocks must be able to
- * run at the same time: one a multiprocessor, and the kernels after this one start when all of its blocks have. */
+ * are stages like any other, late in the order; x is written by the blocks together, which tell each other value by value.  When it is
+ * needed it is there, except for small matrices: the wait is for correctness.  All blocks must be able to run at the same time: one a
+ * multiprocessor, and the kernels after this one start when all of its blocks have. */
 enum { PRODUCT_SLICES = 8 };
 struct product_second {
-    const bf16 *w, *x;    /* (rows, columns), (m, columns); columns <= PRODUCT_SLICES stages, a multiple of 32 */
+    const bf16 *w;        /* (rows, columns); columns <= PRODUCT_SLICES stages, a multiple of 32 */
+    const uint16_t *x;    /* (m, columns) as the first product's epilogue tells them: step_tell */
     float *out;           /* (m, PRODUCT_SLICES, rows): slices that have no columns become zero */
     uint2 *told;          /* the same instead of `out`, or NULL, for a kernel that reads them while this one still runs: a sum, and 1 when it is
                              there.  8 bytes arrive together, so neither side needs a fence, which would wait for all of a thread's stores */
-    unsigned *arrived;    /* warps whose part of x is there; 0 before, and a later kernel sets it to 0 again */
     int rows, columns;
     kn_exchange exchange; /* size > 0: what goes into out is sent to the other devices too, as the same word of a message; a later kernel receives */
     int slices_sent;      /* as many as any device has */
@@ -112,11 +112,11 @@ KN_SHARED bool product_overlaps(int first, int wave) { return first / wave >= 3;
 template <class S> struct product_order {
     int tiles, slices, pieces; /* slices that have columns */
     int slice, row, stride;    /* of all pieces; of the first one; from one to the next */
-    int ready, from;           /* x is there before this tile; the pieces come before it */
+    int from;                  /* the pieces come before this tile */
     bool among;                /* pieces before the last tiles */
     product_order() = default;
     __device__ __forceinline__ product_order(const product_tiles &t)
-        : tiles(t.count), slices(1), pieces(0), slice(0), row(0), stride(0), ready(0), from(t.count), among(false)
+        : tiles(t.count), slices(1), pieces(0), slice(0), row(0), stride(0), from(t.count), among(false)
     {
     }
     __device__ __forceinline__ product_order(const product_tiles &t, const product_second &second, bool few) : product_order(t)
@@ -125,11 +125,9 @@ template <class S> struct product_order {
         const int all = (second.rows + S::TILE - 1) / S::TILE, blocks = (int)gridDim.x / slices, block = (int)blockIdx.x / slices;
         pieces = block < min(blocks, all) ? (all - block + blocks - 1) / blocks : 0;
         slice = (int)blockIdx.x % slices, row = block * S::TILE, stride = blocks * S::TILE;
-        ready = t.turn + 1; /* a tile later: by then the stores are through, and waiting for that is short */
         among = second.told != NULL && product_overlaps(t.first, t.wave); /* else nobody waits for the sums alone */
         /* By then the last block is there, and the others' rings do not run full before it is; measured. */
-        if (among) from = max(ready + 1, min(ready + 3 + few, tiles - 1 - few));
-        else if (ready > tiles) ready = tiles;
+        if (among) from = max(t.turn + 2, min(t.turn + 4 + few, tiles - 1 - few));
     }
     struct stage {
         int tile, piece, part; /* piece -1: stage `part` of a tile */
@@ -143,7 +141,7 @@ template <class S> struct product_order {
     }
 };
 template <class S> struct product_shared {
-    union { /* of a warp alone until it has its operand */
+    union __align__(16) { /* of a warp alone until it has its operand */
         float sums[S::DUTIES][8 * S::SUM_PITCH];
         float norm[S::HIDDEN / STEP_WARPS];
     } of[STEP_WARPS];
@@ -342,25 +340,22 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
     if constexpr (!TWO) {
         for (int t = 0; t < tiles.count; t++) multiply_tile(t);
     } else {
-        const auto arrive = [&] { /* this warp's stores to x are done */
-            __syncwarp();
-            if (lane == 0) {
-                __threadfence();
-                atomicAdd(second.arrived, 1u);
-            }
-        };
-        const auto wait_for_all = [&] {
-            while (*(volatile const unsigned *)second.arrived < gridDim.x * STEP_WARPS) {}
-            __threadfence();
-        };
         uint4 y[NB]; /* the same of a piece */
         const auto piece_column = [&](int b) { return order.slice * COLUMNS + (warp * NB + b) * 32; };
         const auto fetch = [&] {
+            for (bool there = false; !there;) {
+                there = true;
 #pragma unroll
-            for (int b = 0; b < NB; b++) {
-                const int k = piece_column(b);
-                y[b] = g < a.m && k < second.columns ? mma_swapped(__ldcg((const uint4 *)(second.x + (size_t)g * second.columns + k) + q)) : make_uint4(0, 0, 0, 0);
+                for (int b = 0; b < NB; b++) {
+                    const int k = piece_column(b);
+                    y[b] = make_uint4(~0u, ~0u, ~0u, ~0u);
+                    if (g < a.m && k < second.columns) y[b] = step_look8(second.x + (size_t)g * second.columns + k + q * 8);
+                    there = there && step_there(y[b]);
+                }
             }
+            __syncwarp();
+#pragma unroll
+            for (int b = 0; b < NB; b++) y[b] = mma_swapped(make_uint4(~y[b].x, ~y[b].y, ~y[b].z, ~y[b].w));
         };
         const auto multiply_piece = [&](int piece) {
             float acc[S::MH][2][4] = {};
@@ -392,11 +387,7 @@ __device__ __forceinline__ void norm_product(const product_args &a, const Second
                 if (second.exchange.size > 0 && i < second.slices_sent * second.rows) exchange_turn(second.exchange).send(to, 0u);
             }
         for (int t = 0; t <= tiles.count; t++) {
-            if (t == order.ready) arrive();
-            if (t == order.from - order.among && order.pieces > 0) { /* among tiles a tile before it is needed */
-                wait_for_all();
-                fetch();
-            }
+            if (t == order.from - order.among && order.pieces > 0) fetch(); /* among tiles a tile before it is needed */
             if (t == order.from)
                 for (int piece = 0; piece < order.pieces; piece++) multiply_piece(piece);
             if (t < tiles.count) multiply_tile(t);

@@ -84,6 +84,20 @@ __device__ __forceinline__ uint32_t step_wait(const uint32_t *at)
     while (!((v = step_look(at)) & 1)) {}
     return v;
 }
+/* The same of values of 16 bits, inverted: 0 is what is not there, for no rounding makes a NaN of all ones.  8 of them; whether all are there */
+__device__ __forceinline__ void step_tell(uint16_t *at, bf16 value) { *(volatile uint16_t *)at = (uint16_t)~__bfloat16_as_ushort(value); }
+__device__ __forceinline__ uint16_t step_look(const uint16_t *at) { return *(const volatile uint16_t *)at; }
+__device__ __forceinline__ uint4 step_look8(const uint16_t *at)
+{
+    uint4 v;
+    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
+    return v;
+}
+__device__ __forceinline__ bool step_there(uint4 v)
+{
+    const auto zeros = [](uint32_t w) { return (w - 0x00010001) & ~w & 0x80008000; }; /* not 0: some half of w is */
+    return (zeros(v.x) | zeros(v.y) | zeros(v.z) | zeros(v.w)) == 0;
+}
 __device__ __forceinline__ float step_bf16(uint32_t told) { return __uint_as_float(told & 0xffff0000); }
 
 /* V = 2, 4 or 8 neighbouring elements of a state, from L2 */

@@ -10,14 +10,19 @@
  *
  * All but the gate needs x_proj's sums and x alone, which `in` has halfway through: where it tells them (mixer_step_told), the chain runs beside
  * the rest of z, and what is left behind the end of `in` is z, the gate and v.  Up to STEP_FEW rows are instances of their own, in which nothing spills
- * (3 % of a step), and which are told z as well (more rows lose 1 % by that).
+ * (3 % of a step), and which are told z as well (more rows lose 1 % by that).  x is told in any case, as the blocks of `in` need it.
  * Where the ranks' devices are neighbours, `in` has sent them its slices, and every block adds up all ranks' in rank order. */
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/mixer_step.cuh"
 
 namespace {
 
-enum { SCAN_SLICES = KN_MIXER_SLICES, SCAN_ROWS = 8 /* of dt_proj a warp */, SCAN_MOST = 4 /* rows whose states are asked for at once */ };
+enum {
+    SCAN_SLICES = KN_MIXER_SLICES,
+    SCAN_ROWS = 8, /* of dt_proj a warp                  */
+    SCAN_MOST = 4, /* rows whose states are asked for at once */
+    SCAN_BOTH = 4  /* slices of each of two ranks at once     */
+};
 
 struct scan_args {
     const bf16 *dt_proj; /* (channels, rank) */
@@ -28,6 +33,7 @@ struct scan_args {
     step_work work;
     const uint2 *told; /* see mixer_step_told; NULL: mixed */
     const uint32_t *z; /* the same of z, for up to STEP_FEW rows */
+    const uint16_t *told_x; /* told in any case */
     int own, last;     /* slices that this rank has; the place of a sum that comes late */
     int m, channels, rank, pitch, rank_pitch; /* bytes between rows of dt_proj and of its operand, in shared memory */
     float eps;                                /* 0: no norms */
@@ -54,24 +60,42 @@ __device__ __forceinline__ float2 mixed_slices(const float *at, int parts)
     for (int j = 1; j < SCAN_SLICES; j++) v[0][0] += v[j][0], v[0][1] += v[j][1];
     return make_float2(v[0][0], v[0][1]);
 }
-/* The same while they arrive. */
+/* The same of N slices while they arrive; false if not all are there. */
+template <int N> __device__ __forceinline__ bool told_look(const uint2 *at, int parts, int slices, unsigned long long (&v)[N][2])
+{
+    bool there = true;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        v[j][0] = v[j][1] = 1ull << 32;
+        if (j < slices) asm volatile("ld.volatile.global.v2.u64 {%0, %1}, [%2];" : "=l"(v[j][0]), "=l"(v[j][1]) : "l"(at + j * parts) : "memory");
+    }
+#pragma unroll
+    for (int j = 0; j < N; j++) there = there && v[j][0] >> 32 != 0 && v[j][1] >> 32 != 0;
+    return there;
+}
 __device__ __forceinline__ float2 told_slices(const uint2 *at, int parts, int slices)
 {
     unsigned long long v[SCAN_SLICES][2];
-    for (bool there = false; !there;) {
-        there = true;
-#pragma unroll
-        for (int j = 0; j < SCAN_SLICES; j++) {
-            v[j][0] = v[j][1] = 1ull << 32;
-            if (j < slices) asm volatile("ld.volatile.global.v2.u64 {%0, %1}, [%2];" : "=l"(v[j][0]), "=l"(v[j][1]) : "l"(at + j * parts) : "memory");
-        }
-#pragma unroll
-        for (int j = 0; j < SCAN_SLICES; j++) there = there && v[j][0] >> 32 != 0 && v[j][1] >> 32 != 0;
-    }
+    while (!told_look(at, parts, slices, v)) {}
     float2 sum = make_float2(0, 0);
 #pragma unroll
     for (int j = 0; j < SCAN_SLICES; j++) sum.x += __uint_as_float((uint32_t)v[j][0]), sum.y += __uint_as_float((uint32_t)v[j][1]);
     return sum;
+}
+
+/* Both of two ranks' sums: this one's, as told, and what rank r sent; asked for at once, as they arrive at about the same time. */
+__device__ __forceinline__ float2 told_and_received(const uint2 *told, const exchange_turn &t, int r, int at, int parts, int own, int slices)
+{
+    unsigned long long v[SCAN_BOTH][2];
+    uint2 theirs[SCAN_BOTH];
+    t.receive2(r, [&](int i) { return at + i * parts; }, slices, theirs, [&] { return told_look(told, parts, own, v); });
+    float2 mine = make_float2(0, 0), sum = make_float2(0, 0);
+#pragma unroll
+    for (int i = 0; i < SCAN_BOTH; i++) {
+        mine.x += __uint_as_float((uint32_t)v[i][0]), mine.y += __uint_as_float((uint32_t)v[i][1]);
+        sum.x += __uint_as_float(theirs[i].x), sum.y += __uint_as_float(theirs[i].y);
+    }
+    return make_float2(mine.x + sum.x, mine.y + sum.y); /* in rank order or not: the same */
 }
 
 /* What rank r sent of two neighbouring sums, its slices added up in order; `at`: the first slice's place in the message. */
@@ -82,7 +106,7 @@ __device__ __forceinline__ float2 receive_slices(const exchange_turn &t, int r, 
 #pragma unroll 1
     for (int j = 0; j < slices; j += AT_ONCE) {
         uint2 v[AT_ONCE];
-        t.receive2(r, [&](int i) { return at + (j + i) * parts; }, slices - j, v);
+        t.receive2(r, [&](int i) { return at + (j + i) * parts; }, slices - j, v, [] { return true; });
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) sum.x += __uint_as_float(v[i].x), sum.y += __uint_as_float(v[i].y);
     }
@@ -124,37 +148,37 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
         sh.D[threadIdx.x] = a.D ? a.D[at] : 0.f;
     }
     if (a.told != NULL) {
-        /* One thread looks, at one of the last; then all look at all.  Whoever sees a sum may read x: its writer waited for all of x. */
-        if (threadIdx.x == 0) {
+        /* One thread looks, at one of the last; then all look at all. */
+        if (threadIdx.x == 0)
             while (((const volatile uint2 *)a.told)[a.last].y == 0) __nanosleep(100);
-            __threadfence();
-        }
         __syncthreads();
     } else {
         dependency_wait();
     }
 
     const exchange_turn turn(a.x, EXCHANGE);
-    const auto load2 = [&](const bf16 *p) { /* of rows 2 q and 2 q + 1 of the batch, as an mma leaves its sums */
-        uint32_t v = 0;
-#pragma unroll
-        for (int j = 0; j < 2; j++)
-            if (2 * q + j < a.m) v |= (uint32_t)__ldcg((const unsigned short *)p + (size_t)(2 * q + j) * a.channels + channel) << 16 * j;
-        return v;
-    };
-    const uint32_t two_x = load2(a.work.xbc);
-    uint32_t two_z = a.told == NULL ? load2(a.work.z) : 0;
+    /* Of rows 2 q and 2 q + 1 of the batch, as an mma leaves its sums. */
+    const auto two = [&](auto load) { return (2 * q < a.m ? (uint32_t)load(2 * q) : 0u) | (2 * q + 1 < a.m ? (uint32_t)load(2 * q + 1) << 16 : 0u); };
+    const auto load_z = [&](int n) { return __ldcg((const unsigned short *)a.work.z + (size_t)n * a.channels + channel); };
+    const auto look_x = [&](int n) { return step_look(a.told_x + (size_t)n * a.channels + channel); };
+    uint32_t two_x = two(look_x); /* asked for, and perhaps there: see below */
+    uint32_t two_z = a.told == NULL ? two(load_z) : 0;
 #pragma unroll 1
     for (int i = threadIdx.x; i < a.m * (parts / 2); i += STEP_THREADS) {
         const int n = i / (parts / 2), k = i % (parts / 2) * 2, message = n * SCAN_SLICES * parts + k;
-        float2 all = a.told != NULL ? told_slices(a.told + message, parts, a.own) : mixed_slices(a.mixed + message, parts);
-        if constexpr (EXCHANGE) {
-            const float2 mine = all;
-            all = make_float2(0, 0);
+        float2 all;
+        if (EXCHANGE && a.told != NULL && a.x.size == 2 && a.slices <= SCAN_BOTH) {
+            all = told_and_received(a.told + message, turn, 1 - a.x.rank, message, parts, a.own, a.slices);
+        } else {
+            all = a.told != NULL ? told_slices(a.told + message, parts, a.own) : mixed_slices(a.mixed + message, parts);
+            if constexpr (EXCHANGE) {
+                const float2 mine = all;
+                all = make_float2(0, 0);
 #pragma unroll 1
-            for (int from = 0; from < a.x.size; from++) {
-                const float2 part = from == a.x.rank ? mine : receive_slices(turn, from, message, parts, a.slices);
-                all.x += part.x, all.y += part.y;
+                for (int from = 0; from < a.x.size; from++) {
+                    const float2 part = from == a.x.rank ? mine : receive_slices(turn, from, message, parts, a.slices);
+                    all.x += part.x, all.y += part.y;
+                }
             }
         }
         *(float2 *)(mixed + n * parts + k) = all;
@@ -191,7 +215,9 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
 #pragma unroll
     for (int j = 0; j < 2; j++) dt[j] = kn_softplus(mma_sum(acc, j) * (a.eps > 0 ? sh.scales[2 * q + j].x : 1.f) + sh.bias[warp * SCAN_ROWS + g]);
 
-    const float2 x = unpack(two_x);
+    while ((2 * q < a.m && (two_x & 0xffff) == 0) || (2 * q + 1 < a.m && two_x >> 16 == 0)) two_x = two(look_x);
+    __syncwarp();
+    const float2 x = unpack(~two_x); /* of rows that are not there nothing is used */
     float y[2] = { 0, 0 };
     for (int n0 = 0; n0 < a.m; n0 += AHEAD) {
 #pragma unroll
@@ -217,7 +243,7 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
     if (a.told != NULL) {
         if constexpr (AHEAD > STEP_FEW) {
             dependency_wait();
-            two_z = load2(a.work.z);
+            two_z = two(load_z);
         } else {
 #pragma unroll
             for (int j = 0; j < 2; j++)
@@ -265,11 +291,12 @@ bool mixer_step_scan_knows(const kn_scan_mixer_args *a)
 int mixer_step_scan_bytes(const kn_scan_mixer_args *a) { return (int)(shared_of(a) + sizeof(scan_shared)); }
 
 plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w, int least, int slices,
-                           const uint32_t *z)
+                           const step_told *told)
 {
     const bool exchange = a->mixed_exchange != NULL;
     const int own = mixer_step_slices(a->hidden, a->channels), parts = a->dt_rank + 2 * a->state, last = own * parts - 1;
-    const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, mixer_step_told(c, a), z, own, last, a->rows, a->channels,
+    const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, mixer_step_told(c, a), told->z, told->x,
+                          own, last, a->rows, a->channels,
                           a->dt_rank, odd_pitch(a->dt_rank * 2), odd_pitch(a->dt_rank * 2), (float)a->mixer_eps,
                           exchange ? *a->mixed_exchange : kn_exchange{}, slices };
     if (exchange) return a->ssm_dtype == PLP_F32 ? launch<float, true>(c, a, s, least) : launch<bf16, true>(c, a, s, least);
