@@ -169,7 +169,8 @@ static plp_status prefill_slice(model *m, const int *ids, int first, int n, bool
                                            .dst_slot = &slot,
                                            .past = &past,
                                            .outs = out,
-                                           .out_row = &row });
+                                           .out_row = &row,
+                                           .no_others = true });
 }
 
 static plp_status prefill_length(bench *b, model *m, int tokens)

@@ -659,8 +659,9 @@ static bool scores(const plp_engine *e, int slices, int decodes)
 static plp_status queue_step(plp_engine *e, flight *f)
 {
     const double began = plp_seconds();
-    const model_step step = plan(e, f);
-    f->scores = false;
+    model_step step = plan(e, f);
+    f->scores = scores(e, step.seqs, step.decodes);
+    step.no_others = !f->scores;
     PLP_TRY(plan_draw(e, f));
     const double planned = plp_seconds();
     PLP_TRY(check_digests(e));
@@ -668,7 +669,7 @@ static plp_status queue_step(plp_engine *e, flight *f)
     PLP_TRY(forward(e, f, &step));
     f->queued = true, f->step = e->step;
     f->slices = step.seqs, f->decodes = step.decodes;
-    if (scores(e, step.seqs, step.decodes)) f->scores = true, f->settles = false;
+    if (f->scores) f->settles = false;
     e->stats.schedule_seconds += planned - began;
     e->stats.host_seconds += planned - began;
     e->stats.steps = ++e->step;

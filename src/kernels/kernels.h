@@ -75,7 +75,9 @@ typedef struct {
  *     out[i] =  r[m_i] * rsqrt(mean(r[m_i]^2) + eps) * weight        m_i = map[i], or i
  * delta NULL: no add.  out NULL: no norm.  weight is (hidden) float32.
  * exchange: delta and sumsq are this device's parts; their sums over the devices are what is added and scaled by (kn->exchanges knows
- * which shapes can). */
+ * which shapes can).
+ * picked: delta and sumsq have rows for those of the map alone, `outs` of them, and other rows of r stay as they are.  No row is in the map
+ * twice, and there is no exchange. */
 typedef struct {
     int tokens, hidden, outs; /* outs: rows of out; = tokens when map is NULL */
     float *residual;          /* (tokens, hidden), updated in place           */
@@ -88,10 +90,22 @@ typedef struct {
     double sumsq_width, sumsq_eps;
     const kn_exchange *exchange; /* host, or NULL */
     const int *map;              /* (outs) or NULL */
+    bool picked;
     const float *weight;
     double eps;
     void *out; /* (outs, hidden) of act */
 } kn_add_norm_args;
+
+/* -------------------------------------------------------------------------------------------------------------- rows of a matrix
+ *     out[i] = in[map[i]]              in, out of act; the backend's memory, which must not overlap */
+typedef struct {
+    int rows, columns;
+    const int *map; /* (rows) */
+    const void *in; /* (., ld_in) */
+    int64_t ld_in;
+    void *out; /* (rows, ld_out) */
+    int64_t ld_out;
+} kn_pick_args;
 
 /* ------------------------------------------------------------------------------------------------------------- matrix product
  *     y = x w^T + bias             x (rows, k), w (n, k), y (rows, n)
@@ -426,6 +440,7 @@ typedef struct kn_backend {
 
     plp_status (*embed)(kn_context *c, const kn_embed_args *a);
     plp_status (*add_norm)(kn_context *c, const kn_add_norm_args *a);
+    plp_status (*pick)(kn_context *c, const kn_pick_args *a); /* NULL: there is no such thing, nor add_norm's picked */
     /* Arranges a matrix (n, k) as linear reads it fastest, in its own place, for contexts that are created alike.  *done false: it stays
      * as it is, and so it does for them.  NULL: there is no such thing. */
     plp_status (*pack)(kn_context *c, void *w, int64_t n, int k, plp_dtype dtype, bool *done);

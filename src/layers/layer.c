@@ -21,6 +21,7 @@ plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int h
                                                 .sumsq_eps = p.eps,
                                                 .exchange = p.exchange,
                                                 .map = map,
+                                                .picked = p.picked,
                                                 .weight = weight,
                                                 .eps = eps,
                                                 .out = out });
@@ -192,12 +193,38 @@ plp_status layer_finish(const layer_call *l)
     const int64_t tokens = l->b->tokens, count = tokens * delta_columns(l);
     layer_pending p = { .delta = l->s->delta, .dtype = delta_dtype(l), .ld = delta_columns(l), .bias = l->w->out_bias };
     if (d->norm == LAYER_NORM_FOLDED) p.sumsq = layer_folded_sums(l, &p.ld_sumsq), p.width = d->norm_width, p.eps = d->eps;
+    p.picked = l->picked;
     p.exchange = tp_exchange(l->g, (size_t)count * plp_dtype_size(p.dtype));
-    if (!sums_on_the_way(l, &p)) {
-        p.exchange = NULL, p.scattered = scatters(l);
+    if (p.picked || !sums_on_the_way(l, &p)) {
+        p.exchange = NULL, p.scattered = !p.picked && scatters(l);
         PLP_TRY(sum_over_ranks(l, l->s->delta, count, p.dtype, p.scattered));
         if (d->norm == LAYER_NORM_FOLDED && !sums_ride(l)) PLP_TRY(sum_over_ranks(l, l->s->sums, tokens, PLP_F32, p.scattered));
     }
     *l->pending = p;
     return PLP_OK;
+}
+
+static plp_status pick(const layer_call *l, const void *in, int ld_in, void *out, int ld_out)
+{
+    const kn_pick_args a = {
+        .rows = l->outs, .columns = layer_inner(l->d), .map = l->wanted, .in = in, .ld_in = ld_in, .out = out, .ld_out = ld_out
+    };
+    return l->kn->pick(l->c, &a);
+}
+
+plp_status layer_behind_scan(const layer_call *l, int ld_z, plp_status (*rest)(const layer_call *l))
+{
+    const int inner = layer_inner(l->d);
+    if (l->wanted == NULL || l->kn->pick == NULL || l->probe->see) return rest(l);
+    if (l->outs == 0) return PLP_OK;
+    /* nobody reads the convolution's output any more, and it has room: four rows are more than one of y and one of in_proj's output */
+    kn_batch batch = *l->b;
+    layer_scratch scratch = *l->s;
+    layer_call few = *l;
+    batch.tokens = l->outs;
+    scratch.y = l->s->conv, scratch.in = layer_at(l->s->conv, l->d->act, (int64_t)l->outs * inner);
+    few.b = &batch, few.s = &scratch, few.picked = true;
+    PLP_TRY(pick(l, l->s->y, inner, scratch.y, inner));
+    if (ld_z > 0) PLP_TRY(pick(l, l->s->in, ld_z, scratch.in, ld_z));
+    return rest(&few);
 }

@@ -23,6 +23,7 @@ typedef struct {
     double width, eps;
     const kn_exchange *exchange; /* delta and sumsq are this rank's parts: whoever adds them sums them over the ranks first */
     bool scattered; /* this rank has its part of the rows of the sum: it adds and norms those, then the normed rows come together */
+    bool picked;    /* delta and sumsq have rows for those that are wanted alone, see layer_call */
     bool ready;     /* nothing to add, and the scratch's `ready` holds what the next norm would read */
 } layer_pending;
 
@@ -99,7 +100,10 @@ typedef struct {
     int block; /* states inside slices, see kn_ssm_args */
     const int *snap_start, *snap_slot;
     const layer_probe *probe;
-    float *residual;        /* (tokens, hidden) */
+    float *residual;   /* (tokens, hidden) */
+    const int *wanted; /* (outs) of the last layer: the rows that anyone will read, at most a quarter.  NULL: all */
+    int outs;
+    bool picked;            /* b->tokens and s are of the wanted rows alone, see layer_behind_scan */
     const float *next_norm; /* (hidden): the weight of the norm behind this layer */
     layer_pending *pending;
 } layer_call;
@@ -136,6 +140,9 @@ plp_status layer_convolve(const layer_call *l, int first, int rows, int channels
 float *layer_folded_sums(const layer_call *l, int64_t *ld);
 /* s->delta = this rank's share of out_proj of s->y. */
 plp_status layer_project_out(const layer_call *l);
+/* Collective.  What a layer does behind its scan, which has left s->y: by `rest`, which takes the call that it is given, for all rows or
+ * the wanted ones.  z: s->in begins with it, (tokens, ld_z), and `rest` reads it; 0: it does not. */
+plp_status layer_behind_scan(const layer_call *l, int ld_z, plp_status (*rest)(const layer_call *l));
 /* Collective.  Behind the last layer: the residual of all rows, where `pending` is scattered. */
 plp_status layer_collect(const layer_call *l);
 /* Collective.  Leaves s->delta in `pending`, summed over the ranks, or to be summed by whoever adds it. */

@@ -146,6 +146,12 @@ static plp_status scan(const layer_call *l, const void *dt)
     return layer_show(l, "scan", l->s->y, d->act, inner);
 }
 
+static plp_status project_out(const layer_call *l)
+{
+    PLP_TRY(layer_project_out(l));
+    return layer_finish(l);
+}
+
 static plp_status forward(const layer_call *l)
 {
     const int inner = layer_inner(l->d);
@@ -158,8 +164,7 @@ static plp_status forward(const layer_call *l)
     PLP_TRY(project_x(l));
     PLP_TRY(project_dt(l, x));
     PLP_TRY(scan(l, x));
-    PLP_TRY(layer_project_out(l));
-    return layer_finish(l);
+    return layer_behind_scan(l, 0, project_out);
 }
 
 static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const layer_dims *d, int64_t tokens, int64_t seqs)

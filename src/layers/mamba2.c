@@ -151,19 +151,23 @@ static plp_status gate(const layer_call *l)
     return l->kn->gated_norm(l->c, &a);
 }
 
+static plp_status gate_and_project(const layer_call *l)
+{
+    PLP_TRY(gate(l));
+    PLP_TRY(layer_project_out(l));
+    return layer_finish(l);
+}
+
 static plp_status forward(const layer_call *l)
 {
     const layer_dims *d = l->d;
     bool done, up_to_date;
     PLP_TRY(fused_step(l, &done, &up_to_date));
     if (up_to_date) return PLP_OK;
-    if (!done) {
-        PLP_TRY(layer_project_in(l, in_rows(d)));
-        PLP_TRY(convolve_and_scan(l));
-        PLP_TRY(gate(l));
-        PLP_TRY(layer_project_out(l));
-    }
-    return layer_finish(l);
+    if (done) return layer_finish(l);
+    PLP_TRY(layer_project_in(l, in_rows(d)));
+    PLP_TRY(convolve_and_scan(l));
+    return layer_behind_scan(l, in_rows(d), gate_and_project);
 }
 
 static int64_t sum_columns(const layer_dims *d) { return d->norm == LAYER_NORM_SUMMED ? d->all_norm_groups : d->norm == LAYER_NORM_FOLDED; }

@@ -122,6 +122,15 @@ static model_share whole_of(const model *m, const model_step *s)
 /* Rows of the embedding, from the head's first on, that are packed. */
 static int64_t packed_ids(const model *m) { return m->weights.packed && m->config.tied ? m->plan.vocab.count : 0; }
 
+/* Whether the last layer can do without most rows: those that are wanted are few, and none is wanted twice. */
+static bool wants_few(const model_step *s, const model_share *share)
+{
+    if (!s->no_others || share->tokens != s->tokens || 4 * s->outs > s->tokens) return false;
+    for (int i = 1; i < s->outs; i++)
+        if (s->out_row[i] <= s->out_row[i - 1]) return false;
+    return true;
+}
+
 /* Queues a share's computation; its inputs are there.  *left: what no norm has added to the residual. */
 static plp_status compute(model *m, const model_step *s, const model_share *share, layer_pending *left)
 {
@@ -169,6 +178,7 @@ static plp_status compute(model *m, const model_step *s, const model_share *shar
         }
         call.w = m->weights.layers + i;
         call.next_norm = i + 1 < m->config.layers ? call.w[1].norm : m->weights.final_norm;
+        if (i + 1 == m->config.layers && wants_few(s, share)) call.wanted = in->out_row, call.outs = s->outs;
         PLP_TRY(m->kind->forward(&call));
         PLP_TRY(show_residual(m, s, &pending));
     }
@@ -308,6 +318,7 @@ plp_status model_forward(model *m, const model_step *s)
 {
     const bool draws = s->draw && s->outs > 0;
     PLP_TRY(check_step(m, s));
+    m->without_others = s->no_others;
     m->tokens = s->tokens, m->outs = s->outs, m->pending = (layer_pending){ 0 };
     if (s->tokens == 0) return PLP_OK;
     if (draws && m->begun - m->ended >= 2)
@@ -329,6 +340,7 @@ plp_status model_logits_of(model *m, const int *row, int rows)
 {
     const model_share s = { .context = m->context, .tokens = m->tokens, .outs = rows };
     if (rows > m->options.max_outs) return PLP_FAIL(PLP_ERR_INTERNAL, "logits of %d rows, at most %d", rows, m->options.max_outs);
+    if (m->without_others) return PLP_FAIL(PLP_ERR_INTERNAL, "logits of rows that the step was told nobody asks for");
     for (int i = 0; i < rows; i++)
         if (row[i] < 0 || row[i] >= m->tokens) return PLP_FAIL(PLP_ERR_INTERNAL, "logits of row %d of %d", row[i], m->tokens);
     PLP_TRY(wait_for_device(m, INPUT_MARK));

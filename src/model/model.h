@@ -68,6 +68,7 @@ typedef struct {
     const int64_t *past;                    /* (seqs)            */
     int outs;
     const int *out_row; /* (outs) rows whose logits are wanted */
+    bool no_others;     /* nobody asks for those of other rows, as model_logits_of does: the last layer may do without them */
     int block;          /* prefix cache, see kn_ssm_args: states at multiples of block inside slices go to these slots */
     const int *snap_start, *snap_slot;
     const model_draw *draw; /* NULL: no tokens are wanted */
@@ -76,7 +77,8 @@ typedef struct {
 /* Collective.  Afterwards the logits of out_row are in the backend's memory, split by vocabulary over the ranks.  PLP_ERR_DATA for an id
  * outside the vocabulary, before anything is queued. */
 plp_status model_forward(model *m, const model_step *s);
-/* Logits of other rows of the last step take the place of those of its out_row: `rows` of them, at most max_outs.  Before the next step. */
+/* Logits of other rows of the last step, which must not have said no_others, take the place of those of its out_row: `rows` of them, at most
+ * max_outs.  Before the next step. */
 plp_status model_logits_of(model *m, const int *row, int rows);
 /* Collective.  Candidates of the last step's first `rows` logits rows from every rank: host (tp_size, rows).  Penalty lists in host
  * memory. */

@@ -60,6 +60,7 @@ struct model {
     int64_t penalty_room;  /* every row drawn may penalise every id */
     int *maps;             /* group map, then first channels of norm groups */
     int tokens, outs;      /* of the last step */
+    bool without_others;   /* the same: see model_step.no_others */
     layer_pending pending; /* what no norm has added to its residual */
     int64_t steps, dealt;  /* so far */
 

@@ -1,13 +1,15 @@
 #include "kernel_test.h"
 
-enum { DELTA = 1, BIAS = 2, SUMSQ = 4, MAP = 8, NORM = 16, ALL = 31, ALIGNED = 32 };
+enum { DELTA = 1, BIAS = 2, SUMSQ = 4, MAP = 8, NORM = 16, ALL = 31, ALIGNED = 32, PICKED = 64 };
 
 static void run(kt *t, const int *size)
 {
     const int tokens = size[0], hidden = size[1], parts = size[2], outs = parts & MAP ? size[4] : tokens,
               ld = hidden + (parts & ALIGNED ? 8 : 3), ld_sumsq = 2;
     const plp_dtype dtype = (plp_dtype)size[3];
+    const bool picked = parts & PICKED;
     const size_t n = (size_t)tokens * (size_t)hidden;
+    if (picked && t->kn->pick == NULL) return;
     const double eps = 1e-5, width = 3 * hidden, sumsq_eps = 1e-3;
     const kt_array residual = kt_random(t, PLP_F32, n, 0, 1), delta = kt_matrix(t, dtype, tokens, hidden, ld, 1);
     const kt_array bias = kt_random(t, PLP_F32, (size_t)hidden, 0, 1), weight = kt_random(t, PLP_F32, (size_t)hidden, 1, 0.2);
@@ -16,7 +18,7 @@ static void run(kt *t, const int *size)
     for (int i = 0; i < tokens; i++) sumsq.v[i * ld_sumsq] = kt_uniform(t, 0.1, 2) * width;
     kt_put(t, &sumsq);
     int *map = kt_host(t, (size_t)outs * sizeof *map);
-    for (int i = 0; i < outs; i++) map[i] = parts & MAP ? kt_below(t, tokens) : i;
+    for (int i = 0; i < outs; i++) map[i] = picked ? (i + 1) * tokens / outs - 1 : parts & MAP ? kt_below(t, tokens) : i;
     const kn_add_norm_args a = {
         .tokens = tokens,
         .hidden = hidden,
@@ -31,6 +33,7 @@ static void run(kt *t, const int *size)
         .sumsq_width = width,
         .sumsq_eps = sumsq_eps,
         .map = parts & MAP ? kt_upload(t, map, (size_t)outs * sizeof *map) : NULL,
+        .picked = picked,
         .weight = weight.p,
         .eps = eps,
         .out = parts & NORM ? out.p : NULL,
@@ -38,11 +41,11 @@ static void run(kt *t, const int *size)
     if (!kt_ok(t, t->kn->add_norm(t->c, &a))) return;
 
     double *r = kt_host(t, n * sizeof *r), *want = kt_host(t, out.n * sizeof *want);
-    for (int i = 0; i < tokens; i++)
+    for (size_t i = 0; i < n; i++) r[i] = residual.v[i];
+    for (int i = 0; i < (picked ? outs : tokens) && parts & DELTA; i++)
         for (int j = 0; j < hidden; j++) {
             const double scale = parts & SUMSQ ? 1 / sqrt(sumsq.v[i * ld_sumsq] / width + sumsq_eps) : 1;
-            r[i * hidden + j] = residual.v[i * hidden + j];
-            if (parts & DELTA) r[i * hidden + j] += scale * delta.v[i * ld + j] + (parts & BIAS ? bias.v[j] : 0);
+            r[(picked ? map[i] : i) * hidden + j] += scale * delta.v[i * ld + j] + (parts & BIAS ? bias.v[j] : 0);
         }
     for (int i = 0; i < outs; i++) {
         double sum = 0;
@@ -51,6 +54,28 @@ static void run(kt *t, const int *size)
             want[i * hidden + j] = parts & NORM ? r[map[i] * hidden + j] / sqrt(sum / hidden + eps) * weight.v[j] : NAN;
     }
     kt_expect(t, "residual", &residual, r);
+    kt_expect(t, "out", &out, want);
+}
+
+static void run_pick(kt *t, const int *size)
+{
+    const int rows = size[0], columns = size[1], all = size[2], ld_in = columns + size[3], ld_out = columns + size[4];
+    if (t->kn->pick == NULL) return;
+    const kt_array in = kt_matrix(t, t->act, all, columns, ld_in, 1), out = kt_nan(t, t->act, (size_t)(rows * ld_out));
+    int *map = kt_host(t, (size_t)(rows + 1) * sizeof *map);
+    for (int i = 0; i < rows; i++) map[i] = kt_below(t, all);
+    const kn_pick_args a = { .rows = rows,
+                             .columns = columns,
+                             .map = kt_upload(t, map, (size_t)(rows + 1) * sizeof *map),
+                             .in = in.p,
+                             .ld_in = ld_in,
+                             .out = out.p,
+                             .ld_out = ld_out };
+    if (!kt_ok(t, t->kn->pick(t->c, &a))) return;
+    double *want = kt_host(t, (out.n + 1) * sizeof *want);
+    for (size_t i = 0; i < out.n; i++) want[i] = NAN;
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) want[i * ld_out + j] = in.v[map[i] * ld_in + j];
     kt_expect(t, "out", &out, want);
 }
 
@@ -65,6 +90,12 @@ const kt_case kt_add_norm_rows[] = {
     { "add_norm.aligned", run, { 5, 4096, ALL | ALIGNED, PLP_F32, 7 }, 1e-5, 1e-6 },
     { "add_norm.aligned.bf16", run, { 3, 2560, DELTA | NORM | ALIGNED, PLP_BF16 }, 1e-5, 1e-6 },
     { "add_norm.wide", run, { 2, 20484, DELTA | BIAS | NORM | ALIGNED, PLP_F16 }, 1e-5, 1e-6 },
+    { "add_norm.picked", run, { 63, 768, ALL | PICKED, PLP_F32, 5 }, 1e-5, 1e-6 },
+    { "add_norm.picked.aligned", run, { 1030, 2560, DELTA | MAP | NORM | ALIGNED | PICKED, PLP_BF16, 33 }, 1e-5, 1e-6 },
+    { "add_norm.picked.last", run, { 17, 63, DELTA | MAP | SUMSQ | NORM | PICKED, PLP_F16, 1 }, 1e-5, 1e-6 },
+    { "pick.rows", run_pick, { 9, 256, 40, 0, 0 }, 0, 0 },
+    { "pick.odd", run_pick, { 33, 77, 5, 3, 1 }, 0, 0 },
+    { "pick.none", run_pick, { 0, 64, 3, 0, 8 }, 0, 0 },
     { "add_norm.none", run, { 0, 768, ALL, PLP_F32, 0 }, 0, 0 },
     { 0 }
 };

@@ -29,12 +29,13 @@ KN_CLONES static void norm(float *restrict out, const float *restrict r, const f
 plp_status kn_add_norm_cpu(kn_context *c, const kn_add_norm_args *a)
 {
     const size_t hidden = (size_t)a->hidden;
-    const int threads = kn_threads(c, 4.0 * a->tokens * a->hidden);
+    const int adds = a->picked ? a->outs : a->tokens, threads = kn_threads(c, 4.0 * adds * a->hidden);
     if (a->delta) {
-        KN_EACH(c, threads, t, a->tokens, {
+        KN_EACH(c, threads, t, adds, {
             const double scale = a->sumsq ? 1 / sqrt((double)a->sumsq[t * a->ld_sumsq] / a->sumsq_width + a->sumsq_eps) : 1;
-            add(a->residual + (size_t)t * hidden, (const char *)a->delta + (size_t)(t * a->ld_delta) * plp_dtype_size(a->delta_dtype),
-                a->delta_dtype, (float)scale, a->bias, a->hidden);
+            add(a->residual + (size_t)(a->picked ? a->map[t] : t) * hidden,
+                (const char *)a->delta + (size_t)(t * a->ld_delta) * plp_dtype_size(a->delta_dtype), a->delta_dtype, (float)scale, a->bias,
+                a->hidden);
         });
     }
     if (a->out) {

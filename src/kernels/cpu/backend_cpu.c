@@ -200,6 +200,7 @@ const kn_backend *kn_cpu(void)
         .uniform = kn_uniform_cpu,
         .embed = kn_embed_cpu,
         .add_norm = kn_add_norm_cpu,
+        .pick = kn_pick_cpu,
         .pack = kn_pack_cpu,
         .linear = kn_linear_cpu,
         .conv = kn_conv_cpu,

@@ -67,6 +67,7 @@ plp_status kn_scan_cpu(kn_context *c, const kn_scan_args *a, const kn_batch *b);
 plp_status kn_scan_step_cpu(kn_context *c, const kn_scan_args *a, const kn_batch *b);
 plp_status kn_rms_cpu(kn_context *c, const kn_rms_args *a);
 plp_status kn_gated_norm_cpu(kn_context *c, const kn_gated_norm_args *a);
+plp_status kn_pick_cpu(kn_context *c, const kn_pick_args *a);
 plp_status kn_candidates_cpu(kn_context *c, const kn_candidates_args *a);
 plp_status kn_choose_cpu(kn_context *c, const kn_choose_args *a);
 plp_status kn_feed_cpu(kn_context *c, int *ids, const kn_choice *from, int rows);
