@@ -10,8 +10,9 @@
 #    include <cuda_runtime.h>
 
 /* Largest message that is quicker this way than through NCCL: everyone sends everything to everyone, twice as many bytes, but in one flight.
- * Two ranks: measured (docs/performance.md).  More: by the bytes a rank receives, (ranks - 1) times the message. */
-static size_t most_bytes(int ranks) { return ranks == 2 ? (size_t)4 << 20 : ranks <= 4 ? (size_t)512 << 10 : (size_t)128 << 10; }
+ * Two ranks: measured (docs/performance.md).  More: by the bytes a rank receives, (ranks - 1) times the message; above four 128 KiB, and a
+ * quarter more, for a fused mixer's message has gaps: 33 words for every 32 rows that a block may have, whatever it has. */
+static size_t most_bytes(int ranks) { return ranks == 2 ? (size_t)4 << 20 : ranks <= 4 ? (size_t)512 << 10 : (size_t)160 << 10; }
 
 enum { WORD = 8, PAYLOAD = 4 };
 
@@ -67,8 +68,7 @@ plp_status tp_peers_create(tp_group *g)
     memset(&mine, 0, sizeof mine);
     memset(x, 0, sizeof *x);
     if (g->size > KN_PEERS || g->local_size != g->size) return PLP_OK;
-    x->rank = g->rank, x->size = g->size;
-    x->words = (int64_t)(most_bytes(g->size) / PAYLOAD) * 5 / 4; /* a fused mixer's message has gaps: up to 8 % more words than sums */
+    x->rank = g->rank, x->size = g->size, x->words = (int64_t)(most_bytes(g->size) / PAYLOAD);
     make_own(g, (size_t)(2 * x->size * x->words * WORD), &mine);
     PLP_TRY(tp_gather_all(g, &mine, sizeof mine, all));
     opened = (char)open_others(g, all);

@@ -50,7 +50,8 @@ struct step_work { /* between the kernels of a layer */
     float *dt, *squares; /* (m, heads); squares of up to STEP_ROWS rows: (m, heads, STEP_PARTS), of 8 channels each */
 };
 /* What `in` tells ssm or scan while both are at work: words whose lowest bit says that they are there.  It is free in what was rounded to bf16, and dt
- * has it rounded away.  4 bytes arrive together, so neither side needs a fence, which would wait for all of a thread's stores. */
+ * has it rounded away.  Mamba-1's x has no bit to spare: 16 bits, inverted, of which no value is 0 (mixer_step_ring.cuh).  What one store writes
+ * arrives together, so neither side needs a fence, which would wait for all of a thread's stores. */
 struct step_told {
     uint32_t *in; /* (m, channels + heads): x, B, C, dt; Mamba-2 alone */
     uint32_t *z;  /* (m, inner); NULL: it is in step_work, and `in` must be waited for */

@@ -10,7 +10,8 @@
  *
  * All but the gate needs x_proj's sums and x alone, which `in` has halfway through: where it tells them (mixer_step_told), the chain runs beside
  * the rest of z, and what is left behind the end of `in` is z, the gate and v.  Up to STEP_FEW rows are instances of their own, in which nothing spills
- * (3 % of a step), and which are told z as well (more rows lose 1 % by that).  x is told in any case, as the blocks of `in` need it.
+ * up to 16 states and without an exchange (3 % of a step), and which are told z as well (more rows lose 1 % by that).  x is told in any case, as
+ * the blocks of `in` need it.
  * Where the ranks' devices are neighbours, `in` has sent them its slices, and every block adds up all ranks' in rank order. */
 #include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/mixer_step.cuh"
