@@ -95,7 +95,7 @@ void plp_engine_statistics(const plp_engine *engine, plp_engine_stats *stats);
  * without a tokenizer. */
 plp_status plp_encode(plp_engine *engine, const char *text, size_t bytes, int add_special, int **ids, size_t *count);
 /* The text of ids: whole characters, without special tokens unless they are to be kept.  *text ends with a NUL and is the caller's: plp_free.
- * PLP_ERR_USAGE without a tokenizer, PLP_ERR_DATA for an id outside its vocabulary. */
+ * PLP_ERR_USAGE without a tokenizer, PLP_ERR_DATA for an id outside its vocabulary and the model's. */
 plp_status plp_decode(plp_engine *engine, const int *ids, size_t count, int keep_special, char **text, size_t *bytes);
 /* A token as the tokenizer spells it; NULL for one without a spelling.  Borrowed from the engine. */
 const char *plp_token(const plp_engine *engine, int id);

@@ -107,10 +107,10 @@ static plp_status note_id(batch_input *in, const char *id, bool *again)
     return PLP_OK;
 }
 
-plp_status batch_input_ready(batch_input *in, bool *ready)
+plp_status batch_input_ready(batch_input *in, int patience, bool *ready)
 {
     *ready = true;
-    return in->stream ? io_lines_ready(in->reader, ready) : PLP_OK;
+    return in->stream ? io_lines_ready(in->reader, patience, ready) : PLP_OK;
 }
 
 plp_status batch_input_next(batch_input *in, const batch_defaults *defaults, io_line *line, batch_request *r, plp_status *bad, bool *more)

@@ -17,8 +17,8 @@ int64_t batch_input_lines(const batch_input *in);
 /* Whether a file is the input: it must not be written. */
 bool batch_input_is(const batch_input *in, const char *path);
 
-/* Whether the next line, or the end, is there; always of a file. */
-plp_status batch_input_ready(batch_input *in, bool *ready);
+/* Whether the next line, or the end, is there; always of a file.  patience: as in io_lines_ready. */
+plp_status batch_input_ready(batch_input *in, int patience, bool *ready);
 /* *line: the next one, borrowed until the call after this.  *bad: what the line gets instead of an answer, its message being the last
  * error; *r is to be freed then. */
 plp_status batch_input_next(batch_input *in, const batch_defaults *defaults, io_line *line, batch_request *r, plp_status *bad, bool *more);

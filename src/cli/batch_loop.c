@@ -110,14 +110,15 @@ static plp_status pack(loop *l, const io_line *line)
 /* Rank 0: lines for `wanted` requests at least, unless there are no more.  A stream is waited for where there is nothing else to do. */
 static plp_status take_lines(loop *l, size_t wanted)
 {
+    enum { PATIENCE = 200 /* milliseconds */ };
     batch_job *job = l->job;
     for (size_t taken = 0; taken < wanted && l->used < BLOCK && l->next <= batch_output_most(job->output);) {
         io_line line;
         batch_request r;
         plp_status bad, st = PLP_OK;
         bool more, ready;
-        PLP_TRY(batch_input_ready(job->input, &ready));
-        if (!ready && (l->count > 0 || taken > 0)) break;
+        PLP_TRY(batch_input_ready(job->input, l->count > 0 || taken > 0 ? 0 : PATIENCE, &ready));
+        if (!ready) break; /* and signals are looked at */
         PLP_TRY(batch_input_next(job->input, job->defaults, &line, &r, &bad, &more));
         l->end = !more;
         if (!more) break;

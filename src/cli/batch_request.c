@@ -214,6 +214,8 @@ static plp_status read_allowed(batch_request *r, json_object *body, const char *
     return ids != NULL && count == 0 ? PLP_FAIL(PLP_ERR_DATA, "%s: allowed_token_ids allows none; fix: leave it out", where) : PLP_OK;
 }
 
+enum { MOST_BAD_WORDS = 512 }; /* each is two of the engine's 1024, see encode_bad_words */
+
 /* Their texts; see encode_bad_words. */
 static plp_status read_bad_words(batch_request *r, json_object *body, const char *where)
 {
@@ -221,6 +223,8 @@ static plp_status read_bad_words(batch_request *r, json_object *body, const char
     json_object_object_get_ex(body, "bad_words", &list);
     if (list == NULL) return PLP_OK;
     if (!json_object_is_type(list, json_type_array)) return PLP_FAIL(PLP_ERR_DATA, "%s: bad_words is no list", where);
+    if (json_object_array_length(list) > MOST_BAD_WORDS)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %zu bad words; fix: at most %d", where, json_object_array_length(list), MOST_BAD_WORDS);
     for (size_t i = 0; i < json_object_array_length(list); i++) {
         json_object *v = json_object_array_get_idx(list, i);
         if (!json_object_is_type(v, json_type_string) || json_object_get_string_len(v) == 0)

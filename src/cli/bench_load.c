@@ -5,6 +5,7 @@
 #include "base/error.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum { REPEATS = 5 };
 
@@ -52,6 +53,7 @@ static plp_status print(bench *b, const timings *t, const char *name, const char
     bench_row r = { .np = tp_size(b->group), .dtype = t->dtype, .bytes = (double)bytes, .floor_us = floor_us, .good = true };
     snprintf(r.name, sizeof r.name, "%s", name);
     snprintf(r.shape, sizeof r.shape, "%.60s", b->shape);
+    for (char *at = r.shape; (at = strpbrk(at, "\",\\|\n")) != NULL;) *at = '_'; /* of a path, for JSON, CSV and tables */
     snprintf(r.check, sizeof r.check, "%s", check);
     bench_times(&r, times, REPEATS);
     return bench_print(b, &r);

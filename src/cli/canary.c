@@ -111,18 +111,24 @@ static plp_status find(const char *path, const char *way, bool *found, char hex[
     *found = false;
     if (access(path, F_OK) != 0 && errno == ENOENT) return PLP_OK;
     PLP_TRY(plp_read_file(path, MOST_FILE, &text, &bytes));
-    for (char *line = text, *end; st == PLP_OK && !*found && (end = strchr(line, '\n')) != NULL; line = end + 1)
+    for (char *line = text, *end; st == PLP_OK && !*found && *line != 0; line = *end != 0 ? end + 1 : end) {
+        end = line + strcspn(line, "\n"); /* the last line may lack its end */
         st = read_line(line, (size_t)(end - line), path, way, found, hex);
+    }
     free(text);
     return st;
 }
 
 static plp_status append(const char *path, const char *text, size_t bytes)
 {
-    const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    const int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    const off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+    char last = '\n';
     if (fd < 0) return PLP_FAIL(PLP_ERR_CREATE, "cannot write %s: %s; --canary; fix: choose another file", path, strerror(errno));
     plp_status st = PLP_OK;
-    if (write(fd, text, bytes) != (ssize_t)bytes || fsync(fd) != 0) st = PLP_FAIL_ERRNO("write", path);
+    if (end > 0 && pread(fd, &last, 1, end - 1) != 1) st = PLP_FAIL_ERRNO("read", path);
+    if (st == PLP_OK && last != '\n' && write(fd, "\n", 1) != 1) st = PLP_FAIL_ERRNO("write", path); /* edited by hand */
+    if (st == PLP_OK && (write(fd, text, bytes) != (ssize_t)bytes || fsync(fd) != 0)) st = PLP_FAIL_ERRNO("write", path);
     if (close(fd) != 0 && st == PLP_OK) st = PLP_FAIL_ERRNO("write", path);
     return st;
 }

@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/describe.h"
 #include "cli/sampling.h"
+#include "cli/stop.h"
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -340,6 +341,7 @@ static plp_status read_stream(int fd, const char *path, size_t most, char **text
     for (int64_t looks = 1;;) {
         struct pollfd p = { .fd = fd, .events = POLLIN };
         tp_stamp(TP_OUTPUT, looks++);
+        if (cli_stop_asked() != CLI_GO_ON) PLP_DO(PLP_FAIL(PLP_ERR_STOPPED, "stopped by a signal; %s; fix: start again", path));
         if (poll(&p, 1, PATIENCE) <= 0) continue;
         if (used + PIECE >= room) {
             room = 2 * room + 2 * PIECE;
@@ -424,7 +426,7 @@ plp_status cli_not_input(const char *output, const char *input)
     snprintf(part, sizeof part, "%s.part", output);
     if (stat(part, &out) == 0 && same_file(&out, &in))
         return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", part);
-    if (stat(output, &out) == 0 && (same_file(&out, &in) || (S_ISDIR(in.st_mode) && is_part(output) && lies_in(output, &in))))
+    if ((stat(output, &out) == 0 && same_file(&out, &in)) || (S_ISDIR(in.st_mode) && is_part(output) && lies_in(output, &in)))
         return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", output);
     return PLP_OK;
 }

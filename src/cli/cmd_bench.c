@@ -47,6 +47,8 @@ static plp_status prepare(const cli *c, bench *b)
     if ((load ? given.shape : c->model.model) != NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--%s with --mode %s; command line; fix: leave it out", load ? "shape" : "model",
                         load ? "load" : "other than load");
+    if (given.csv && given.mode == THROUGHPUT)
+        return PLP_FAIL(PLP_ERR_USAGE, "--csv with --mode throughput, whose report is no table; command line; fix: give --json");
     if (given.json && given.csv) return PLP_FAIL(PLP_ERR_USAGE, "--json with --csv; command line; fix: give one of them");
     if (!load && given.shape == NULL && given.mode != COLLECTIVES)
         return PLP_FAIL(PLP_ERR_USAGE, "--shape is missing; command line; fix: see polylepis bench --help");

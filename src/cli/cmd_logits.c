@@ -43,6 +43,8 @@ static plp_status read_fields(json_object *o, const char *where, text_tokenizer 
     json_object *prompt = NULL;
     if (!json_object_is_type(o, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: not an object; fix: one JSON object a line", where);
     PLP_TRY(plp_json_string(o, "id", where, &id));
+    if (id != r->id && json_object_object_get_ex(o, "custom_id", NULL))
+        return PLP_FAIL(PLP_ERR_DATA, "%s: id and custom_id; fix: give one of them", where);
     PLP_TRY(plp_json_string(o, "custom_id", where, &id));
     if (strlen(id) >= sizeof r->id)
         return PLP_FAIL(PLP_ERR_DATA, "%s: id of %zu bytes; fix: at most %zu", where, strlen(id), sizeof r->id - 1);
@@ -67,6 +69,8 @@ static plp_status read_record(const char *line, size_t bytes, int64_t number, te
     *r = (record){ 0 };
     snprintf(where, sizeof where, "%.200s line %lld", given.input, (long long)number + 1);
     snprintf(r->id, sizeof r->id, "%lld", (long long)number);
+    if (number == 0 && bytes >= 3 && memcmp(line, "\xEF\xBB\xBF", 3) == 0) line += 3, bytes -= 3; /* a byte order mark */
+    PLP_TRY(plp_json_check(line, bytes, where));
     PLP_TRY(plp_json_parse(line, bytes, where, &o));
     const plp_status st = read_fields(o, where, t, r);
     json_object_put(o);

@@ -134,6 +134,8 @@ static plp_status check_output(const cli *c, const batch_input *in)
         snprintf(name, room, "%s%s", given.output, suffixes[i]);
         PLP_DO(cli_not_input(name, c->model.model));
         PLP_DO(cli_not_input(name, given.canary));
+        if (given.canary != NULL && strcmp(name, given.canary) == 0) /* which need not exist yet */
+            PLP_DO(PLP_FAIL(PLP_ERR_CREATE, "--canary %s is the job's own; output; fix: choose another name", name));
         PLP_DO(not_the_input(in, name));
         if (given.summary != NULL && is_summary(name))
             PLP_DO(PLP_FAIL(PLP_ERR_CREATE, "--summary %s is the job's own; output; fix: choose another name", name));
@@ -148,6 +150,8 @@ static plp_status check_summary(const cli *c, const batch_input *in)
     if (given.summary == NULL) return PLP_OK;
     PLP_TRY(cli_not_input(given.summary, c->model.model));
     PLP_TRY(cli_not_input(given.summary, given.canary));
+    if (given.canary != NULL && is_summary(given.canary))
+        return PLP_FAIL(PLP_ERR_CREATE, "--canary %s is the summary's; output; fix: choose another name", given.canary);
     return not_the_input(in, given.summary);
 }
 

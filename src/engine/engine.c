@@ -309,6 +309,10 @@ plp_status plp_decode(plp_engine *e, const int *ids, size_t count, int keep_spec
 {
     if (e->tokenizer == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "the model has no tokenizer; fix: convert it with tokenizer.json in its directory");
+    const int known = text_tokenizer_vocab(e->tokenizer), drawn = (int)e->config->vocab_used, most = known > drawn ? known : drawn;
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= most)
+            return PLP_FAIL(PLP_ERR_DATA, "id %d at index %zu; request; fix: give ids from 0 to %d", ids[i], i, most - 1);
     return text_decode(e->tokenizer, ids, count, !keep_special, text, bytes);
 }
 

@@ -70,6 +70,8 @@ static plp_status check_wishes(const plp_request *g, int64_t vocab)
 
 static plp_status check(const plp_request *g, const model_config *c, const text_tokenizer *t)
 {
+    if (g->stop_count < 0 || g->stop_id_count < 0 || g->bias_count < 0 || g->allowed_count < 0 || g->bad_count < 0)
+        return PLP_FAIL(PLP_ERR_USAGE, "a negative count; request; fix: 0 for none");
     if (g->count == 0) return PLP_FAIL(PLP_ERR_DATA, "the prompt has no tokens; request; fix: give text, or put the BOS token before it");
     PLP_TRY(check_ids("prompt", g->ids, g->count, c->vocab_used));
     PLP_TRY(check_ids("stop_token_ids", g->stop_ids, (size_t)g->stop_id_count, c->vocab_used));

@@ -98,13 +98,13 @@ static plp_status skip_mark(io_lines *l)
     return PLP_OK;
 }
 
-plp_status io_lines_ready(io_lines *l, bool *ready)
+plp_status io_lines_ready(io_lines *l, int patience, bool *ready)
 {
     for (;;) {
         struct pollfd p = { .fd = l->fd, .events = POLLIN };
         const size_t there = l->used - l->at;
         *ready = l->end || there > l->most + 1 || memchr(l->data + l->at, '\n', there) != NULL;
-        if (*ready || poll(&p, 1, 0) <= 0) return PLP_OK;
+        if (*ready || poll(&p, 1, patience) <= 0) return PLP_OK;
         PLP_TRY(fill(l));
     }
 }

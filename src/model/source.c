@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { MOST_RANGES = 64, PASS = 64 << 20, MOST_PATH = 4096, MOST_CONFIG = 16 << 20, MOST_TOKENIZER = 256 << 20 };
 
@@ -135,6 +136,7 @@ plp_status model_source_open(model_source **out, const char *path, const model_s
     *out = NULL;
     if (stat(path, &info) != 0) return PLP_FAIL_ERRNO("open", path);
     const bool directory = S_ISDIR(info.st_mode);
+    if (access(path, directory ? X_OK : R_OK) != 0) return PLP_FAIL_ERRNO("open", path);
     if (!directory && !(S_ISREG(info.st_mode) && io_model_is_file(path)))
         return PLP_FAIL(PLP_ERR_DATA, "%s: neither a model file (HDF5) nor a checkpoint directory; fix: name one of them", path);
     PLP_TRY(PLP_ALLOCATED(s = calloc(1, sizeof *s)));

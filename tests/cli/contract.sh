@@ -14,6 +14,7 @@ refused 64 "an integer from 1 to" generate --model "$demo" --prompt a -n 2x
 refused 64 "one of auto|cpu|cuda" generate --model "$demo" --prompt a --device gpu
 refused 64 "unknown command zzz" help zzz
 refused 64 "--model with --shape" verify --model "$demo" --shape mamba2-130m
+refused 64 "--csv with --mode throughput" bench --shape mamba2-130m --mode throughput --csv
 refused 64 "--json with --csv" bench --shape mamba2-130m --json --csv
 refused 73 "--diag $work/missing/d" generate --model "$demo" -q --prompt a --diag "$work/missing/d"
 refused 64 "its value is missing" generate --model "$demo" --prompt
@@ -44,6 +45,10 @@ refused 64 "--output is missing" logits --model "$demo" -i "$work/in"
     printf '{"id": "a", "prompt": [1]}\n{"id": "b", "prompt": [1,\n' >"$work/torn.jsonl"
     printf '{"id": "../a", "prompt": [1]}\n' >"$work/path.jsonl"
     printf '{"id": "a", "prompt": 7}\n' >"$work/number.jsonl"
+    printf '{"id": "a", "prompt": [1], "prompt": [2]}\n' >"$work/fields.jsonl"
+    printf '{"id": "a", "custom_id": "b", "prompt": [1]}\n' >"$work/names.jsonl"
+    refused 65 'field "prompt" comes twice' logits $quiet_demo -i "$work/fields.jsonl" -o "$work/l.h5"
+    refused 65 "id and custom_id" logits $quiet_demo -i "$work/names.jsonl" -o "$work/l.h5"
     refused 65 "comes twice" logits $quiet_demo -i "$work/twice.jsonl" -o "$work/l.h5"
     refused 65 "torn.jsonl line 2" logits $quiet_demo -i "$work/torn.jsonl" -o "$work/l.h5"
     refused 65 "cannot name an HDF5 group" logits $quiet_demo -i "$work/path.jsonl" -o "$work/l.h5"
@@ -73,6 +78,9 @@ own="--model $work/own.h5 -q -i $work/own.jsonl"
     refused 73 "is an input" run-batch $own -o "$work/o.jsonl" --summary "$work/own.h5"
     refused 73 "is an input" run-batch $own -o "$work/o.jsonl" --summary "$work/own.jsonl"
     refused 73 "is the job's own" run-batch $own -o "$work/o.jsonl" --summary "$work/o.jsonl"
+    refused 73 "is the job's own" run-batch $own -o "$work/o.jsonl" --canary "$work/o.jsonl.tmp"
+    refused 73 "is the summary's" run-batch $own -o "$work/o.jsonl" --canary "$work/s" --summary "$work/s"
+    refused 73 "is an input" convert "$work/own" "$work/own/tokenizer_config.json"
     refused 73 "is an input" generate --model "$work/own.h5" -q --prompt a --save-state "$work/own.h5"
     refused 73 "is an input" generate --model "$work/own.h5" -q --prompt-file "$work/own.jsonl" --save-state "$work/own.jsonl"
     refused 73 "missing/s" generate $quiet_demo --prompt a --save-state "$work/missing/s"

@@ -116,6 +116,17 @@ batch 78 # it can be read, and is of another input
 grep -q input "$work/err" || fail "USR1 twice: the journal is not good"
 fresh
 
+# Whoever writes the input says nothing more, and keeps it open.
+mkfifo "$work/slow"
+(exec 9>"$work/slow" && echo '{"id": "a", "prompt": [1], "max_tokens": 2}' >&9 && sleep 300) &
+writer=$!
+start run-batch --model "$demo" -i "$work/slow" -o "$out"
+until_there "$out.part" -l 2
+kill -s USR1 $job
+ended "USR1 while input is awaited" 75
+kill $writer
+fresh
+
 # The launcher itself is killed: its ranks are gone, and what they had finished is not.  They notice within a second, so there must be work
 # for several on any machine.
 awk 'BEGIN { for (i = 0; i < 40; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 1600 + i }' >"$in"

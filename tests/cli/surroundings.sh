@@ -112,6 +112,10 @@ same() { # same WHAT: of $work/out and what it should be, but for the times
     run $canary --prefix-cache align
     run $canary
     [ "$rc" = 0 ] && [ "$(wc -l <"$work/canary")" = 2 ] || fail "two ways to compute: $(cat "$work/canary" "$work/err")"
+    truncate -s -1 "$work/canary" # an editor that leaves no end at the last line
+    run $canary --prefix-cache align
+    run $canary --max-slice 64
+    [ "$rc" = 0 ] && [ "$(wc -l <"$work/canary")" = 3 ] || fail "a line without an end: $(cat "$work/canary" "$work/err")"
     sed -i 's/"canary":".../"canary":"xyz/' "$work/canary"
     rm "$work/bird"
     run $canary

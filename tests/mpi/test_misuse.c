@@ -126,7 +126,18 @@ static void what_is_wrong_is_refused(plp_engine *e)
     CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_USAGE);
     r.max_tokens = 1, r.ids = (const int[]){ 5, -1, 7, 8 };
     CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_DATA);
-    r.ids = prompt, r.state = "/nonexistent/state";
+    r.ids = prompt;
+    int *const counts[] = { &r.stop_count, &r.stop_id_count, &r.bias_count, &r.allowed_count, &r.bad_count };
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        *counts[i] = -1;
+        CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_USAGE);
+        *counts[i] = 0;
+    }
+    char *text = NULL;
+    size_t bytes;
+    CHECK(plp_decode(e, (const int[]){ 5, -1 }, 2, 0, &text, &bytes) != PLP_OK && text == NULL);
+    CHECK(plp_decode(e, (const int[]){ 5, 1 << 30 }, 2, 0, &text, &bytes) != PLP_OK && text == NULL);
+    r.state = "/nonexistent/state";
     CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_INPUT && id == 99);
     plp_engine_cancel(e, 12345);
     CHECK(plp_engine_save_state(e, 12345, "/nonexistent/state") == PLP_ERR_USAGE);

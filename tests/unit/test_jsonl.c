@@ -212,7 +212,7 @@ static void json_is_strict(void **state)
 static bool ready(io_lines *l)
 {
     bool there = false;
-    assert_int_equal(io_lines_ready(l, &there), PLP_OK);
+    assert_int_equal(io_lines_ready(l, 0, &there), PLP_OK);
     return there;
 }
 
