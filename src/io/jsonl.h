@@ -25,8 +25,8 @@ typedef struct {
 /* fd: at its beginning; borrowed.  most: bytes of a line.  `where` names the file in messages, and is copied. */
 plp_status io_lines_create(io_lines **l, int fd, size_t most, const char *where);
 void io_lines_destroy(io_lines **l);
-/* Whether io_lines_next would find a line, or the end, without waiting for whoever writes a stream.  Waits for more for up to so many
- * milliseconds, or a signal. */
+/* Whether io_lines_next would find a line, or the end, without waiting for whoever writes a stream.  patience: the milliseconds that this call
+ * waits for them, less where a signal comes. */
 plp_status io_lines_ready(io_lines *l, int patience, bool *ready);
 /* *more: whether there was one. */
 plp_status io_lines_next(io_lines *l, io_line *line, bool *more);

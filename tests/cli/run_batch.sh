@@ -97,6 +97,7 @@ printf '%s\n' '{"id": "e", "prompt": "In the beginning", "temperature": 0, "max_
     '{"id": "x", "prompt": "x", "echo": true, "logprobs": -1}' '{"id": "y", "prompt": "x", "logprobs": 21}' \
     '{"custom_id": "u", "url": "/v1/embeddings", "body": {"prompt": "x"}}' '{"id": "k", "prompt": "x", "logit_bias": {"1": "a"}}' \
     '{"id": "m", "prompt": "x", "bad_words": ["a", 1]}' '{"id": "n", "prompt": "x", "bad_words": "a"}' >"$in"
+awk 'BEGIN { printf "{\"id\": \"q\", \"prompt\": \"x\", \"bad_words\": [\"a\""; while (++n < 513) printf ", \"a%d\"", n; print "]}" }' >>"$in"
 batch 3
 has 1 '"text":"In the beginning'
 has 2 '"text":"In the beginning of the reign"'
@@ -132,6 +133,7 @@ has 10 'url /v1/embeddings; fix: give /v1/completions'
 has 11 'logit_bias of 1 is no number'
 has 12 'bad_words[1] is no text'
 has 13 'bad_words is no list'
+has 14 '513 bad words; fix: at most 512'
 
 # Bad lines get a record each, and do not stop the others.
 fresh

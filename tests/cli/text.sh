@@ -9,8 +9,9 @@ run perplexity --model "$demo" --text "$source/tests/data/demo/heldout.txt" -q
 sed -n 's/.* \([0-9.]*\) bits\/byte; 37303 tokens scored in 73 windows of 512$/\1/p' "$work/out" |
     awk '{ good = $1 > 1.567 * 0.995 && $1 < 1.567 * 1.005 } END { exit !good }' || fail "perplexity: $(cat "$work/out")"
 
-# The most probable token after the prompt of golden-0 is the first of its greedy continuation, 269; a blank line is skipped.
-printf '{"id": "a", "prompt": [0, 1106, 260, 1894, 1074]}\n\n{"custom_id": "b-1", "prompt": "And the LORD"}\n{"prompt": [5]}\n' >"$work/in.jsonl"
+# The most probable token after the prompt of golden-0 is the first of its greedy continuation, 269; a blank line is skipped, and a
+# byte order mark.
+printf '\357\273\277{"id": "a", "prompt": [0, 1106, 260, 1894, 1074]}\n\n{"custom_id": "b-1", "prompt": "And the LORD"}\n{"prompt": [5]}\n' >"$work/in.jsonl"
 run logits --model "$demo" -i "$work/in.jsonl" -o "$work/out.h5" -q
 [ "$rc" = 0 ] || fail "logits: exit $rc"
 command -v h5dump >/dev/null || finish # hdf5-tools

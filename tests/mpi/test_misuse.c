@@ -135,8 +135,8 @@ static void what_is_wrong_is_refused(plp_engine *e)
     }
     char *text = NULL;
     size_t bytes;
-    CHECK(plp_decode(e, (const int[]){ 5, -1 }, 2, 0, &text, &bytes) != PLP_OK && text == NULL);
-    CHECK(plp_decode(e, (const int[]){ 5, 1 << 30 }, 2, 0, &text, &bytes) != PLP_OK && text == NULL);
+    CHECK(plp_decode(e, (const int[]){ 5, -1 }, 2, 0, &text, &bytes) == PLP_ERR_DATA && text == NULL);
+    CHECK(plp_decode(e, (const int[]){ 5, 1 << 30 }, 2, 0, &text, &bytes) == PLP_ERR_DATA && text == NULL);
     r.state = "/nonexistent/state";
     CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_INPUT && id == 99);
     plp_engine_cancel(e, 12345);
