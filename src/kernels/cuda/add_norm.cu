@@ -6,14 +6,15 @@ namespace
 
 constexpr int KEEP = 4; /* packs of 4 floats a thread keeps: rows up to 16 * threads are read once */
 
-/* One pack of the residual after the addition, which is also written back. */
-template <class D, int V> __device__ __forceinline__ void add(const kn_add_norm_args &a, int64_t t, int i, float scale, float (&r)[V])
+/* One pack of row t of the residual after the addition of row `from` of delta, which is also written back. */
+template <class D, int V>
+__device__ __forceinline__ void add(const kn_add_norm_args &a, int64_t t, int64_t from, int i, float scale, float (&r)[V])
 {
     float *row = a.residual + t * a.hidden + i;
     kn_load<V>(row, r);
     if (a.delta == NULL) return;
     float d[V];
-    kn_load<V>((const D *)a.delta + t * a.ld_delta + i, d);
+    kn_load<V>((const D *)a.delta + from * a.ld_delta + i, d);
 #pragma unroll
     for (int j = 0; j < V; j++) r[j] += scale * d[j];
     if (a.bias != NULL)
@@ -27,21 +28,21 @@ template <class D, class O, int V> __global__ void add_norm_kernel(kn_add_norm_a
 {
     __shared__ float shared[32];
     kn_early_begin();
-    const int64_t t = a.map != NULL ? a.map[blockIdx.x] : blockIdx.x;
+    const int64_t t = a.map != NULL ? a.map[blockIdx.x] : blockIdx.x, from = a.picked ? blockIdx.x : t;
     const int step = blockDim.x * V, first = threadIdx.x * V;
-    const float scale = a.sumsq != NULL ? rsqrtf(a.sumsq[t * a.ld_sumsq] / (float)a.sumsq_width + (float)a.sumsq_eps) : 1.f;
+    const float scale = a.sumsq != NULL ? rsqrtf(a.sumsq[from * a.ld_sumsq] / (float)a.sumsq_width + (float)a.sumsq_eps) : 1.f;
     float keep[KEEP][V], sum = 0.f;
 #pragma unroll
     for (int k = 0; k < KEEP; k++) {
         const int i = first + k * step;
         if (i >= a.hidden) continue;
-        add<D, V>(a, t, i, scale, keep[k]);
+        add<D, V>(a, t, from, i, scale, keep[k]);
 #pragma unroll
         for (int j = 0; j < V; j++) sum += keep[k][j] * keep[k][j];
     }
     for (int i = first + KEEP * step; i < a.hidden; i += step) {
         float r[V];
-        add<D, V>(a, t, i, scale, r);
+        add<D, V>(a, t, from, i, scale, r);
 #pragma unroll
         for (int j = 0; j < V; j++) sum += r[j] * r[j];
     }
@@ -88,6 +89,7 @@ plp_status launch(kn_context *c, const kn_add_norm_args *a, int rows)
 
 plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a)
 {
+    if (a->picked) return a->outs > 0 ? launch(c, a, a->outs) : PLP_OK;
     if (a->map == NULL || a->out == NULL) {
         kn_add_norm_args all = *a;
         all.map = NULL;

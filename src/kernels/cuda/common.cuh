@@ -57,6 +57,7 @@ extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_ar
 plp_status kn_uniform_cuda(kn_context *c, const kn_uniform_args *a);
 plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a);
+plp_status kn_pick_cuda(kn_context *c, const kn_pick_args *a);
 plp_status kn_sum_norm_cuda(kn_context *c, const kn_add_norm_args *a); /* kn->add_norm of an exchange; no map */
 plp_status kn_exchange_sum_cuda(kn_context *c, const kn_exchange *x, void *data, int64_t count, plp_dtype dtype);
 bool kn_exchanges_cuda(const kn_add_norm_args *a);

@@ -161,7 +161,7 @@ static kn_backend fill_table(void)
     t.alloc_host = alloc_host, t.release_host = release_host, t.mark = mark, t.wait = wait;
     t.memory = memory, t.read_time = kn_read_time_cuda, t.describe = kn_describe_cuda;
     t.identity = identity, t.uniform = kn_uniform_cuda;
-    t.embed = kn_embed_cuda, t.add_norm = kn_add_norm_cuda, t.linear = kn_linear_cuda_run, t.conv = kn_conv_cuda;
+    t.embed = kn_embed_cuda, t.add_norm = kn_add_norm_cuda, t.pick = kn_pick_cuda, t.linear = kn_linear_cuda_run, t.conv = kn_conv_cuda;
     t.ssd_conv = kn_ssd_conv_cuda, t.ssd_conv_knows = kn_ssd_conv_knows_cuda;
     t.ssd = kn_ssd_cuda_run, t.ssm_step = kn_ssm_step_cuda, t.gated_norm = kn_gated_norm_cuda;
     t.scan = kn_scan_cuda, t.scan_step = kn_scan_step_cuda, t.scan_work = kn_scan_work_cuda, t.rms = kn_rms_cuda;
