@@ -51,11 +51,11 @@ step_told told_of(const kn_mixer_step_args *a, uint32_t *words, int64_t *count)
     return { words, z, NULL };
 }
 
-/* The same of a Mamba-1 mixer: x_proj's sums, of 8 bytes each (mixer_step_told), then x, then z. */
+/* The same of a Mamba-1 mixer: x_proj's sums, of 8 bytes each, if they are told (mixer_step_told), then x, then z. */
 step_told told_of(const kn_context *c, const kn_scan_mixer_args *a, int64_t *count)
 {
-    const int64_t sums = (int64_t)2 * a->rows * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state), values = (int64_t)a->rows * a->channels;
-    const bool tells_z = a->rows <= STEP_FEW && mixer_step_told(c, a) != NULL;
+    const bool tells = mixer_step_told(c, a) != NULL, tells_z = tells && a->rows <= STEP_FEW;
+    const int64_t sums = tells ? (int64_t)2 * a->rows * KN_MIXER_SLICES * (a->dt_rank + 2 * a->state) : 0, values = (int64_t)a->rows * a->channels;
     uint32_t *x = mixer_step_turn(c) + sums, *z = x + values / 2;
     *count = sums + values / 2 + (tells_z ? values : 0);
     return { NULL, tells_z ? z : NULL, (uint16_t *)x };
