@@ -241,14 +241,20 @@ typedef struct {
  * KN_MIXER_WIDE, with an exchange than KN_MIXER_ROWS, and more heads than KN_MIXER_HEADS are among those: ranks that differ can decide alike.
  * A backend may fetch the weights, the batch's arrays and the mixer's states while operations queued before are still at work (up to the
  * one queued just ahead of a run of mixer steps): what changes those must not be that last one, nor the same mixer's previous step.
- * With next_norm, a step of KN_READY_ROWS to KN_MIXER_ROWS rows that adds to the residual leaves in `ready` what the norm behind it would read:
- * half the bytes.  Fewer rows are read sooner than that is written. */
+ * With next_norm, a step of KN_READY_ROWS rows or more that adds to the residual leaves in `ready` what the norm behind it would read: half the
+ * bytes.  Fewer rows are read sooner than that is written. */
 enum { KN_MIXER_ROWS = 8, KN_MIXER_WIDE = 64, KN_MIXER_HEADS = 256 };
 enum { KN_READY_ROWS = 3, KN_READY_PARTS = 256 };
 typedef struct {
     void *x;        /* (rows, hidden) bf16: the residual times the norm's weight, not yet divided by the root mean square; NULL: nothing */
-    float *squares; /* (rows, KN_READY_PARTS): parts of the sum of the residual's squares, of which a backend may use fewer */
+    float *squares; /* parts of the sum of the residual's squares, at kn_ready_at(); a backend may use fewer */
 } kn_ready;
+enum { KN_READY_SQUARES = KN_READY_PARTS * KN_MIXER_WIDE }; /* enough for any step */
+/* (rows, KN_READY_PARTS) for up to KN_MIXER_ROWS rows, which lanes of a warp add up; (KN_READY_PARTS, KN_MIXER_WIDE) for more, a lane a row. */
+static inline int kn_ready_at(int rows, int row, int part)
+{
+    return rows > KN_MIXER_ROWS ? part * KN_MIXER_WIDE + row : row * KN_READY_PARTS + part;
+}
 typedef struct {
     int rows, hidden, heads, groups, dim, state, width;
     float *residual; /* (rows, hidden) */

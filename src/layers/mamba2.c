@@ -67,7 +67,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));
     *up_to_date = *done && a.delta == NULL;
-    l->pending->ready = *up_to_date && b->seqs >= KN_READY_ROWS && b->seqs <= KN_MIXER_ROWS && l->next_norm != NULL;
+    l->pending->ready = *up_to_date && b->seqs >= KN_READY_ROWS && l->next_norm != NULL;
     return PLP_OK;
 }
 
@@ -186,8 +186,8 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     s->delta = plp_arena_take(a, tokens * layer_ld_delta(d), sizeof(float));
     if (kn->mixer_step == NULL) return;
     s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
-    s->ready.x = plp_arena_take(a, (int64_t)KN_MIXER_ROWS * d->hidden, plp_dtype_size(PLP_BF16));
-    s->ready.squares = plp_arena_take(a, (int64_t)KN_MIXER_ROWS * KN_READY_PARTS, sizeof(float));
+    s->ready.x = plp_arena_take(a, (int64_t)KN_MIXER_WIDE * d->hidden, plp_dtype_size(PLP_BF16));
+    s->ready.squares = plp_arena_take(a, KN_READY_SQUARES, sizeof(float));
 }
 
 static layer_scratch rows_from(const layer_scratch *s, const layer_dims *d, int64_t row)

@@ -87,7 +87,7 @@ static plp_status head(model *m, const model_share *s, layer_pending *pending)
                                                         .residual = residual,
                                                         .map = m->there.out_row,
                                                         .weight = m->weights.final_norm,
-                                                        .ready = pending->ready ? s->scratch.ready : (kn_ready){ 0 },
+                                                        .ready = pending->ready && s->seqs <= KN_MIXER_ROWS ? s->scratch.ready : (kn_ready){ 0 },
                                                         .eps = m->config.norm_eps,
                                                         .w = m->weights.head,
                                                         .w_dtype = m->weights.dtype,

@@ -218,15 +218,15 @@ kt_array kt_state(kt *t, const kt_batch *b, plp_dtype dtype, size_t elements)
     return a;
 }
 
-kt_ready kt_ready_make(kt *t, const kt_array *residual, const kt_array *norm)
+kt_ready kt_ready_make(kt *t, int step, const kt_array *residual, const kt_array *norm)
 {
-    const size_t hidden = norm->n, rows = residual->n / hidden;
-    kt_ready r = { .x = kt_nan(t, PLP_BF16, residual->n), .squares = kt_nan(t, PLP_F32, rows * KN_READY_PARTS) };
+    const size_t hidden = norm->n, most = step > KN_MIXER_ROWS ? (hidden + 127) / 128 : 50; /* parts: a GPU may read no more */
+    kt_ready r = { .x = kt_nan(t, PLP_BF16, residual->n), .squares = kt_nan(t, PLP_F32, KN_READY_SQUARES) };
     for (size_t i = 0; i < r.squares.n; i++) r.squares.v[i] = 0;
     for (size_t i = 0; i < residual->n; i++) {
         const double v = residual->v[i];
         r.x.v[i] = v * norm->v[i % hidden];
-        r.squares.v[i / hidden * KN_READY_PARTS + i % 50] += v * v; /* some of the parts: a GPU may have no more */
+        r.squares.v[kn_ready_at(step, (int)(i / hidden), (int)(i % most))] += v * v;
     }
     kt_put(t, &r.x);
     kt_put(t, &r.squares);
@@ -234,7 +234,7 @@ kt_ready kt_ready_make(kt *t, const kt_array *residual, const kt_array *norm)
     return r;
 }
 
-void kt_expect_ready(kt *t, const kt_ready *ready, const float *residual, const kt_array *norm)
+void kt_expect_ready(kt *t, int step, const kt_ready *ready, const float *residual, const kt_array *norm)
 {
     const size_t hidden = norm->n, rows = ready->x.n / hidden;
     double *x = kt_host(t, ready->x.n * sizeof *x);
@@ -243,7 +243,7 @@ void kt_expect_ready(kt *t, const kt_ready *ready, const float *residual, const 
     kt_expect(t, "ready for the next norm", &ready->x, x);
     for (size_t r = 0; r < rows; r++) {
         double got = 0, want = 0;
-        for (size_t i = 0; i < KN_READY_PARTS; i++) got += parts[r * KN_READY_PARTS + i];
+        for (int i = 0; i < KN_READY_PARTS; i++) got += parts[kn_ready_at(step, (int)r, i)];
         for (size_t i = 0; i < hidden; i++) want += (double)residual[r * hidden + i] * residual[r * hidden + i];
         if (!(fabs(got - want) <= 1e-5 * want)) kt_fail(t, "squares of row %zu add up to %.9g, not %.9g", r, got, want);
     }

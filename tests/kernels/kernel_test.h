@@ -96,9 +96,9 @@ typedef struct {
     kt_array x, squares;
     kn_ready r;
 } kt_ready;
-kt_ready kt_ready_make(kt *t, const kt_array *residual, const kt_array *norm);
+kt_ready kt_ready_make(kt *t, int step, const kt_array *residual, const kt_array *norm); /* step: rows of the step */
 /* It is that of `residual`, as fetched, and of this norm. */
-void kt_expect_ready(kt *t, const kt_ready *ready, const float *residual, const kt_array *norm);
+void kt_expect_ready(kt *t, int step, const kt_ready *ready, const float *residual, const kt_array *norm);
 
 /* Frees what the row allocated. */
 void kt_end_row(kt *t);

@@ -104,7 +104,7 @@ static step step_make(kt *t, const int *size)
     s.ahead = s.residual;
     s.next_norm = kt_random(t, PLP_F32, h, 1, 0.3);
     if (s.flags & READY) s.ahead = kt_random(t, PLP_F32, (size_t)s.rows * h, 0.1, 1);
-    s.ready = kt_ready_make(t, &s.ahead, &s.norm);
+    s.ready = kt_ready_make(t, s.rows, &s.ahead, &s.norm);
     if (s.flags & READY) s.a.is_ready = true, s.a.next_norm = s.next_norm.p, s.a.ready = s.ready.r;
     s.work = kt_nan(t, PLP_F32, t->kn->mixer_step_work(&s.a) / sizeof(float));
     s.a.work = s.work.p;
@@ -203,7 +203,7 @@ static void run(kt *t, const int *size)
     kt_expect(t, "conv state", &s.conv_state, conv);
     kt_expect(t, "ssm state", &s.ssm_state, ssm);
     if (to_delta) kt_expect(t, "residual", &s.residual, s.residual.v);
-    if (done && !to_delta && s.flags & READY) kt_expect_ready(t, &s.ready, got, &s.next_norm);
+    if (done && !to_delta && s.flags & READY) kt_expect_ready(t, s.rows, &s.ready, got, &s.next_norm);
 }
 
 /* Sizes it does not know are left to the other kernels, untouched. */
@@ -254,7 +254,7 @@ static bool chain(kt *t, step *s, int layers, int first, int rows, kt_array *res
             b.past += first;
             a.residual = (float *)residual->p + first * s->hidden;
             a.work = s->work.p;
-            a.is_ready = rows >= KN_READY_ROWS && rows <= KN_MIXER_ROWS && l > 0; /* the step's first norm finds nothing */
+            a.is_ready = rows >= KN_READY_ROWS && l > 0; /* the step's first norm finds nothing */
             a.next_norm = s[(l + 1) % layers].norm.p;
             a.ready = s->ready.r;
             if (!kt_ok(t, t->kn->mixer_step(t->c, &a, &b, &done)) || !done) return false;
@@ -317,7 +317,7 @@ static void run_head(kt *t, const int *size)
                                     .residual = residual.p,
                                     .map = mapped ? kt_upload(t, map, (size_t)rows * sizeof *map) : NULL,
                                     .weight = norm.p,
-                                    .ready = ready ? kt_ready_make(t, &ahead, &norm).r : (kn_ready){ 0 },
+                                    .ready = ready ? kt_ready_make(t, rows, &ahead, &norm).r : (kn_ready){ 0 },
                                     .eps = 1e-5,
                                     .w = w.p,
                                     .w_dtype = PLP_BF16,
@@ -370,6 +370,10 @@ const kt_case kt_mixer_step_rows[] = {
     { "mixer_step.wide.33", run, { 33, 1536, 10, 2, 64, 5, DELTA | LIMITS | BF16_STATE }, WIDE },
     { "mixer_step.wide.50", run, { 50, 2560, 6, 1, 128, 1, BF16_STATE }, WIDE },
     { "mixer_step.wide.64", run, { 64, 2048, 6, 2, 128, 3, 0 }, WIDE },
+    { "mixer_step.wide.ready.10", run, { 10, 192, 6, 1, 64, 1, READY | BIASES }, WIDE },
+    { "mixer_step.wide.ready.19", run, { 19, 1024, 13, 1, 128, 1, READY | UNEVEN }, WIDE },
+    { "mixer_step.wide.ready.64", run, { 64, 4096, 8, 2, 128, 4, READY | BF16_STATE }, WIDE },
+    { "mixer_step.wide.ready.delta", run, { 40, 768, 12, 1, 128, 1, READY | DELTA | FOLD }, WIDE },
     { "mixer_step.wide.61", run, { 61, 192, 9, 1, 128, 1, LIMITS | BIASES | BARE }, WIDE },
     { "mixer_step.wide.63", run, { 63, 320, 5, 5, 64, 5, NO_NORM | DELTA }, WIDE },
     { "mixer_step.wide.tall", run, { 20, 256, 4, 110, 128, 1, BIASES }, WIDE }, /* rows of in_proj for 4 warpgroups */

@@ -33,6 +33,8 @@ struct kn_context {
     void *candidates;  /* partial results of kn->candidates, see candidates.cu           */
     uint32_t *told;    /* (KN_TURNS, KN_TOLD) see mixer_step_turn(); 0 when a mixer begins */
     unsigned turn;     /* of mixers                                                        */
+    unsigned long long *wide_sums; /* of fused mixers of many rows, see mixer_step_wide_out.cu */
+    unsigned *wide_turn;           /* how many of these there were, on the device              */
 };
 
 /* What the files of single operations hang into the context and the table. */

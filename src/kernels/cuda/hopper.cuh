@@ -70,11 +70,18 @@ __device__ __forceinline__ void kn_tile_load(uint32_t to, const CUtensorMap *map
                  "l"(map), "r"(column), "r"(row), "r"(bar)
                  : "memory");
 }
+/* Neighbouring bytes, a multiple of 16 at addresses that are. */
+__device__ __forceinline__ void kn_bulk_load(uint32_t to, const void *from, int bytes, uint32_t bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
+}
 /* Ordinary stores to shared memory before, reads by wgmma or the copy engine after. */
 __device__ __forceinline__ void kn_fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 /* A barrier of the 128 threads of one warpgroup; of the `threads` of some whole warps. */
 __device__ __forceinline__ void kn_warpgroup_sync(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
 __device__ __forceinline__ void kn_named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+__device__ __forceinline__ void kn_named_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 /* ---- 8x8 matrices between registers and shared memory */
 __device__ __forceinline__ void kn_ldmatrix_t(uint32_t (&r)[4], uint32_t from)

@@ -72,13 +72,13 @@ bool knows_scan(const kn_context *c, const kn_scan_mixer_args *a, const kn_mixer
 }
 
 /* Where the arrays between the kernels lie behind a->work, and the bytes they take.  The last are for more than STEP_ROWS rows. */
-enum { ARRAYS = 9 };
+enum { ARRAYS = 7 };
 size_t place_work(const kn_mixer_step_args *a, size_t at[ARRAYS])
 {
     const size_t m = a->rows < WIDE_ROWS ? a->rows : WIDE_ROWS, inner = step_inner(a), channels = step_channels(a), heads = a->heads;
-    const size_t hidden = m > STEP_ROWS ? a->hidden : 0, parts = WIDE_PARTS;
+    const size_t hidden = m > STEP_ROWS ? a->hidden : 0;
     const size_t bytes[ARRAYS] = { m * inner * 2, m * channels * 2, m * inner * 2, m * heads * 4, m * heads * 4 * (m > STEP_ROWS ? 1 : STEP_PARTS),
-                                   m * hidden * 2, m * 4, parts * m * hidden * 4, WIDE_TILES * sizeof(unsigned) };
+                                   m * hidden * 2, m * 4 };
     size_t top = 0;
     for (int i = 0; i < ARRAYS; i++) {
         at[i] = top;
@@ -166,11 +166,11 @@ plp_status step_wide(kn_context *c, const kn_mixer_step_args *a, const step_batc
     size_t at[ARRAYS];
     char *base = (char *)a->work;
     place_work(a, at);
-    const wide_work x = { (bf16 *)(base + at[5]), (float *)(base + at[6]), (float *)(base + at[7]), (unsigned *)(base + at[8]) };
-    PLP_TRY(mixer_step_wide_norm(c, a, &x));
+    const wide_work x = { (bf16 *)(base + at[5]), (float *)(base + at[6]) };
+    if (!a->is_ready) PLP_TRY(mixer_step_wide_norm(c, a, &x));
     PLP_TRY(mixer_step_wide_in(c, a, b, w, &x));
     PLP_TRY(mixer_step_ssm(c, a, b, w, NULL));
-    return mixer_step_wide_out(c, a, w, &x);
+    return mixer_step_wide_out(c, a, w);
 }
 
 } // namespace

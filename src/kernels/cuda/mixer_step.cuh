@@ -1,5 +1,5 @@
 /* src/kernels/cuda/mixer_step.cuh -- one mixer for 1..8 decode rows in three kernels, and RMSNorm + lm_head in one.  For 9 to 64 rows
- * of Mamba-2 the same with products of another kind and a kernel for the norm: mixer_step_wide.cuh.
+ * of Mamba-2 the same with products of another kind, and a kernel for a step's first norm: mixer_step_wide.cuh.
  *
  *     in     RMSNorm + in_proj + { z | conv1d update + SiLU for x, B, C | softplus and clamp for dt };  Mamba-1: + x_proj
  *     ssm    Mamba-2: h = exp(dt A) h + dt x B^T;  y = h C + D x;  v = y silu(z);  sums of v^2
@@ -57,6 +57,7 @@ struct step_told {
     uint32_t *z;  /* (m, inner); NULL: it is in step_work, and `in` must be waited for */
     uint16_t *x;  /* (m, channels), Mamba-1 alone: also for the blocks of `in`, whose second product it enters */
 };
+plp_status mixer_step_wide_create(kn_context *c); /* what mixer_step_wide.cuh needs in the context */
 /* One launch a kernel; a and b are known to fit.  Shared memory of a ring: slots of `slot` bytes, and `fixed` beside them. */
 struct step_room {
     int slot, fixed;

@@ -185,9 +185,7 @@ __device__ __forceinline__ void ring_issue(const ring &r, int slot, const bf16 *
     const uint32_t full = r.full + 8 * slot;
     if (lane == 0) kn_bar_expect(full, n * bytes);
     __syncwarp();
-    if (lane < n)
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                         r.data + slot * r.slot_bytes + lane * pitch), "l"(src + lane * ld), "r"(bytes), "r"(full) : "memory");
+    if (lane < n) kn_bulk_load(r.data + slot * r.slot_bytes + lane * pitch, src + lane * ld, bytes, full);
     __syncwarp();
 }
 /* issue(stage, slot) is the kernel's own: it knows where stage i lies.  Ends with the first stages on their way. */

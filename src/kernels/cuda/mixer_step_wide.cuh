@@ -4,9 +4,11 @@
  *
  * One block a multiprocessor owns a band of up to 256 rows of w, and perhaps a part of k.  Its last warp asks the copy engine for stages of
  * 64 columns, of w and x alike, into a ring that takes nearly all shared memory: more than half, so that the next product of the stream
- * becomes resident when this block leaves, and fills its own ring while the others finish.  A warpgroup multiplies 64 rows of the band by
- * all of x (wgmma, the weights are the operand that is 64 wide).  Every block reads all of x from L2, which bounds the rows this is good for.
+ * becomes resident when this block leaves, and fills its own ring while the others finish.  (Rings of half of it, and both resident: the first
+ * product is slower for what the second one fetches.)  A warpgroup multiplies 64 rows of the band by all of x (wgmma, the weights are the
+ * operand that is 64 wide).  Every block reads all of x from L2, which bounds the rows this is good for.
  *
+ * Behind the last stage memory idles, so all that is needed there is fetched before, by warps of their own, into shared memory.
  * The weights are asked for before the wait for the kernels before (see mixer_step.cuh), x behind it.  Blocks start at different columns,
  * or they would all ask for the same offsets of rows a power of two apart.  A row's sums do not depend on the rows beside it. */
 #ifndef KERNELS_CUDA_MIXER_STEP_WIDE_CUH
@@ -22,24 +24,23 @@ enum {
     WIDE_SPARE = 1024  /* the ring begins at a multiple of this      */
 };
 
-/* Work space beside step_work: what the norm leaves for in_proj, and what parts of out_proj's sums leave for the last of them. */
+/* Work space beside step_work: what the norm leaves for in_proj. */
 struct wide_work {
-    bf16 *normed;    /* (m, hidden): residual * weight, before the scale    */
-    float *scale;    /* (m): the scale                                      */
-    float *parts;    /* (WIDE_PARTS, m, hidden)                             */
-    unsigned *ended; /* (tiles): how many parts of a tile are there         */
+    bf16 *normed; /* (m, hidden): residual * weight, before the scale */
+    float *scale; /* (m): the scale                                   */
 };
-enum { WIDE_PARTS = 6, WIDE_TILES = 256 };
+enum { WIDE_PARTS = 4, WIDE_OUT_BAND = 128 /* rows of out_proj that blocks share, at most */ };
 
 plp_status mixer_step_wide_norm(kn_context *c, const kn_mixer_step_args *a, const wide_work *w);
 plp_status mixer_step_wide_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, const wide_work *x);
-plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w, const wide_work *x);
+plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w);
+int mixer_step_wide_out_bands(const kn_mixer_step_args *a, int sms); /* of rows of out_proj: parts of what it leaves in ready.squares */
 bool mixer_step_wide_in_knows(const kn_mixer_step_args *a, int sms);
 bool mixer_step_wide_out_knows(const kn_mixer_step_args *a, int sms);
 
 /* ------------------------------------------------------------------------------------------------ bands, stages */
 struct wide_args {
-    CUtensorMap w, x;
+    CUtensorMap x;
     int rows, m, box; /* of w, of the batch; rows of w in a stage, a multiple of 8 */
     int chunks;       /* of 64 columns, of all parts                               */
     int slots;
@@ -84,14 +85,15 @@ __device__ __forceinline__ void wide_start(wide_barriers *b, int slots, int warp
     }
     __syncthreads();
 }
-/* One thread: all stages, those of w that fit before the wait. */
-template <int N> __device__ __forceinline__ void wide_fetch(const wide_args &a, const wide_piece &p, unsigned char *ring, wide_barriers *b)
+/* One thread: all stages, those of w that fit before the wait.  load(to, column, bar) asks for those of w, `rows` of them. */
+template <int N, class Piece, class W>
+__device__ __forceinline__ void wide_fetch(const wide_args &a, const Piece &p, unsigned char *ring, wide_barriers *b, int rows, W load)
 {
     const uint32_t base = kn_shared(ring);
     const int stage = wide_stage(a.box, N), x_at = a.box * WIDE_COLUMNS * 2, ahead = min(a.slots, p.count);
     const auto fetch_w = [&](int i, int slot) {
-        kn_bar_expect(kn_shared(b->full + slot), stage);
-        kn_tile_load(base + slot * stage, &a.w, p.chunk(i) * WIDE_COLUMNS, p.row0, kn_shared(b->full + slot));
+        kn_bar_expect(kn_shared(b->full + slot), wide_stage(rows, N));
+        load(base + slot * stage, p.chunk(i) * WIDE_COLUMNS, kn_shared(b->full + slot));
     };
     const auto fetch_x = [&](int i, int slot) {
         kn_tile_load(base + slot * stage + x_at, &a.x, p.chunk(i) * WIDE_COLUMNS, 0, kn_shared(b->full + slot));
@@ -139,8 +141,6 @@ __device__ __forceinline__ void wide_multiply(const wide_args &a, unsigned char 
     kn_touch(acc);
     if (last >= 0) release();
 }
-/* A barrier of the warps that multiply. */
-__device__ __forceinline__ void wide_sync(int threads) { asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory"); }
 #endif
 
 /* ------------------------------------------------------------------------------------------------ the host's side */
