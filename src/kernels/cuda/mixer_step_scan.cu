@@ -139,7 +139,10 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
             for (int k = 0; k < V; k++) h[k] = 0;
         }
     };
-    state_load<V>(a.A + (size_t)channel * N + q * V, A);
+    /* With an exchange there are no registers to keep A and x in. */
+    const float *A_row = a.A + (size_t)channel * N + q * V;
+    if constexpr (EXCHANGE) asm volatile("prefetch.global.L2 [%0];" ::"l"(A_row) : "memory");
+    else state_load<V>(A_row, A);
 #pragma unroll
     for (int j = 0; j < AHEAD; j++)
         if (j < a.m) fetch(s[j], j);
@@ -162,7 +165,7 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
     const auto two = [&](auto load) { return (2 * q < a.m ? (uint32_t)load(2 * q) : 0u) | (2 * q + 1 < a.m ? (uint32_t)load(2 * q + 1) << 16 : 0u); };
     const auto load_z = [&](int n) { return __ldcg((const unsigned short *)a.work.z + (size_t)n * a.channels + channel); };
     const auto look_x = [&](int n) { return step_look(a.told_x + (size_t)n * a.channels + channel); };
-    uint32_t two_x = two(look_x); /* asked for, and perhaps there: see below */
+    uint32_t two_x = EXCHANGE ? 0u : two(look_x); /* asked for, and perhaps there: see below */
     uint32_t two_z = a.told == NULL ? two(load_z) : 0;
 #pragma unroll 1
     for (int i = threadIdx.x; i < a.m * (parts / 2); i += STEP_THREADS) {
@@ -184,6 +187,10 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
         }
         *(float2 *)(mixed + n * parts + k) = all;
         if (k < a.rank) *(uint32_t *)((bf16 *)(operand + n * a.rank_pitch) + mma_swapped(k)) = kn_pack_bf16(all.x, all.y);
+    }
+    if constexpr (EXCHANGE) {
+        state_load<V>(A_row, A);
+        two_x = two(look_x);
     }
     __syncthreads();
     const unsigned left = EXCHANGE && threadIdx.x == 0 ? turn.leave() : 0;
