@@ -78,6 +78,7 @@ static plp_status head(model *m, const model_share *s, layer_pending *pending)
     const int hidden = m->dims.hidden, vocab = (int)m->plan.vocab.count;
     float *residual = m->residual + (int64_t)s->first * hidden, *logits = m->logits + (int64_t)s->first * vocab;
     void *normed = layer_at(m->normed_out, m->act, (int64_t)s->first * hidden);
+    const bool ready = pending->ready && s->seqs <= KN_MIXER_ROWS; /* what is ready for more rows lies otherwise */
     bool done = false;
     if (kn->norm_linear && pending->delta == NULL && !m->options.deterministic)
         PLP_TRY(kn->norm_linear(s->context,
@@ -87,7 +88,7 @@ static plp_status head(model *m, const model_share *s, layer_pending *pending)
                                                         .residual = residual,
                                                         .map = m->there.out_row,
                                                         .weight = m->weights.final_norm,
-                                                        .ready = pending->ready && s->seqs <= KN_MIXER_ROWS ? s->scratch.ready : (kn_ready){ 0 },
+                                                        .ready = ready ? s->scratch.ready : (kn_ready){ 0 },
                                                         .eps = m->config.norm_eps,
                                                         .w = m->weights.head,
                                                         .w_dtype = m->weights.dtype,
