@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKENS = 70, VOCAB = 61 };
+enum { TOKENS = 70, VOCAB = 61, MANY = 20 /* rows that decode together: more than a few, see kernels.h */, STEPS = 6 };
 
 static const struct {
     const char *name;
@@ -84,9 +84,9 @@ static model *make(tp_group *g, const model_config *c)
                               .f32 = !sixteen(c),
                               .comm = on.comm,
                               .max_tokens = 2 * TOKENS,
-                              .max_seqs = 8,
+                              .max_seqs = MANY,
                               .max_outs = TOKENS,
-                              .slots = 6 };
+                              .slots = MANY };
     CHECK(model_create_random(&m, c, 42, g, &o) == PLP_OK);
     for (int s = 0; m && s < o.slots; s++) CHECK(model_slot_poison(m, s) == PLP_OK);
     return m;
@@ -132,6 +132,30 @@ static void run(model *m, int slice, bool crowd, int every, float *logits)
         CHECK(model_forward(m, &step) == PLP_OK);
         for (int i = 0; i < outs; i++) CHECK(model_gather_logits(m, i, logits + (done + rows[i] - first) * (VOCAB + 3)) == PLP_OK);
         if (step.no_others) CHECK(model_logits_of(m, (const int[]){ first }, 1) == PLP_ERR_INTERNAL);
+    }
+}
+
+/* Logits of the first STEPS tokens: MANY sequences decode together, from nothing, all of the same tokens, and three of them are asked for theirs. */
+static void run_many(model *m, int which, float *logits)
+{
+    static const int asked[] = { 0, MANY / 2 - 1, MANY - 1 };
+    int ids[MANY], start[MANY + 1], slot[MANY];
+    int64_t past[MANY];
+    for (int t = 0; t < STEPS; t++) {
+        for (int r = 0; r < MANY; r++) ids[r] = ids_of(t), start[r] = slot[r] = r, past[r] = t;
+        start[MANY] = MANY;
+        const model_step step = { .tokens = MANY,
+                                  .seqs = MANY,
+                                  .decodes = MANY,
+                                  .ids = ids,
+                                  .start = start,
+                                  .src_slot = slot,
+                                  .dst_slot = slot,
+                                  .past = past,
+                                  .outs = sizeof asked / sizeof *asked,
+                                  .out_row = asked };
+        CHECK(model_forward(m, &step) == PLP_OK);
+        CHECK(model_gather_logits(m, which, logits + t * (VOCAB + 3)) == PLP_OK);
     }
 }
 
@@ -190,6 +214,13 @@ int main(int argc, char **argv)
                 const double most = sixteen(c) ? 3e-2 : gpu ? 3e-5 : 1e-5; /* 16 bits: roundings, which `verify` measures */
                 if (!CHECK(d < most)) printf("%s, slices of %d, crowd %d: %g\n", shapes[s].name, slices[i], crowd, d);
             }
+        for (int which = 0; which < 3; which++) {
+            memcpy(mine, alone, bytes);
+            memset(mine, 0xff, sizeof *mine * STEPS * (VOCAB + 3));
+            run_many(many, which, mine);
+            const double d = difference(mine, alone);
+            if (!CHECK(d < (sixteen(c) ? 3e-2 : gpu ? 3e-5 : 1e-5))) printf("%s, %d of many: %g\n", shapes[s].name, which, d);
+        }
         CHECK(isinf(mine[VOCAB]) && mine[VOCAB] < 0); /* padding is never a candidate */
         model_destroy(&one);
         model_destroy(&many);
