@@ -220,7 +220,7 @@ kt_array kt_state(kt *t, const kt_batch *b, plp_dtype dtype, size_t elements)
 
 kt_ready kt_ready_make(kt *t, int step, const kt_array *residual, const kt_array *norm)
 {
-    const size_t hidden = norm->n, most = step > KN_MIXER_ROWS ? (hidden + 127) / 128 : 50; /* parts: a GPU may read no more */
+    const size_t hidden = norm->n, most = step > KN_MIXER_ROWS ? (hidden + 255) / 256 : 50; /* parts: a GPU may read no more */
     kt_ready r = { .x = kt_nan(t, PLP_BF16, residual->n), .squares = kt_nan(t, PLP_F32, KN_READY_SQUARES) };
     for (size_t i = 0; i < r.squares.n; i++) r.squares.v[i] = 0;
     for (size_t i = 0; i < residual->n; i++) {

@@ -135,14 +135,15 @@ static void run(model *m, int slice, bool crowd, int every, float *logits)
     }
 }
 
-/* Logits of the first STEPS tokens: MANY sequences decode together, from nothing, all of the same tokens, and three of them are asked for theirs. */
+/* Logits of the first STEPS tokens: MANY sequences decode together, from nothing, and three of them, which have these tokens, are asked for theirs. */
 static void run_many(model *m, int which, float *logits)
 {
     static const int asked[] = { 0, MANY / 2 - 1, MANY - 1 };
     int ids[MANY], start[MANY + 1], slot[MANY];
     int64_t past[MANY];
     for (int t = 0; t < STEPS; t++) {
-        for (int r = 0; r < MANY; r++) ids[r] = ids_of(t), start[r] = slot[r] = r, past[r] = t;
+        for (int r = 0; r < MANY; r++) ids[r] = ids_of(t + 100 * r), start[r] = slot[r] = r, past[r] = t;
+        for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) ids[asked[i]] = ids_of(t);
         start[MANY] = MANY;
         const model_step step = { .tokens = MANY,
                                   .seqs = MANY,

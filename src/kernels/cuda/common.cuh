@@ -19,6 +19,7 @@ plp_status kn_cuda_status(cudaError_t error, const char *call, const char *file,
 /* Of kn_context.told: turns, more than mixers whose kernels can be on the device at once; words of a turn, enough for KN_MIXER_ROWS rows of
  * KN_MIXER_HEADS heads with a group of their own each, so that no rank runs out of them where another does not. */
 enum { KN_TURNS = 4, KN_TOLD = 1 << 20 };
+enum { KN_CLUSTER = 6 }; /* blocks, at most */
 struct kn_linear_cuda; /* linear.cu */
 struct kn_ssd_cuda;    /* ssd.cuh   */
 
@@ -33,8 +34,7 @@ struct kn_context {
     void *candidates;  /* partial results of kn->candidates, see candidates.cu           */
     uint32_t *told;    /* (KN_TURNS, KN_TOLD) see mixer_step_turn(); 0 when a mixer begins */
     unsigned turn;     /* of mixers                                                        */
-    unsigned long long *wide_sums; /* of fused mixers of many rows, see mixer_step_wide_out.cu */
-    unsigned *wide_turn;           /* how many of these there were, on the device              */
+    int clusters[KN_CLUSTER + 1]; /* of so many blocks of out_proj's for many rows that the device holds at once, see mixer_step_wide_out.cu */
 };
 
 /* What the files of single operations hang into the context and the table. */
@@ -93,18 +93,24 @@ __device__ __forceinline__ void kn_early_begin()
 #endif
 }
 template <class A>
-cudaError_t kn_launch(const kn_context *c, bool early, void (*kernel)(A), dim3 grid, int threads, size_t shared, const A &a)
+cudaError_t kn_launch(const kn_context *c, bool early, void (*kernel)(A), dim3 grid, int threads, size_t shared, const A &a, int cluster = 1)
 {
     cudaLaunchConfig_t config = {};
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attribute[2] = {};
+    if (early) {
+        attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute[0].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attribute[early].id = cudaLaunchAttributeClusterDimension;
+        attribute[early].val.clusterDim = { (unsigned)cluster, 1, 1 };
+    }
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared;
     config.stream = c->stream;
-    config.attrs = &attribute;
-    config.numAttrs = early;
+    config.attrs = attribute;
+    config.numAttrs = early + (cluster > 1);
     return cudaLaunchKernelEx(&config, kernel, a);
 }
 template <class A> void kn_early_launch(const kn_context *c, void (*kernel)(A), dim3 grid, int threads, const A &a)

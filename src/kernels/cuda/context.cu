@@ -31,7 +31,6 @@ static void destroy(kn_context **c)
     kn_ssd_destroy_cuda(x);
     cudaFree(x->candidates);
     cudaFree(x->told);
-    cudaFree(x->wide_sums);
     for (int i = 0; i < KN_MARKS; i++)
         if (x->mark[i] != NULL) cudaEventDestroy(x->mark[i]);
     if (x->stream != NULL) cudaStreamDestroy(x->stream);

@@ -78,6 +78,24 @@ __device__ __forceinline__ void kn_bulk_load(uint32_t to, const void *from, int 
 }
 /* Ordinary stores to shared memory before, reads by wgmma or the copy engine after. */
 __device__ __forceinline__ void kn_fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+/* A barrier of the threads of a cluster that have not exited: stores to shared memory before are seen behind it.  An address in the shared memory of
+ * its block `rank`, and 16 bytes from there. */
+__device__ __forceinline__ void kn_cluster_sync()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ uint32_t kn_cluster_at(uint32_t at, int rank)
+{
+    uint32_t r;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(at), "r"(rank));
+    return r;
+}
+__device__ __forceinline__ float4 kn_cluster_load(uint32_t at)
+{
+    float4 v;
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(at) : "memory");
+    return v;
+}
 /* A barrier of the 128 threads of one warpgroup; of the `threads` of some whole warps. */
 __device__ __forceinline__ void kn_warpgroup_sync(int id) { asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory"); }
 __device__ __forceinline__ void kn_named_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }

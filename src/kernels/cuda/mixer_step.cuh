@@ -105,7 +105,7 @@ static inline bool step_runs_on(const kn_context *c) { return c->hopper && c->op
 /* Launches Kernel<<<grid, threads, shared>>>(a), as a programmatic dependent of what was queued before.  PLP_PDL=0 in the environment
  * starts kernels one after the other: results must not change, which tells a race from a rounding.  Every kernel gets the same carve-out,
  * all of it shared memory, so that they can be neighbours on a multiprocessor. */
-template <auto Kernel, class A> plp_status step_launch(kn_context *c, dim3 grid, size_t shared, const A &a, int threads = STEP_THREADS)
+template <auto Kernel> plp_status step_prepare(const kn_context *c)
 {
     static std::atomic<uint64_t> prepared; /* a bit for each device */
     const uint64_t bit = 1ull << (c->options.device & 63);
@@ -118,9 +118,15 @@ template <auto Kernel, class A> plp_status step_launch(kn_context *c, dim3 grid,
         PLP_TRY(KN_CUDA(cudaFuncSetAttribute((const void *)Kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared)));
         prepared |= bit;
     }
+    return PLP_OK;
+}
+template <auto Kernel, class A>
+plp_status step_launch(kn_context *c, dim3 grid, size_t shared, const A &a, int threads = STEP_THREADS, int cluster = 1)
+{
+    PLP_TRY(step_prepare<Kernel>(c));
     const char *pdl = getenv("PLP_PDL");
     const bool early = pdl == NULL || strcmp(pdl, "0") != 0;
-    return KN_CUDA(kn_launch(c, early, +Kernel, grid, threads, shared, a));
+    return KN_CUDA(kn_launch(c, early, +Kernel, grid, threads, shared, a, cluster));
 }
 
 #endif

@@ -2,7 +2,7 @@
  *
  *     d[r][n] = sum_k w[r][k] x[n][k]                  w (rows, k) weights, x (m, k) activations, both bf16, sums in float32
  *
- * One block a multiprocessor owns a band of up to 256 rows of w, and perhaps a part of k.  Its last warp asks the copy engine for stages of
+ * One block a multiprocessor owns a band of up to 256 rows of w (of in_proj two), and perhaps a part of k.  One warp asks the copy engine for stages of
  * 64 columns, of w and x alike, into a ring that takes nearly all shared memory: more than half, so that the next product of the stream
  * becomes resident when this block leaves, and fills its own ring while the others finish.  (Rings of half of it, and both resident: the first
  * product is slower for what the second one fetches.)  A warpgroup multiplies 64 rows of the band by all of x (wgmma, the weights are the
@@ -29,19 +29,19 @@ struct wide_work {
     bf16 *normed; /* (m, hidden): residual * weight, before the scale */
     float *scale; /* (m): the scale                                   */
 };
-enum { WIDE_PARTS = 4, WIDE_OUT_BAND = 128 /* rows of out_proj that blocks share, at most */ };
+enum { WIDE_PARTS = KN_CLUSTER /* of k, of out_proj */, WIDE_OUT_BAND = 192 /* rows of it that a cluster shares, at most */ };
 
 plp_status mixer_step_wide_norm(kn_context *c, const kn_mixer_step_args *a, const wide_work *w);
 plp_status mixer_step_wide_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, const wide_work *x);
 plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w);
-int mixer_step_wide_out_bands(const kn_mixer_step_args *a, int sms); /* of rows of out_proj: parts of what it leaves in ready.squares */
+int mixer_step_wide_out_bands(const kn_context *c, const kn_mixer_step_args *a); /* of rows of out_proj: parts of what it leaves in ready.squares */
 bool mixer_step_wide_in_knows(const kn_mixer_step_args *a, int sms);
-bool mixer_step_wide_out_knows(const kn_mixer_step_args *a, int sms);
+bool mixer_step_wide_out_knows(const kn_context *c, const kn_mixer_step_args *a);
 
 /* ------------------------------------------------------------------------------------------------ bands, stages */
 struct wide_args {
     CUtensorMap x;
-    int rows, m, box; /* of w, of the batch; rows of w in a stage, a multiple of 8 */
+    int rows, m, box; /* of w (out_proj), of the batch; rows of w in a stage, a multiple of 8 */
     int chunks;       /* of 64 columns, of all parts                               */
     int slots;
 };

@@ -44,7 +44,6 @@ struct in_args {
     step_work work;
     const float *scale, *squares; /* (m); or the latter, of the operand that the mixer before has left (kn_ready) */
     int parts;                    /* of squares: mixers of a model are alike */
-    unsigned *turn;               /* of `out`: counted here, where every earlier one has ended and the next has not begun */
     const float *dt_bias;         /* (heads) */
     float dt_min, dt_max, eps;
     int inner, channels, heads;
@@ -219,7 +218,6 @@ template <int N, int GROUPS> __global__ void __launch_bounds__(GROUPS * 128 + 64
     if (threadIdx.x >= THREADS + 32) {
         fetch_old<N>(a, p, sh, weights);
         scales<N>(a, sh.scale, a.product.chunks * WIDE_COLUMNS); /* it waits for the kernels before */
-        if (blockIdx.x == 0 && lane == 0) ++*a.turn;
         __syncwarp();
         kn_named_arrive(1, THREADS + 32);
         return;
@@ -235,6 +233,7 @@ template <int N, int GROUPS> __global__ void __launch_bounds__(GROUPS * 128 + 64
         return;
     }
 
+    /* These threads never wait for the kernels before themselves: what they read and write comes behind x, or barrier 1. */
     float acc[N / 2];
     wide_place at;
     wide_multiply<N>(a.product, ring, &sh.bars, at, p.count, false, acc);
@@ -318,7 +317,7 @@ plp_status mixer_step_wide_in(kn_context *c, const kn_mixer_step_args *a, const 
     const int inner = step_inner(a), z_box = wide_box(inner, c->sms), c_box = wide_box(rest(a), c->sms);
     in_args in = { { {}, inner + rest(a), a->rows, z_box + c_box, a->hidden / WIDE_COLUMNS, 0 }, {}, {}, z_box, c_box, a->in_bias, a->conv_weight,
                    a->conv_bias, (bf16 *)a->conv_state, *b, *w, x->scale, a->is_ready ? a->ready.squares : NULL,
-                   a->is_ready ? mixer_step_wide_out_bands(a, c->sms) : 0, c->wide_turn, a->dt_bias, a->dt_min, a->dt_max, (float)a->norm_eps, inner,
+                   a->is_ready ? mixer_step_wide_out_bands(c, a) : 0, a->dt_bias, a->dt_min, a->dt_max, (float)a->norm_eps, inner,
                    step_channels(a), a->heads };
     int available;
     PLP_TRY(KN_CUDA(cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, c->options.device)));
