@@ -102,9 +102,8 @@ static inline bool step_aligned(const void *p) { return (uintptr_t)p % 16 == 0; 
 /* What all of these need of the device and the context. */
 static inline bool step_runs_on(const kn_context *c) { return c->hopper && c->options.act == PLP_BF16; }
 
-/* Launches Kernel<<<grid, threads, shared>>>(a), as a programmatic dependent of what was queued before.  PLP_PDL=0 in the environment
- * starts kernels one after the other: results must not change, which tells a race from a rounding.  Every kernel gets the same carve-out,
- * all of it shared memory, so that they can be neighbours on a multiprocessor. */
+/* Before a kernel's first launch.  Every kernel gets the same carve-out, all of it shared memory, so that they can be neighbours on a
+ * multiprocessor. */
 template <auto Kernel> plp_status step_prepare(const kn_context *c)
 {
     static std::atomic<uint64_t> prepared; /* a bit for each device */
@@ -120,6 +119,8 @@ template <auto Kernel> plp_status step_prepare(const kn_context *c)
     }
     return PLP_OK;
 }
+/* Launches Kernel<<<grid, threads, shared>>>(a) in clusters of so many blocks, as a programmatic dependent of what was queued before.  PLP_PDL=0
+ * in the environment starts kernels one after the other: results must not change, which tells a race from a rounding. */
 template <auto Kernel, class A>
 plp_status step_launch(kn_context *c, dim3 grid, size_t shared, const A &a, int threads = STEP_THREADS, int cluster = 1)
 {

@@ -27,9 +27,9 @@ struct out_args {
     wide_args product;
     CUtensorMap w;
     const float *bias, *squares; /* (rows) or NULL, (m, heads) */
-    float *out; /* (m, ld): the residual, or this rank's partial sum */
+    float *out;                  /* (m, ld): the residual, or this rank's partial sum */
     int64_t ld;
-    const float *next; /* (rows) the weight of the norm behind, which finds its operand in `ready`; or NULL */
+    const float *next;           /* (rows): the weight of the norm behind, which finds its operand in `ready`; or NULL */
     kn_ready ready;
     bool add, scale, fold; /* as in mixer_step_out.cu */
     int bands, parts, heads, groups;
@@ -257,7 +257,9 @@ plp_status mixer_step_wide_create(kn_context *c)
         config.dynamicSmemBytes = most - 8192; /* the static part is no more */
         config.attrs = &cluster;
         config.numAttrs = 1;
-        PLP_TRY(KN_CUDA(cudaOccupancyMaxActiveClusters(&c->clusters[parts], wide_out_kernel<WIDE_ROWS>, &config)));
+        if (cudaOccupancyMaxActiveClusters(&c->clusters[parts], wide_out_kernel<WIDE_ROWS>, &config) == cudaSuccess) continue;
+        cudaGetLastError(); /* a part of a device may have none */
+        c->clusters[parts] = 0;
     }
     return PLP_OK;
 }
