@@ -67,7 +67,7 @@ typedef struct {
     int rank, size;
     int64_t words;         /* of one device's message: an inbox is (2, size, words) of 8 bytes */
     void *inbox[KN_PEERS]; /* everyone's, as this device addresses them; zero before the first exchange */
-    unsigned *count;       /* (2) of this device, zero at first: exchanges done, blocks that are done with this one */
+    unsigned *count;       /* (2) of this device, zero at first, one number of 64 bits: blocks that have left this exchange, exchanges done */
 } kn_exchange;
 
 /* ---------------------------------------------------------------------------------- residual add, RMSNorm (arXiv:1910.07467)

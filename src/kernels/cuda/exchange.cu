@@ -22,6 +22,8 @@ template <class T> __global__ void __launch_bounds__(THREADS) sum_kernel(const _
         return l;
     };
     for (int64_t i = first; i < lines; i += step) turn.send(2 * i, load(i).bits);
+    __syncthreads();
+    if (threadIdx.x == 0) turn.leave();
     for (int64_t i = first; i < lines; i += step) {
         line l = load(i);
         float sum[line::N];
@@ -36,7 +38,6 @@ template <class T> __global__ void __launch_bounds__(THREADS) sum_kernel(const _
         for (int k = 0; k < line::N; k++)
             if (i * line::N + k < count) data[i * line::N + k] = l.v[k];
     }
-    turn.end();
 }
 
 /* Words of a row's message: its lines, and one for the sum of squares. */
@@ -73,6 +74,7 @@ template <class D, class O> __global__ void __launch_bounds__(THREADS) sum_norm_
         if (l < lines) kn_load<N>(row + l * N, keep[k]);
     }
     __syncthreads();
+    if (threadIdx.x == 0) turn.leave();
     const float scale = a.sumsq != NULL ? shared_scale : 1.f;
 #pragma unroll
     for (int k = 0; k < LINES; k++) {
@@ -99,7 +101,6 @@ template <class D, class O> __global__ void __launch_bounds__(THREADS) sum_norm_
             kn_store<N>(out + l * N, keep[k]);
         }
     }
-    turn.end();
 }
 
 } // namespace

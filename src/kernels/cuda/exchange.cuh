@@ -6,9 +6,11 @@
  *     exchange_turn t(x);                    after the wait for earlier kernels: they count exchanges
  *     t.send(at, value);                     to everyone's inbox, word `at` of this device's message
  *     t.receive(rank, at);                   what `rank` sent; waits for it
- *     t.end();                               once, by the whole block, behind its last receive; not followed by another of the same kernel
+ *     t.leave();                             once a block, by one thread, when the whole block has made its turn (a barrier); not by a kernel
+ *                                            that sends what a later one receives, which reads the same count
  *
- * One kernel may send and the next one receive: they read the same count, and the one that receives ends the exchange.
+ * count is one number of 64 bits: above, exchanges done, below, blocks that have left this one.  The block that is numbered 0 adds what is
+ * missing to the next exchange, so that nobody needs to know who is the last, nor to wait for an answer at its end.
  * Why two halves are enough: a device begins exchange e + 2 after it received all of e + 1, which a peer sent after its kernel that
  * received e had ended.  All blocks of a kernel that receives must be able to run at once, or wait only for blocks of lower numbers. */
 #ifndef KERNELS_CUDA_EXCHANGE_CUH
@@ -27,7 +29,8 @@ struct exchange_turn {
     int64_t out; /* where this device's message begins in every inbox */
 
     /* take: false makes one that is never used, where the same code runs without an exchange */
-    __device__ __forceinline__ explicit exchange_turn(const kn_exchange &x_, bool take = true) : exchange_turn(x_, take ? __ldcg(x_.count) + 1 : 0u) {}
+    __device__ __forceinline__ explicit exchange_turn(const kn_exchange &x_, bool take = true) : exchange_turn(x_, take ? next(x_) : 0u) {}
+    static __device__ __forceinline__ unsigned next(const kn_exchange &x) { return __ldcg(x.count + 1) + 1; }
     /* number_: of another one of the same exchange */
     __device__ __forceinline__ exchange_turn(const kn_exchange &x_, unsigned number_) : x(x_), number(number_)
     {
@@ -88,19 +91,11 @@ struct exchange_turn {
             }
         } while (!there && wait.on());
     }
-    /* The last block to come counts the exchange; every block has read the count by then. */
-    __device__ __forceinline__ void end() const
+    __device__ __forceinline__ void leave() const
     {
-        __syncthreads();
-        if (threadIdx.x == 0) count_if_last(leave());
-    }
-    /* end() by one thread, behind a barrier, in two parts: the answer takes a microsecond, in which there may be something to do. */
-    __device__ __forceinline__ unsigned leave() const { return atomicAdd(x.count + 1, 1u) + 1; }
-    __device__ __forceinline__ void count_if_last(unsigned left) const
-    {
-        if (left < gridDim.x * gridDim.y * gridDim.z) return;
-        x.count[1] = 0;
-        x.count[0] = number;
+        const unsigned long long blocks = (unsigned long long)gridDim.x * gridDim.y * gridDim.z;
+        const bool first = blockIdx.x + blockIdx.y + blockIdx.z == 0;
+        asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(x.count), "l"(first ? (1ull << 32) - (blocks - 1) : 1ull) : "memory");
     }
 
 private:

@@ -132,7 +132,7 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
 #pragma unroll
     for (int st = 0; st < V_AHEAD; st++) fetch_v(st, st);
     for (int i = blockIdx.x * STEP_THREADS + threadIdx.x; i < a.told_count; i += gridDim.x * STEP_THREADS) a.told[i] = make_uint4(0, 0, 0, 0);
-    const unsigned number = EXCHANGE ? __ldcg(a.x.count) + 1 : 0;
+    const unsigned number = EXCHANGE ? exchange_turn::next(a.x) : 0;
     const float old = mine && a.add ? __ldcg(a.out + en * a.ld + sh.row + er) : 0.f;
     if (warp < a.m) {
         for (int o = a.lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
@@ -151,6 +151,7 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
     sh.old[threadIdx.x] = old;
     if (threadIdx.x == 0) sh.exchange = number;
     __syncthreads();
+    if (EXCHANGE && threadIdx.x == 0) exchange_turn(a.x, number).leave();
 
     /* An mma takes 8 rows of w; those that a slot has not lie in the next one, where copies may be under way.  Nobody uses what comes of
      * them, and to keep lanes off costs 1 % of a step: only racecheck is spared the sight. */
@@ -217,7 +218,6 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
         own = kn_warp_sum(own);
         if (er == 0) a.ready.squares[en * KN_READY_PARTS + blockIdx.x] = own;
     }
-    if (EXCHANGE) turn.end();
 #endif
 }
 

@@ -193,7 +193,7 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
         two_x = two(look_x);
     }
     __syncthreads();
-    const unsigned left = EXCHANGE && threadIdx.x == 0 ? turn.leave() : 0;
+    if (EXCHANGE && threadIdx.x == 0) turn.leave();
 
     if (a.eps > 0 && warp < a.m) {
         const float *mine = mixed + warp * parts;
@@ -226,6 +226,11 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
     while ((2 * q < a.m && (two_x & 0xffff) == 0) || (2 * q + 1 < a.m && two_x >> 16 == 0)) two_x = two(look_x);
     __syncwarp();
     const float2 x = unpack(~two_x); /* of rows that are not there nothing is used */
+    /* Beside another device z is mostly there before the sums are: asked for here, it is seen without a round trip of its own. */
+    const auto z_at = [&](int j) { return a.z + (size_t)(2 * q + j) * a.channels + channel; };
+    uint32_t first_z = 0;
+    if constexpr (EXCHANGE && AHEAD == 1)
+        if (a.told != NULL && q == 0) first_z = step_look(z_at(0));
     float y[2] = { 0, 0 };
     for (int n0 = 0; n0 < a.m; n0 += AHEAD) {
 #pragma unroll
@@ -255,13 +260,12 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
         } else {
 #pragma unroll
             for (int j = 0; j < 2; j++)
-                if (2 * q + j < a.m) two_z |= step_wait(a.z + (size_t)(2 * q + j) * a.channels + channel) >> 16 << 16 * j;
+                if (2 * q + j < a.m) two_z |= (j == 0 && first_z & 1 ? first_z : step_wait(z_at(j))) >> 16 << 16 * j;
         }
     }
 #pragma unroll
     for (int j = 0; j < 2; j++)
         if (2 * q + j < a.m) a.work.v[(size_t)(2 * q + j) * a.channels + mma_swapped(channel)] = __float2bfloat16(y[j] * kn_silu(j ? unpack(two_z).y : unpack(two_z).x));
-    if (EXCHANGE && threadIdx.x == 0) turn.count_if_last(left);
 #endif
 }
 
