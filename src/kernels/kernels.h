@@ -67,8 +67,20 @@ typedef struct {
     int rank, size;
     int64_t words;         /* of one device's message: an inbox is (2, size, words) of 8 bytes */
     void *inbox[KN_PEERS]; /* everyone's, as this device addresses them; zero before the first exchange */
-    unsigned *count;       /* (2) of this device, zero at first, one number of 64 bits: blocks that have left this exchange, exchanges done */
+    unsigned *count;    /* (2) of this device, zero at first, one number of 64 bits: blocks that have left this exchange, exchanges done */
+    unsigned *meetings; /* of this device: how many times it has arrived, see kn_arrive_args */
+    unsigned *came[KN_PEERS]; /* everyone's (size): how many times each device has arrived, as far as the owner has heard */
 } kn_exchange;
+
+/* A meeting: a device arrives when what was queued before has written all that it writes to the others' memory; it awaits the others' arrival before
+ * it reads what they wrote.  Every device arrives and awaits in turn.
+ * values: float32 that travel with it: those from first[r] to first[r + 1] go to to[r], in rank r's memory. */
+typedef struct {
+    const kn_exchange *exchange; /* host */
+    const float *values;         /* or NULL */
+    float *to[KN_PEERS];
+    int first[KN_PEERS + 1];
+} kn_arrive_args;
 
 /* ---------------------------------------------------------------------------------- residual add, RMSNorm (arXiv:1910.07467)
  *     r[t]  +=  s_t delta[t] + bias           s_t = 1, or rsqrt(sumsq[t] / sumsq_width + sumsq_eps): the norm that was folded out
@@ -76,6 +88,9 @@ typedef struct {
  * delta NULL: no add.  out NULL: no norm.  weight is (hidden) float32.
  * exchange: delta and sumsq are this device's parts; their sums over the devices are what is added and scaled by (kn->exchanges knows
  * which shapes can).
+ * parts > 1: delta is a sum, of so many arrays at a distance of ld_parts, added in order; sumsq likewise, at ld_sumsq_parts.
+ * copies: out is written to each of these, too, which may be other devices' memory; so is the residual, where residual_copy is not NULL.  Both
+ * without map and exchange.
  * picked: delta and sumsq have rows for those of the map alone, `outs` of them, and other rows of r stay as they are.  No row is in the map
  * twice, and there is no exchange. */
 typedef struct {
@@ -89,11 +104,15 @@ typedef struct {
     int64_t ld_sumsq;
     double sumsq_width, sumsq_eps;
     const kn_exchange *exchange; /* host, or NULL */
-    const int *map;              /* (outs) or NULL */
+    int parts;
+    int64_t ld_parts, ld_sumsq_parts;
+    const int *map; /* (outs) or NULL */
     bool picked;
     const float *weight;
     double eps;
     void *out; /* (outs, hidden) of act */
+    int copies;
+    void *copy[KN_PEERS], *residual_copy[KN_PEERS];
 } kn_add_norm_args;
 
 /* -------------------------------------------------------------------------------------------------------------- rows of a matrix
@@ -475,8 +494,13 @@ typedef struct kn_backend {
 
     /* data[i] = its sum over the devices, in place.  NULL where there is no such thing. */
     plp_status (*exchange_sum)(kn_context *c, const kn_exchange *x, void *data, int64_t count, plp_dtype dtype);
+    /* See kn_arrive_args; NULL where there is no such thing. */
+    plp_status (*arrive)(kn_context *c, const kn_arrive_args *a);
+    plp_status (*await)(kn_context *c, const kn_exchange *x);
     /* Whether add_norm takes an exchange for rows of this width. */
     bool (*exchanges)(const kn_add_norm_args *a);
+    /* Whether add_norm takes rows of this width in parts. */
+    bool (*shares)(const kn_add_norm_args *a);
 
     size_t (*mixer_step_work)(const kn_mixer_step_args *a);
     bool (*mixer_step_knows)(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b);

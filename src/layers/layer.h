@@ -23,6 +23,7 @@ typedef struct {
     double width, eps;
     const kn_exchange *exchange; /* delta and sumsq are this rank's parts: whoever adds them sums them over the ranks first */
     bool scattered; /* this rank has its part of the rows of the sum: it adds and norms those, then the normed rows come together */
+    bool sent;      /* of those, every rank's parts of the sum are on their way to this rank's memory, see layer_reach */
     bool picked;    /* delta and sumsq have rows for those that are wanted alone, see layer_call */
     bool ready;     /* nothing to add, and the scratch's `ready` holds what the next norm would read */
 } layer_pending;
@@ -62,6 +63,11 @@ typedef struct {
     void *conv_state, *ssm_state;  /* this layer's part of every slot */
 } layer_weights;
 
+/* Where the ranks' devices address each other's memory: rank r's residual, and its layer_scratch's normed and delta.  NULL: they do not. */
+typedef struct {
+    void *residual[KN_PEERS], *normed[KN_PEERS], *delta[KN_PEERS];
+} layer_reach;
+
 /* Work space of a step of at most `tokens` rows, shared by all layers. */
 typedef struct {
     void *normed;   /* (tokens, hidden) act                                               */
@@ -74,6 +80,7 @@ typedef struct {
     void *delta;    /* (tokens, ld_delta); cleared once, so that the padding is defined   */
     void *step;     /* of kn->mixer_step, or of kn->scan_mixer_begin and kn->scan         */
     kn_ready ready; /* of kn->mixer_step: Mamba-2, where the backend has it */
+    layer_reach reach;
 } layer_scratch;
 /* Most columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes, where both are float32. */
 static inline int64_t layer_ld_delta(const layer_dims *d) { return d->hidden + (d->norm == LAYER_NORM_FOLDED ? 4 : 0); }
@@ -105,6 +112,7 @@ typedef struct {
     int outs;
     bool picked;            /* b->tokens and s are of the wanted rows alone, see layer_behind_scan */
     const float *next_norm; /* (hidden): the weight of the norm behind this layer */
+    bool last;              /* its rows are not shared out: it leaves the residual of all rows, or of the wanted ones, to every rank */
     layer_pending *pending;
 } layer_call;
 
@@ -143,8 +151,6 @@ plp_status layer_project_out(const layer_call *l);
 /* Collective.  What a layer does behind its scan, which has left s->y: by `rest`, which takes the call that it is given, for all rows or
  * the wanted ones.  z: s->in begins with it, (tokens, ld_z), and `rest` reads it; 0: it does not. */
 plp_status layer_behind_scan(const layer_call *l, int ld_z, plp_status (*rest)(const layer_call *l));
-/* Collective.  Behind the last layer: the residual of all rows, where `pending` is scattered. */
-plp_status layer_collect(const layer_call *l);
 /* Collective.  Leaves s->delta in `pending`, summed over the ranks, or to be summed by whoever adds it. */
 plp_status layer_finish(const layer_call *l);
 plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns);

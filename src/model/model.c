@@ -241,6 +241,23 @@ done:
     return st;
 }
 
+/* Where in everyone's work space what other ranks write to lies: not at the same place, as shares differ. */
+static plp_status reach_others(model *m)
+{
+    layer_scratch *s = &m->scratch;
+    const char *base = m->work_memory;
+    const int64_t mine[3] = { (char *)m->residual - base, (char *)s->normed - base, (char *)s->delta - base };
+    int64_t all[KN_PEERS][3];
+    PLP_TRY(tp_memory_open(m->group, m->work_memory, &m->reached));
+    if (m->reached.base[0] == NULL) return PLP_OK;
+    PLP_TRY(tp_gather_all(m->group, mine, sizeof mine, all));
+    for (int r = 0; r < m->plan.size; r++) {
+        char *there = m->reached.base[r];
+        s->reach.residual[r] = there + all[r][0], s->reach.normed[r] = there + all[r][1], s->reach.delta[r] = there + all[r][2];
+    }
+    return PLP_OK;
+}
+
 static plp_status create_local(model *m, const model_config *c, tp_group *g, const model_options *o)
 {
     m->config = *c, m->options = *o, m->group = g, m->kn = o->backend;
@@ -270,6 +287,7 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     PLP_TRY(tp_agree(g, PLP_ALLOCATED(m = calloc(1, sizeof *m))));
     PLP_DO(tp_agree(g, create_local(m, c, g, o)));
     PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
+    PLP_DO(reach_others(m));
     const double begin = plp_seconds();
     PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, reader,
                                           o->check_values && reader->make == NULL ? look_threads(o, g) : 0)));
@@ -298,6 +316,7 @@ void model_destroy(model **out)
     model *m = *out;
     if (m == NULL) return;
     if (m->context) {
+        tp_memory_close(m->group, &m->reached);
         m->kn->release(m->context, &m->weights_memory);
         m->kn->release(m->context, &m->states_memory);
         m->kn->release(m->context, &m->work_memory);

@@ -40,6 +40,7 @@ struct model {
     layer_dims dims;
     const layer_kind *kind;
     void *weights_memory, *states_memory, *work_memory;
+    tp_memory reached; /* everyone's work_memory */
 
     void *inputs_host[MODEL_FLIGHTS];
     model_inputs host[MODEL_FLIGHTS], there; /* the same, in host memory and in the backend's */

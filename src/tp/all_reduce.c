@@ -141,6 +141,15 @@ plp_status tp_scatter(tp_group *g, void *data, int64_t count, plp_dtype dtype)
     return TP_WAIT(TP_ALL_REDUCE, (size_t)count * plp_dtype_size(dtype), tp_nccl_scatter(g, data, count, dtype));
 }
 
+plp_status tp_arrive(tp_group *g, kn_arrive_args *a)
+{
+    a->exchange = &g->exchange;
+    PLP_TRY(PLP_FAULT_AT("collective"));
+    return g->backend->arrive(g->context, a);
+}
+
+plp_status tp_await(tp_group *g) { return TP_WAIT(TP_ALL_REDUCE, 0, g->backend->await(g->context, &g->exchange)); }
+
 bool tp_capturable(const tp_group *g) { return g->size == 1 || g->kind == TP_COMM_NCCL; }
 
 const char *tp_comm_name(const tp_group *g)

@@ -67,6 +67,17 @@ const kn_exchange *tp_exchange(const tp_group *g, size_t bytes);
  * place.  With a gather behind it half a tp_all_reduce each, and what lies between is done on a part of the rows. */
 bool tp_scatters(const tp_group *g);
 plp_status tp_scatter(tp_group *g, void *data, int64_t count, plp_dtype dtype);
+/* Memory of every rank as this rank's device addresses it: base[r] is rank r's; all NULL where devices do not reach each other. */
+typedef struct {
+    void *base[KN_PEERS];
+} tp_memory;
+/* Collective, behind tp_attach.  own: the beginning of an allocation of the backend's memory.  To be closed before the group is detached. */
+plp_status tp_memory_open(const tp_group *g, void *own, tp_memory *m);
+void tp_memory_close(const tp_group *g, tp_memory *m);
+/* A meeting of all devices behind what is queued: collective, in turn, where tp_memory_open has reached the others (kn_arrive_args, whose exchange is
+ * set here). */
+plp_status tp_arrive(tp_group *g, kn_arrive_args *a);
+plp_status tp_await(tp_group *g);
 /* Whether sums and gathers queue on the stream alone, so that a step with them can be captured and replayed. */
 bool tp_capturable(const tp_group *g);
 const char *tp_comm_name(const tp_group *g); /* "mpi", "nccl", "peers and nccl", "none" */

@@ -1,6 +1,6 @@
 #include "kernel_test.h"
 
-enum { DELTA = 1, BIAS = 2, SUMSQ = 4, MAP = 8, NORM = 16, ALL = 31, ALIGNED = 32, PICKED = 64 };
+enum { DELTA = 1, BIAS = 2, SUMSQ = 4, MAP = 8, NORM = 16, ALL = 31, ALIGNED = 32, PICKED = 64, PARTS = 128, COPIES = 256, WHOLE = 512 };
 
 static void run(kt *t, const int *size)
 {
@@ -8,14 +8,16 @@ static void run(kt *t, const int *size)
               ld = hidden + (parts & ALIGNED ? 8 : 3), ld_sumsq = 2;
     const plp_dtype dtype = (plp_dtype)size[3];
     const bool picked = parts & PICKED;
+    const int sums = parts & PARTS ? 3 : 1; /* arrays that delta is the sum of */
     const size_t n = (size_t)tokens * (size_t)hidden;
     if (picked && t->kn->pick == NULL) return;
     const double eps = 1e-5, width = 3 * hidden, sumsq_eps = 1e-3;
-    const kt_array residual = kt_random(t, PLP_F32, n, 0, 1), delta = kt_matrix(t, dtype, tokens, hidden, ld, 1);
+    const kt_array residual = kt_random(t, PLP_F32, n, 0, 1), delta = kt_matrix(t, dtype, sums * tokens, hidden, ld, 1);
     const kt_array bias = kt_random(t, PLP_F32, (size_t)hidden, 0, 1), weight = kt_random(t, PLP_F32, (size_t)hidden, 1, 0.2);
     const kt_array out = kt_nan(t, t->act, (size_t)outs * (size_t)hidden);
-    kt_array sumsq = kt_matrix(t, PLP_F32, tokens, 1, ld_sumsq, 1);
-    for (int i = 0; i < tokens; i++) sumsq.v[i * ld_sumsq] = kt_uniform(t, 0.1, 2) * width;
+    const kt_array copy[2] = { kt_nan(t, t->act, out.n), kt_nan(t, t->act, out.n) }, rows = kt_nan(t, PLP_F32, n);
+    kt_array sumsq = kt_matrix(t, PLP_F32, sums * tokens, 1, ld_sumsq, 1);
+    for (int i = 0; i < sums * tokens; i++) sumsq.v[i * ld_sumsq] = kt_uniform(t, 0.1, 2) * width;
     kt_put(t, &sumsq);
     int *map = kt_host(t, (size_t)outs * sizeof *map);
     for (int i = 0; i < outs; i++) map[i] = picked ? (i + 1) * tokens / outs - 1 : parts & MAP ? kt_below(t, tokens) : i;
@@ -32,11 +34,17 @@ static void run(kt *t, const int *size)
         .ld_sumsq = ld_sumsq,
         .sumsq_width = width,
         .sumsq_eps = sumsq_eps,
+        .parts = sums,
+        .ld_parts = tokens * ld,
+        .ld_sumsq_parts = tokens * ld_sumsq,
         .map = parts & MAP ? kt_upload(t, map, (size_t)outs * sizeof *map) : NULL,
         .picked = picked,
         .weight = weight.p,
         .eps = eps,
         .out = parts & NORM ? out.p : NULL,
+        .copies = parts & COPIES ? 2 : 0,
+        .copy = { copy[0].p, copy[1].p },
+        .residual_copy = { NULL, parts & WHOLE ? rows.p : NULL },
     };
     if (!kt_ok(t, t->kn->add_norm(t->c, &a))) return;
 
@@ -44,8 +52,10 @@ static void run(kt *t, const int *size)
     for (size_t i = 0; i < n; i++) r[i] = residual.v[i];
     for (int i = 0; i < (picked ? outs : tokens) && parts & DELTA; i++)
         for (int j = 0; j < hidden; j++) {
-            const double scale = parts & SUMSQ ? 1 / sqrt(sumsq.v[i * ld_sumsq] / width + sumsq_eps) : 1;
-            r[(picked ? map[i] : i) * hidden + j] += scale * delta.v[i * ld + j] + (parts & BIAS ? bias.v[j] : 0);
+            double sum = 0, squares = 0;
+            for (int p = 0; p < sums; p++) sum += delta.v[(p * tokens + i) * ld + j], squares += sumsq.v[(p * tokens + i) * ld_sumsq];
+            const double scale = parts & SUMSQ ? 1 / sqrt(squares / width + sumsq_eps) : 1;
+            r[(picked ? map[i] : i) * hidden + j] += scale * sum + (parts & BIAS ? bias.v[j] : 0);
         }
     for (int i = 0; i < outs; i++) {
         double sum = 0;
@@ -55,6 +65,8 @@ static void run(kt *t, const int *size)
     }
     kt_expect(t, "residual", &residual, r);
     kt_expect(t, "out", &out, want);
+    for (int i = 0; i < 2 && parts & COPIES; i++) kt_expect(t, "copy", &copy[i], want);
+    if (parts & WHOLE) kt_expect(t, "residual's copy", &rows, r);
 }
 
 static void run_pick(kt *t, const int *size)
@@ -93,6 +105,9 @@ const kt_case kt_add_norm_rows[] = {
     { "add_norm.picked", run, { 63, 768, ALL | PICKED, PLP_F32, 5 }, 1e-5, 1e-6 },
     { "add_norm.picked.aligned", run, { 1030, 2560, DELTA | MAP | NORM | ALIGNED | PICKED, PLP_BF16, 33 }, 1e-5, 1e-6 },
     { "add_norm.picked.last", run, { 17, 63, DELTA | MAP | SUMSQ | NORM | PICKED, PLP_F16, 1 }, 1e-5, 1e-6 },
+    { "add_norm.parts", run, { 33, 768, DELTA | NORM | ALIGNED | PARTS | COPIES, PLP_BF16 }, 1e-5, 1e-6 },
+    { "add_norm.parts.all", run, { 17, 4096, DELTA | BIAS | SUMSQ | NORM | ALIGNED | PARTS | COPIES | WHOLE, PLP_F32 }, 1e-5, 1e-6 },
+    { "add_norm.parts.odd", run, { 5, 2564, DELTA | SUMSQ | NORM | ALIGNED | PARTS | COPIES | WHOLE, PLP_F16 }, 1e-5, 1e-6 },
     { "pick.rows", run_pick, { 9, 256, 40, 0, 0 }, 0, 0 },
     { "pick.odd", run_pick, { 33, 77, 5, 3, 1 }, 0, 0 },
     { "pick.none", run_pick, { 0, 64, 3, 0, 8 }, 0, 0 },

@@ -19,7 +19,8 @@ static plp_status watch(void *arg, int64_t layer, const char *tensor, const void
     return PLP_OK;
 }
 
-/* Three new sequences, then the same three going on, into other slots: rows of each, from all ranks and from one. */
+/* Three new sequences, then the same three going on, into other slots: rows of each, from all ranks and from one.  The second time nobody asks for
+ * other rows: the last layer does without them. */
 static void large_step(tp_group *g, tp_group *self, const model_config *c, const int *lengths, bool f32)
 {
     enum { SEQS = 3, MOST = 16384, OUTS = 2 * SEQS };
@@ -55,6 +56,7 @@ static void large_step(tp_group *g, tp_group *self, const model_config *c, const
                                                   .dst_slot = later ? again : slot,
                                                   .past = past,
                                                   .outs = OUTS,
+                                                  .no_others = later,
                                                   .out_row = row }) == PLP_OK);
             for (int i = 0; i < OUTS; i++) CHECK(model_gather_logits(m, i, logits[side] + (later * OUTS + i) * c->vocab) == PLP_OK);
         }

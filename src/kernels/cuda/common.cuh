@@ -63,6 +63,10 @@ plp_status kn_pick_cuda(kn_context *c, const kn_pick_args *a);
 plp_status kn_sum_norm_cuda(kn_context *c, const kn_add_norm_args *a); /* kn->add_norm of an exchange; no map */
 plp_status kn_exchange_sum_cuda(kn_context *c, const kn_exchange *x, void *data, int64_t count, plp_dtype dtype);
 bool kn_exchanges_cuda(const kn_add_norm_args *a);
+plp_status kn_share_norm_cuda(kn_context *c, const kn_add_norm_args *a); /* kn->add_norm of several parts */
+bool kn_shares_cuda(const kn_add_norm_args *a);
+plp_status kn_arrive_cuda(kn_context *c, const kn_arrive_args *a);
+plp_status kn_await_cuda(kn_context *c, const kn_exchange *x);
 plp_status kn_linear_cuda_run(kn_context *c, const kn_linear_args *a);
 plp_status kn_conv_cuda(kn_context *c, const kn_conv_args *a, const kn_batch *b);
 /* kn->conv in two halves: the output of decode rows and their states, of prefill rows from channel `from` on (a multiple of 4); the states
@@ -117,6 +121,24 @@ template <class A> void kn_early_launch(const kn_context *c, void (*kernel)(A), 
 {
     kn_launch(c, c->hopper, kernel, grid, threads, 0, a); /* KN_LAUNCHED() sees its error */
 }
+
+/* How long a kernel waits for another device.  One that died never sends: after so long, more than any --watchdog, the kernel ends in an error, should
+ * nobody have ended the process before.  Not sooner: when a job is suspended as a whole, a device may wait for another whose part of the step was not
+ * queued yet. */
+struct kn_patience {
+    static constexpr unsigned long long LIMIT = 7ull * 86400 * 1000 * 1000 * 1000; /* nanoseconds */
+    int turns = 0;
+    unsigned long long since = 0;
+    __device__ __forceinline__ bool on()
+    {
+        if (++turns & 0xfff) return true;
+        unsigned long long now;
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+        if (since == 0) since = now;
+        if (now - since > LIMIT) __trap();
+        return true;
+    }
+};
 
 /* ------------------------------------------------------------------------------------------------------------------ element types */
 __host__ __device__ __forceinline__ float kn_float(float v) { return v; }

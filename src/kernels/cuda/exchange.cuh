@@ -18,10 +18,6 @@
 
 #include "kernels/cuda/common.cuh"
 
-/* A peer that died never sends: after so long, more than any --watchdog, the kernel ends in an error, should nobody have ended the process before.
- * Not sooner: when a job is suspended as a whole, a device may wait for another whose part of the step was not queued yet. */
-constexpr unsigned long long EXCHANGE_LIMIT = 7ull * 86400 * 1000 * 1000 * 1000; /* nanoseconds */
-
 struct exchange_turn {
     const kn_exchange &x;
     unsigned number;
@@ -57,7 +53,7 @@ struct exchange_turn {
     {
         const unsigned long long *from = in + rank * x.words + at;
         unsigned long long w;
-        waiting wait;
+        kn_patience wait;
         do asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(w) : "l"(from) : "memory");
         while ((uint32_t)(w >> 32) != number && wait.on());
         return (uint32_t)w;
@@ -66,7 +62,7 @@ struct exchange_turn {
     {
         const unsigned long long *from = in + rank * x.words + at;
         unsigned long long a, b;
-        waiting wait;
+        kn_patience wait;
         do asm volatile("ld.volatile.global.v2.u64 {%0, %1}, [%2];" : "=l"(a), "=l"(b) : "l"(from) : "memory");
         while (((uint32_t)(a >> 32) != number || (uint32_t)(b >> 32) != number) && wait.on());
         return make_uint2((uint32_t)a, (uint32_t)b);
@@ -76,7 +72,7 @@ struct exchange_turn {
     template <int N, class At, class Also> __device__ __forceinline__ void receive2(int rank, At at, int count, uint2 (&values)[N], Also also) const
     {
         const unsigned long long *from = in + rank * x.words;
-        waiting wait;
+        kn_patience wait;
         bool there;
         do {
             there = also();
@@ -97,21 +93,6 @@ struct exchange_turn {
         const bool first = blockIdx.x + blockIdx.y + blockIdx.z == 0;
         asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(x.count), "l"(first ? (1ull << 32) - (blocks - 1) : 1ull) : "memory");
     }
-
-private:
-    struct waiting {
-        int turns = 0;
-        unsigned long long since = 0;
-        __device__ __forceinline__ bool on()
-        {
-            if (++turns & 0xfff) return true;
-            unsigned long long now;
-            asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-            if (since == 0) since = now;
-            if (now - since > EXCHANGE_LIMIT) __trap();
-            return true;
-        }
-    };
 };
 
 /* The sum over the devices of one float each, in rank order. */
