@@ -257,7 +257,7 @@ typedef struct {
  * this rank's partial sum to delta (tokens, ld_delta) float32, with sum(v^2) behind the last column when fold is set.  Weights as the
  * pieces take them.
  * Returns without doing anything, *done = false, for shapes it does not know, as mixer_step_knows tells beforehand; more rows than
- * KN_MIXER_WIDE, with an exchange than KN_MIXER_ROWS, and more heads than KN_MIXER_HEADS are among those: ranks that differ can decide alike.
+ * KN_MIXER_WIDE and more heads than KN_MIXER_HEADS are among those.  With an exchange, ranks whose shares differ know the same.
  * A backend may fetch the weights, the batch's arrays and the mixer's states while operations queued before are still at work (up to the
  * one queued just ahead of a run of mixer steps): what changes those must not be that last one, nor the same mixer's previous step.
  * With next_norm, a step of KN_READY_ROWS rows or more that adds to the residual leaves in `ready` what the norm behind it would read: half the
@@ -276,6 +276,7 @@ static inline int kn_ready_at(int rows, int row, int part)
 }
 typedef struct {
     int rows, hidden, heads, groups, dim, state, width;
+    int most_heads;  /* of any rank; of use with an exchange */
     float *residual; /* (rows, hidden) */
     float *delta;
     int64_t ld_delta;

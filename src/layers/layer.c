@@ -182,7 +182,7 @@ static plp_dtype delta_dtype(const layer_call *l)
 /* Many rows are shared out between the sum and the norm: a rank reads and writes its part of the residual alone. */
 static bool shares_out(const layer_call *l)
 {
-    enum { WORTH = 1024 };
+    enum { WORTH = 768 };
     return tp_size(l->g) > 1 && !l->last && !l->d->deterministic && l->probe->see == NULL && l->b->tokens >= WORTH;
 }
 

@@ -10,13 +10,27 @@
  * hundreds; what depends on that value alone (an element of a state) moves as much, a sum over all of them hardly.  A wrong weight, slot,
  * group or sign is hundreds of times that. */
 enum { DIM = 64, WIDTH = 4 };
-enum { DELTA = 1, FOLD = 2, BIASES = 4, LIMITS = 8, BF16_STATE = 16, MID_GROUP = 32, NO_NORM = 64, UNEVEN = 128, BARE = 256, READY = 512 };
+enum {
+    DELTA = 1,
+    FOLD = 2,
+    BIASES = 4,
+    LIMITS = 8,
+    BF16_STATE = 16,
+    MID_GROUP = 32,
+    NO_NORM = 64,
+    UNEVEN = 128,
+    BARE = 256,
+    READY = 512,
+    TWIN = 1024
+};
 
 typedef struct {
     int rows, hidden, heads, groups, state, norm_groups, flags, inner, channels, width;
     plp_dtype ssm_dtype;
     kn_mixer_step_args a;
     kt_batch batch;
+    kn_exchange x; /* TWIN: with another rank just like this one, for it is this one: what it sends arrives as the other's */
+    kt_array inbox, count;
     kt_ready ready;
     kt_array ahead, next_norm; /* READY: the norm reads what was made of `ahead`, not the residual */
     kt_array residual, delta, norm, in_proj, in_bias, conv_weight, conv_bias, A, dt_bias, D, gate, out_proj, out_bias, conv_state,
@@ -158,13 +172,29 @@ static void reference(const step *s, int r, double *conv, double *ssm, double *o
         for (int j = s->first[g]; j < s->first[g + 1]; j++) sum += v[j] * v[j];
         *squares += sum;
         const bool norm = s->a.gate_weight != NULL;
-        const double scale = norm && !s->a.fold ? 1 / sqrt(sum / s->a.gate_width + s->a.gate_eps) : 1;
+        const double scale = norm && !s->a.fold             ? 1 / sqrt(sum / s->a.gate_width + s->a.gate_eps)
+                             : s->a.fold && s->flags & TWIN ? 1 / sqrt(2 * sum / s->a.gate_width + s->a.gate_eps)
+                                                            : 1;
         for (int j = s->first[g]; j < s->first[g + 1]; j++) v[j] = scale * bf16(v[j] * (norm ? s->gate.v[j] : 1));
     }
     for (int k = 0; k < H; k++) {
-        out[k] = s->a.out_bias ? s->out_bias.v[k] : 0;
-        for (int j = 0; j < I; j++) out[k] += s->out_proj.v[(size_t)k * (size_t)I + (size_t)j] * v[j];
+        double sum = 0;
+        for (int j = 0; j < I; j++) sum += s->out_proj.v[(size_t)k * (size_t)I + (size_t)j] * v[j];
+        out[k] = (s->flags & TWIN ? 2 : 1) * sum + (s->a.out_bias ? s->out_bias.v[k] : 0);
     }
+}
+
+static void meet_twin(kt *t, step *s)
+{
+    enum { WORDS = 1 << 18 };
+    s->inbox = kt_nan(t, PLP_F32, (size_t)(2 * 2 * 2 * WORDS));
+    s->count = kt_nan(t, PLP_F32, 2);
+    kt_ok(t, t->kn->fill(t->c, s->inbox.p, 0, s->inbox.n * sizeof(float)));
+    kt_ok(t, t->kn->fill(t->c, s->count.p, 0, s->count.n * sizeof(float)));
+    s->x = (kn_exchange){ .size = 2, .words = WORDS, .count = s->count.p };
+    s->x.inbox[0] = s->inbox.p, s->x.inbox[1] = (uint64_t *)s->inbox.p + WORDS;
+    s->a.exchange = &s->x;
+    s->a.most_heads = s->heads;
 }
 
 static void run(kt *t, const int *size)
@@ -172,6 +202,7 @@ static void run(kt *t, const int *size)
     if (!t->kn->mixer_step) return;                /* optional */
     if (size[0] > 8 && t->act != PLP_BF16) return; /* few rows show what other types get */
     step s = step_make(t, size);
+    if (s.flags & TWIN) meet_twin(t, &s);
     const bool to_delta = s.flags & DELTA, expected = t->act == PLP_BF16;
     bool done = !expected;
     const bool known = t->kn->mixer_step_knows(t->c, &s.a, &s.batch.b);
@@ -196,13 +227,18 @@ static void run(kt *t, const int *size)
         double squares, *w = want + (size_t)r * (size_t)ld;
         reference(&s, r, conv, ssm, mixed, &squares, p, v);
         for (int k = 0; k < s.hidden; k++) w[k] = mixed[k] + (to_delta ? 0 : w[k]);
-        if (s.a.fold) w[s.hidden] = squares;
+        if (s.a.fold && to_delta) w[s.hidden] = squares;
         kt_expect_norm(t, "a row", got + (size_t)r * (size_t)ld, w, s.hidden, limit);
     }
     kt_expect(t, "out", out, want);
     kt_expect(t, "conv state", &s.conv_state, conv);
     kt_expect(t, "ssm state", &s.ssm_state, ssm);
     if (to_delta) kt_expect(t, "residual", &s.residual, s.residual.v);
+    if (done && s.flags & TWIN) {
+        uint32_t count[2];
+        memcpy(count, kt_fetch(t, &s.count), sizeof count);
+        if (count[0] != 0 || count[1] != 1) kt_fail(t, "%u exchanges and %u blocks, not one and none", count[1], count[0]);
+    }
     if (done && !to_delta && s.flags & READY) kt_expect_ready(t, s.rows, &s.ready, got, &s.next_norm);
 }
 
@@ -363,6 +399,11 @@ const kt_case kt_mixer_step_rows[] = {
     { "mixer_step.ready.delta", run, { 4, 768, 12, 1, 128, 1, DELTA | FOLD | READY }, STEP },
     { "mixer_step.ready.2560", run, { 5, 2560, 20, 1, 128, 1, BIASES | READY }, STEP },
     { "mixer_step.ready.4096", run, { 8, 4096, 16, 8, 128, 8, READY }, STEP },
+    { "mixer_step.twin.1", run, { 1, 2560, 9, 1, 128, 1, TWIN | FOLD }, STEP },
+    { "mixer_step.twin.8", run, { 8, 1024, 16, 2, 128, 2, TWIN | READY | BIASES }, STEP },
+    { "mixer_step.wide.twin.9", run, { 9, 320, 5, 5, 64, 5, TWIN | NO_NORM }, WIDE },
+    { "mixer_step.wide.twin.20", run, { 20, 768, 12, 1, 128, 1, TWIN | FOLD | READY | BIASES }, WIDE },
+    { "mixer_step.wide.twin.64", run, { 64, 4096, 8, 2, 128, 4, TWIN | READY }, WIDE },
     { "mixer_step.wide.9", run, { 9, 256, 8, 1, 64, 1, 0 }, WIDE },
     { "mixer_step.wide.16", run, { 16, 768, 12, 1, 128, 1, BIASES }, WIDE },
     { "mixer_step.wide.17", run, { 17, 1024, 13, 3, 128, 3, UNEVEN | MID_GROUP | LIMITS }, WIDE },

@@ -26,7 +26,7 @@ bool knows_wide(const kn_context *c, const kn_mixer_step_args *a, const kn_batch
 {
     const bool decodes = b->tokens == a->rows && b->seqs == a->rows && b->decodes == a->rows;
     return decodes && a->rows > STEP_ROWS && a->rows <= WIDE_ROWS && a->heads >= 1 && a->groups >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) &&
-           step_aligned(a->work) && a->exchange == NULL && mixer_step_ssm_knows(a) && mixer_step_out_knows(a, c->sms) &&
+           step_aligned(a->work) && mixer_step_ssm_knows(a) && mixer_step_out_knows(a, c->sms) &&
            mixer_step_wide_in_knows(a, c->sms) && mixer_step_wide_out_knows(c, a);
 }
 

@@ -298,8 +298,16 @@ plp_status maps(CUtensorMap map[2], const bf16 *w, int rows, int hidden, int box
 
 } // namespace
 
+/* With an exchange, what one rank knows all must: by what the largest of them may have, a group for each head. */
+static bool all_know(const kn_mixer_step_args *a, int sms)
+{
+    const int inner = a->most_heads * STEP_DIM;
+    return wide_box(inner, sms) + wide_box(inner + 2 * a->most_heads * a->state + a->most_heads, sms) <= WIDE_BAND;
+}
+
 bool mixer_step_wide_in_knows(const kn_mixer_step_args *a, int sms)
 {
+    if (a->exchange != NULL && !all_know(a, sms)) return false;
     return a->width == STEP_TAPS && a->conv_dtype == PLP_BF16 && a->hidden % WIDE_COLUMNS == 0 && step_channels(a) % 8 == 0 && step_aligned(a->in_proj) &&
            step_aligned(a->norm_weight) && step_aligned(a->residual) && step_aligned(a->conv_weight) && step_aligned(a->conv_state) &&
            (a->conv_bias == NULL || step_aligned(a->conv_bias)) && wide_box(step_inner(a), sms) + wide_box(rest(a), sms) <= WIDE_BAND;

@@ -2,8 +2,10 @@
  *
  * hidden is small, so that a band of rows for every multiprocessor would read more of v than of the weights: the blocks of a cluster share a band,
  * each with a part of the columns, and each adds up the parts' sums of some rows of the batch out of their shared memory, always in the same order.
+ * Where the ranks' devices are neighbours, those sums go to the others' inboxes as soon as they are there, and what came from theirs is added.
  * (Through L2, with a word for every sum, that takes 3 us longer.)  A stage is one head: the sums are kept in units of their norm group's scale, and
  * rescaled where the group changes. */
+#include "kernels/cuda/exchange.cuh"
 #include "kernels/cuda/mixer_step_wide.cuh"
 
 namespace {
@@ -32,6 +34,7 @@ struct out_args {
     const float *next;           /* (rows): the weight of the norm behind, which finds its operand in `ready`; or NULL */
     kn_ready ready;
     bool add, scale, fold; /* as in mixer_step_out.cu */
+    kn_exchange x;         /* EXCHANGE; a message is (m, rows) sums, then (m) sums of squares */
     int bands, parts, heads, groups;
     int span; /* the most norm groups that a part has heads of */
     float width, eps;
@@ -40,11 +43,13 @@ struct out_args {
 struct out_shared {
     wide_barriers bars;
     unsigned char group[STEP_HEADS];
+    unsigned exchange;       /* its number */
+    float squares[WIDE_ROWS]; /* of an exchange with fold */
 };
 
 /* SUM_THREADS threads: rstd (groups, N) of the norm groups that this block's heads are in: `lanes` neighbours a row and group, the same order in
  * every run. */
-template <int N> __device__ __forceinline__ void statistics(const out_args &a, const out_shared &sh, const wide_piece &p, float *rstd, bool sums)
+template <int N, bool EXCHANGE> __device__ __forceinline__ void statistics(const out_args &a, out_shared &sh, const wide_piece &p, float *rstd, bool sums)
 {
     const int g0 = sh.group[p.first], count = sh.group[p.first + p.count - 1] - g0 + 1, m = a.product.m, thread = threadIdx.x - OUT_THREADS;
     int lanes = 32;
@@ -68,13 +73,18 @@ template <int N> __device__ __forceinline__ void statistics(const out_args &a, c
         for (int o = lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
         if (!has || lane > 0) continue;
         rstd[(g - g0) * N + n] = a.scale ? rsqrtf(t / a.width + a.eps) : 1.f;
-        if (sums) a.out[n * a.ld + a.product.rows] = t;
+        if (EXCHANGE && a.fold) {
+            sh.squares[n] = t; /* seen behind SCALES */
+            if (sums) exchange_turn(a.x).send((int64_t)m * a.product.rows + n, __float_as_uint(t));
+        } else if (sums) {
+            a.out[n * a.ld + a.product.rows] = t;
+        }
     }
     for (int i = thread; i < (N - m) * count; i += SUM_THREADS) rstd[i / (N - m) * N + m + i % (N - m)] = 1;
 }
 
 /* Warps that multiply, behind them those that add up squares; the last one fetches. */
-template <int N> __global__ void __launch_bounds__(ALL_THREADS) wide_out_kernel(const __grid_constant__ out_args a)
+template <int N, bool EXCHANGE> __global__ void __launch_bounds__(ALL_THREADS) wide_out_kernel(const __grid_constant__ out_args a)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ unsigned char smem[];
@@ -106,7 +116,8 @@ template <int N> __global__ void __launch_bounds__(ALL_THREADS) wide_out_kernel(
     dependency_wait();
     float *rstd = (float *)(ring + a.product.slots * wide_stage(a.product.box, N));
     if (threadIdx.x >= OUT_THREADS) {
-        statistics<N>(a, sh, p, rstd, a.fold && blockIdx.x == 0);
+        if (EXCHANGE && threadIdx.x == OUT_THREADS) sh.exchange = exchange_turn::next(a.x);
+        statistics<N, EXCHANGE>(a, sh, p, rstd, a.fold && blockIdx.x == 0);
         __syncwarp();
         kn_named_arrive(SCALES, OUT_THREADS + SUM_THREADS);
         return;
@@ -138,7 +149,10 @@ template <int N> __global__ void __launch_bounds__(ALL_THREADS) wide_out_kernel(
         int end = at.stage + 1;
         while (end < p.count && sh.group[p.chunk(end)] == group) end++;
         wide_multiply<N>(a.product, ring, &sh.bars, at, end, at.stage > 0, sum);
-        if (!scaled) kn_named_sync(SCALES, OUT_THREADS + SUM_THREADS);
+        if (!scaled) {
+            kn_named_sync(SCALES, OUT_THREADS + SUM_THREADS);
+            if (EXCHANGE && threadIdx.x == 0) exchange_turn(a.x, sh.exchange).leave();
+        }
         scaled = true;
         const int following = end < p.count ? sh.group[p.chunk(end)] : -1;
 #pragma unroll
@@ -161,10 +175,9 @@ template <int N> __global__ void __launch_bounds__(ALL_THREADS) wide_out_kernel(
         for (int c = 0; c < 4; c++)
             kn_shared_store(tile + ((j * 8 + 2 * q + c % 2) * SUM_PITCH + m0 + c / 2 * 8) * 4, __float_as_uint(sum[4 * j + c]));
     kn_cluster_sync();
-#pragma unroll 1
-    for (int n = n0; n < n1; n += OUT_WARPS) {
+    /* Of a row of the batch, this rank's sums. */
+    const auto sum_parts = [&](int n, float4 (&t)[PIECES]) {
         float4 from[PIECES][WIDE_PARTS];
-        float square = 0;
 #pragma unroll
         for (int u = 0; u < PIECES; u++)
 #pragma unroll
@@ -172,10 +185,49 @@ template <int N> __global__ void __launch_bounds__(ALL_THREADS) wide_out_kernel(
                 from[u][s] = mine[u] && s < a.parts ? kn_cluster_load(kn_cluster_at(tile + (n * SUM_PITCH + u * 128 + lane * 4) * 4, s)) : make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int u = 0; u < PIECES; u++) {
-            if (!mine[u]) continue;
-            float4 t = from[u][0], v = old[u];
+            t[u] = from[u][0];
 #pragma unroll
-            for (int s = 1; s < WIDE_PARTS; s++) t.x += from[u][s].x, t.y += from[u][s].y, t.z += from[u][s].z, t.w += from[u][s].w;
+            for (int s = 1; s < WIDE_PARTS; s++) t[u].x += from[u][s].x, t[u].y += from[u][s].y, t[u].z += from[u][s].z, t[u].w += from[u][s].w;
+        }
+    };
+    const exchange_turn turn(a.x, EXCHANGE ? sh.exchange : 0);
+    /* A lane's sums are two pairs, in a message's row the first pairs of all lanes, then the second ones: lanes write, and send, whole lines.  Bands may
+     * differ from device to device. */
+    const auto word_of = [&](int n, int u, int pair) { return (int64_t)n * a.product.rows + pair * (a.product.rows / 2) + (p.row0 + u * 128) / 2 + lane * 2; };
+    if (EXCHANGE) {
+#pragma unroll 1
+        for (int n = n0; n < n1; n += OUT_WARPS) {
+            float4 t[PIECES];
+            sum_parts(n, t);
+#pragma unroll
+            for (int u = 0; u < PIECES; u++) {
+                if (!mine[u]) continue;
+                turn.send(word_of(n, u, 0), make_uint2(__float_as_uint(t[u].x), __float_as_uint(t[u].y)));
+                turn.send(word_of(n, u, 1), make_uint2(__float_as_uint(t[u].z), __float_as_uint(t[u].w)));
+            }
+        }
+    }
+#pragma unroll 1
+    for (int n = n0; n < n1; n += OUT_WARPS) {
+        float4 sums[PIECES];
+        float square = 0;
+        sum_parts(n, sums);
+        if (EXCHANGE) {
+            const float scale = a.fold ? rsqrtf(exchange_sum(turn, (int64_t)m * a.product.rows + n, sh.squares[n]) / a.width + a.eps) : 1.f;
+#pragma unroll
+            for (int u = 0; u < PIECES; u++) {
+                if (!mine[u]) continue;
+                float lo[2], hi[2];
+                exchange_sum(turn, word_of(n, u, 0), exchange_line<float>(make_uint2(__float_as_uint(sums[u].x), __float_as_uint(sums[u].y))), lo);
+                exchange_sum(turn, word_of(n, u, 1), exchange_line<float>(make_uint2(__float_as_uint(sums[u].z), __float_as_uint(sums[u].w))), hi);
+                sums[u] = make_float4(scale * lo[0], scale * lo[1], scale * hi[0], scale * hi[1]);
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < PIECES; u++) {
+            if (!mine[u]) continue;
+            const float4 t = sums[u];
+            float4 v = old[u];
             v.x += t.x + bias[u].x, v.y += t.y + bias[u].y, v.z += t.z + bias[u].z, v.w += t.w + bias[u].w;
             *((float4 *)(a.out + n * a.ld + p.row0 + u * 128) + lane) = v;
             if (a.next)
@@ -229,6 +281,7 @@ int span_of(const out_args &o)
 bool mixer_step_wide_out_knows(const kn_context *c, const kn_mixer_step_args *a)
 {
     out_split s;
+    if (a->exchange != NULL && (int64_t)a->rows * (a->hidden + a->fold) > a->exchange->words) return false;
     return a->hidden % 8 == 0 && split_of(c, a, &s) && (a->delta == NULL || (step_aligned(a->delta) && a->ld_delta % 4 == 0)) &&
            (a->out_bias == NULL || step_aligned(a->out_bias)) && (a->next_norm == NULL || step_aligned(a->next_norm));
 }
@@ -245,7 +298,7 @@ plp_status mixer_step_wide_create(kn_context *c)
     if (!c->hopper) return PLP_OK;
     int most;
     PLP_TRY(KN_CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, c->options.device)));
-    PLP_TRY(step_prepare<wide_out_kernel<WIDE_ROWS>>(c));
+    PLP_TRY((step_prepare<wide_out_kernel<WIDE_ROWS, true>>(c)));
     c->clusters[1] = c->sms;
     for (int parts = 2; parts <= WIDE_PARTS; parts++) {
         cudaLaunchAttribute cluster = {};
@@ -257,7 +310,7 @@ plp_status mixer_step_wide_create(kn_context *c)
         config.dynamicSmemBytes = most - 8192; /* the static part is no more */
         config.attrs = &cluster;
         config.numAttrs = 1;
-        if (cudaOccupancyMaxActiveClusters(&c->clusters[parts], wide_out_kernel<WIDE_ROWS>, &config) == cudaSuccess) continue;
+        if (cudaOccupancyMaxActiveClusters(&c->clusters[parts], (wide_out_kernel<WIDE_ROWS, true>), &config) == cudaSuccess) continue;
         cudaGetLastError(); /* a part of a device may have none */
         c->clusters[parts] = 0;
     }
@@ -273,7 +326,8 @@ plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const
     const int inner = step_inner(a);
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
     out_args o = { { {}, a->hidden, a->rows, s.box, a->heads, 0 }, {}, a->out_bias, w->squares, add ? a->residual : a->delta,
-                   add ? a->hidden : a->ld_delta, add ? a->next_norm : NULL, a->ready, add, norm && !a->fold, a->fold, s.bands, s.parts, a->heads,
+                   add ? a->hidden : a->ld_delta, add ? a->next_norm : NULL, a->ready, add, norm && !a->fold, a->fold,
+                   a->exchange != NULL ? *a->exchange : kn_exchange{}, s.bands, s.parts, a->heads,
                    norm ? a->gate_groups : 1, 1, (float)a->gate_width, (float)a->gate_eps, {} };
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
@@ -286,7 +340,10 @@ plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const
         if (st != PLP_OK) return;
         const int scales = o.span * N * (int)sizeof(float);
         o.product.slots = wide_slots(s.box, N, OUT_GROUPS, (int)sizeof(out_shared) + scales, available);
-        st = step_launch<wide_out_kernel<N>>(c, dim3(s.bands * s.parts), wide_bytes(s.box, N, OUT_GROUPS, o.product.slots) + scales, o, ALL_THREADS, s.parts);
+        const dim3 grid(s.bands * s.parts);
+        const size_t bytes = wide_bytes(s.box, N, OUT_GROUPS, o.product.slots) + scales;
+        if (a->exchange != NULL) st = step_launch<wide_out_kernel<N, true>>(c, grid, bytes, o, ALL_THREADS, s.parts);
+        else st = step_launch<wide_out_kernel<N, false>>(c, grid, bytes, o, ALL_THREADS, s.parts);
     });
     return st;
 }
