@@ -495,6 +495,8 @@ typedef struct kn_backend {
 
     /* data[i] = its sum over the devices, in place.  NULL where there is no such thing. */
     plp_status (*exchange_sum)(kn_context *c, const kn_exchange *x, void *data, int64_t count, plp_dtype dtype);
+    /* all (devices, bytes) = every device's `mine`, which does not overlap; bytes: a multiple of 4. */
+    plp_status (*exchange_gather)(kn_context *c, const kn_exchange *x, const void *mine, size_t bytes, void *all);
     /* See kn_arrive_args; NULL where there is no such thing. */
     plp_status (*arrive)(kn_context *c, const kn_arrive_args *a);
     plp_status (*await)(kn_context *c, const kn_exchange *x);

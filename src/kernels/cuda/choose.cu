@@ -8,6 +8,7 @@ namespace
 
 __global__ void choose_kernel(kn_choose_args a)
 {
+    kn_early_begin();
     const int64_t t = blockIdx.x;
     if (threadIdx.x > 0) return;
     a.out[t] = kn_choose_row(a.row + t, a.all + t, a.rows, a.ranks, a.sorted + t * a.ranks * KN_CANDIDATES, a.next + t * a.ranks);
@@ -24,7 +25,7 @@ __global__ void feed_kernel(int *ids, const kn_choice *from, int rows)
 plp_status kn_choose_cuda(kn_context *c, const kn_choose_args *a)
 {
     if (a->rows == 0) return PLP_OK;
-    choose_kernel<<<a->rows, 32, 0, c->stream>>>(*a);
+    kn_early_launch(c, choose_kernel, a->rows, 32, *a);
     return KN_LAUNCHED();
 }
 

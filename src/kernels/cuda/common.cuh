@@ -62,6 +62,7 @@ plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a);
 plp_status kn_pick_cuda(kn_context *c, const kn_pick_args *a);
 plp_status kn_sum_norm_cuda(kn_context *c, const kn_add_norm_args *a); /* kn->add_norm of an exchange; no map */
 plp_status kn_exchange_sum_cuda(kn_context *c, const kn_exchange *x, void *data, int64_t count, plp_dtype dtype);
+plp_status kn_exchange_gather_cuda(kn_context *c, const kn_exchange *x, const void *mine, size_t bytes, void *all);
 bool kn_exchanges_cuda(const kn_add_norm_args *a);
 plp_status kn_share_norm_cuda(kn_context *c, const kn_add_norm_args *a); /* kn->add_norm of several parts */
 bool kn_shares_cuda(const kn_add_norm_args *a);

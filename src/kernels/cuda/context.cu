@@ -169,7 +169,7 @@ static kn_backend fill_table(void)
     t.candidates = kn_candidates_cuda, t.choose = kn_choose_cuda, t.feed = kn_feed_cuda;
     t.capture_begin = kn_capture_begin_cuda, t.capture_end = kn_capture_end_cuda, t.replay = kn_replay_cuda;
     t.graph_destroy = kn_graph_destroy_cuda;
-    t.exchange_sum = kn_exchange_sum_cuda, t.exchanges = kn_exchanges_cuda, t.shares = kn_shares_cuda;
+    t.exchange_sum = kn_exchange_sum_cuda, t.exchange_gather = kn_exchange_gather_cuda, t.exchanges = kn_exchanges_cuda, t.shares = kn_shares_cuda;
     t.arrive = kn_arrive_cuda, t.await = kn_await_cuda;
     t.mixer_step_work = kn_mixer_step_work_cuda, t.mixer_step = kn_mixer_step_cuda, t.mixer_step_knows = kn_mixer_step_knows_cuda;
     t.norm_linear = kn_norm_linear_cuda;

@@ -1,4 +1,4 @@
-/* src/kernels/cuda/exchange.cu -- kn->exchange_sum, and kn->add_norm of parts that neighbouring devices hold: one flight over the link,
+/* src/kernels/cuda/exchange.cu -- kn->exchange_sum and kn->exchange_gather, and kn->add_norm of parts that neighbouring devices hold: one flight over the link,
  * then the row is in registers, where the residual add and the norm find it. */
 #include "kernels/cuda/exchange.cuh"
 
@@ -38,6 +38,24 @@ template <class T> __global__ void __launch_bounds__(THREADS) sum_kernel(const _
         for (int k = 0; k < line::N; k++)
             if (i * line::N + k < count) data[i * line::N + k] = l.v[k];
     }
+}
+
+struct gather_args {
+    kn_exchange x;
+    const uint32_t *mine;
+    uint32_t *all;
+    int64_t count;
+};
+__global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__ gather_args a)
+{
+    kn_early_begin();
+    const exchange_turn turn(a.x);
+    const int64_t first = (int64_t)blockIdx.x * THREADS + threadIdx.x, step = (int64_t)gridDim.x * THREADS;
+    for (int64_t i = first; i < a.count; i += step) turn.send(i, a.mine[i]);
+    __syncthreads();
+    if (threadIdx.x == 0) turn.leave();
+    for (int64_t i = first; i < a.count; i += step)
+        for (int r = 0; r < a.x.size; r++) a.all[r * a.count + i] = r == a.x.rank ? a.mine[i] : turn.receive(r, i);
 }
 
 /* Words of a row's message: its lines, and one for the sum of squares. */
@@ -114,6 +132,15 @@ plp_status kn_exchange_sum_cuda(kn_context *c, const kn_exchange *x, void *data,
         typedef decltype(v) T;
         sum_kernel<T><<<(int)(blocks < c->sms ? blocks : c->sms), THREADS, 0, c->stream>>>(*x, (T *)data, count, (uintptr_t)data % 8 == 0);
     });
+    return KN_LAUNCHED();
+}
+
+plp_status kn_exchange_gather_cuda(kn_context *c, const kn_exchange *x, const void *mine, size_t bytes, void *all)
+{
+    const int64_t count = (int64_t)(bytes / sizeof(uint32_t)), blocks = kn_ceil(count, THREADS);
+    if (count == 0) return PLP_OK;
+    if (bytes % sizeof(uint32_t) != 0 || count > x->words) return PLP_FAIL(PLP_ERR_INTERNAL, "exchange of %zu bytes, at most %lld words", bytes, (long long)x->words);
+    kn_early_launch(c, gather_kernel, (int)(blocks < c->sms ? blocks : c->sms), THREADS, gather_args{ *x, (const uint32_t *)mine, (uint32_t *)all, count });
     return KN_LAUNCHED();
 }
 
