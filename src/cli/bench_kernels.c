@@ -192,7 +192,7 @@ typedef struct {
     plp_dtype act, weights, state_dtype;
     bool decode, round, packed;
     int tokens, seqs;
-    int64_t E, I, R, C, H, bc; /* hidden, inner, rows of in_proj, channels of conv, heads, columns of B */
+    int64_t E, I, R, C, H, bc; /* hidden, inner, rows of in_proj as in memory, channels of conv, heads, columns of B */
     kn_batch batch;
     const int *group, *host_group, *norm_first;
     void *residual, *delta, *normed, *in, *conv, *y, *w_in, *w_out, *vector, *A, *conv_state, *ssm_state;
@@ -371,7 +371,7 @@ static void list_mamba2(const bench_layer *l, const kn_backend *kn, kn_context *
                                .x = l->conv,
                                .B = at(l->conv, l->act, l->I),
                                .C = at(l->conv, l->act, l->I + l->bc),
-                               .dt = at(l->in, l->act, l->R - l->H),
+                               .dt = at(l->in, l->act, l->p.in_rows - l->H),
                                .ld_x = l->C,
                                .ld_bc = l->C,
                                .ld_dt = l->R,
@@ -495,7 +495,7 @@ static plp_status layer_kernels(bench *b, int tokens, int seqs)
     l.weights = b->options.f32 && !cpu ? PLP_F32 : l.c->dtype, l.act = cpu || b->options.f32 ? PLP_F32 : l.weights;
     l.state_dtype = b->options.ssm_dtype;
     PLP_TRY(model_plan_make(&l.p, l.c, tp_rank(b->group), tp_size(b->group)));
-    l.E = l.c->hidden, l.I = l.p.channels.count, l.R = l.p.in_rows, l.C = l.p.conv_channels, l.H = l.p.heads.count;
+    l.E = l.c->hidden, l.I = l.p.channels.count, l.R = layer_in_rows(l.p.in_rows), l.C = l.p.conv_channels, l.H = l.p.heads.count;
     l.bc = l.p.groups.count * l.c->state;
     const kn_options o = context_options(b, &l.p, tokens, l.act);
     PLP_DO(kn->create(&ctx, &o));

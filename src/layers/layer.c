@@ -27,10 +27,10 @@ plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int h
                                                 .out = out });
 }
 
-plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns)
+plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns, int64_t ld)
 {
     const layer_probe *p = l->probe;
-    return p->see ? p->see(p->arg, p->layer, tensor, data, dtype, l->b->tokens, columns, columns) : PLP_OK;
+    return p->see ? p->see(p->arg, p->layer, tensor, data, dtype, l->b->tokens, columns, ld) : PLP_OK;
 }
 
 plp_status layer_settle(const layer_call *l)
@@ -124,13 +124,13 @@ static plp_status norm(const layer_call *l)
     return layer_add_norm(l->kn, l->c, tokens, l->d->hidden, l->residual, l->pending, NULL, tokens, l->w->norm, l->d->eps, l->s->normed);
 }
 
-plp_status layer_project_in(const layer_call *l, int rows)
+plp_status layer_project_in(const layer_call *l, int rows, int ld)
 {
     const layer_dims *d = l->d;
     const int tokens = l->b->tokens;
     PLP_TRY(norm(l));
     PLP_TRY(l->kn->linear(l->c, &(kn_linear_args){ .rows = tokens,
-                                                   .n = rows,
+                                                   .n = l->packed ? rows : ld,
                                                    .k = d->hidden,
                                                    .x = l->s->normed,
                                                    .x_dtype = d->act,
@@ -141,18 +141,18 @@ plp_status layer_project_in(const layer_call *l, int rows)
                                                    .bias = l->w->in_bias,
                                                    .y = l->s->in,
                                                    .y_dtype = d->act,
-                                                   .ldy = rows,
+                                                   .ldy = ld,
                                                    .round_x = d->round }));
-    return layer_show(l, "in_proj", l->s->in, d->act, rows);
+    return layer_show(l, "in_proj", l->s->in, d->act, rows, ld);
 }
 
-kn_conv_args layer_convolution(const layer_call *l, int first, int rows, int channels)
+kn_conv_args layer_convolution(const layer_call *l, int first, int ld, int channels)
 {
     const layer_dims *d = l->d;
     return (kn_conv_args){ .channels = channels,
                            .width = d->conv,
                            .in = layer_at(l->s->in, d->act, first),
-                           .ld_in = rows,
+                           .ld_in = ld,
                            .weight = l->w->conv,
                            .bias = l->w->conv_bias,
                            .state = l->w->conv_state,
@@ -164,11 +164,11 @@ kn_conv_args layer_convolution(const layer_call *l, int first, int rows, int cha
                            .snap_slot = l->snap_slot };
 }
 
-plp_status layer_convolve(const layer_call *l, int first, int rows, int channels)
+plp_status layer_convolve(const layer_call *l, int first, int ld, int channels)
 {
-    const kn_conv_args a = layer_convolution(l, first, rows, channels);
+    const kn_conv_args a = layer_convolution(l, first, ld, channels);
     PLP_TRY(l->kn->conv(l->c, &a, l->b));
-    return layer_show(l, "conv", l->s->conv, l->d->act, channels);
+    return layer_show(l, "conv", l->s->conv, l->d->act, channels, channels);
 }
 
 /* What the projection's output travels in.  Many rows: the type of activations, half the bytes to write, to sum over the ranks and to

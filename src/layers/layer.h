@@ -71,7 +71,7 @@ typedef struct {
 /* Work space of a step of at most `tokens` rows, shared by all layers. */
 typedef struct {
     void *normed;   /* (tokens, hidden) act                                               */
-    void *in;       /* (tokens, in_proj rows) act                                         */
+    void *in;       /* (tokens, in_proj rows, see layer_in_rows) act                       */
     void *conv;     /* (tokens, conv channels) act                                        */
     float *mixed;   /* (tokens, R + 2 N): x_proj, summed over the ranks.  Mamba-1; in slices for kn->scan_mixer_begin */
     void *parts;    /* the same as act, normed: what goes into dt_proj, B and C.  Mamba-1 */
@@ -137,13 +137,17 @@ static inline int layer_inner(const layer_dims *d) { return d->heads * d->dim; }
 /* The n-th element of an array. */
 static inline void *layer_at(const void *base, plp_dtype dtype, int64_t n) { return (char *)base + (size_t)n * plp_dtype_size(dtype); }
 
+/* Rows of in_proj in memory, and columns of its output: a multiple of 8, or matrix products, copies and wide loads of 16 bytes are slow where a rank
+ * has an odd number of heads.  What is in the last ones is nobody's. */
+static inline int64_t layer_in_rows(int64_t rows) { return (rows + 7) / 8 * 8; }
+
 /* Adds `pending` to the residual, for forms of a layer that read it up to date. */
 plp_status layer_settle(const layer_call *l);
-/* s->in (tokens, rows) = in_proj of the normed residual, `pending` added. */
-plp_status layer_project_in(const layer_call *l, int rows);
-/* s->conv (tokens, channels) = the convolution of s->in's columns from `first` on, which is (tokens, rows): what it takes, and done. */
-kn_conv_args layer_convolution(const layer_call *l, int first, int rows, int channels);
-plp_status layer_convolve(const layer_call *l, int first, int rows, int channels);
+/* s->in (tokens, ld) = in_proj of the normed residual, `rows` columns of it, `pending` added. */
+plp_status layer_project_in(const layer_call *l, int rows, int ld);
+/* s->conv (tokens, channels) = the convolution of s->in's columns from `first` on, which is (tokens, ld): what it takes, and done. */
+kn_conv_args layer_convolution(const layer_call *l, int first, int ld, int channels);
+plp_status layer_convolve(const layer_call *l, int first, int ld, int channels);
 /* Where a folded norm's sums of squares go, and their distance. */
 float *layer_folded_sums(const layer_call *l, int64_t *ld);
 /* s->delta = this rank's share of out_proj of s->y. */
@@ -153,6 +157,6 @@ plp_status layer_project_out(const layer_call *l);
 plp_status layer_behind_scan(const layer_call *l, int ld_z, plp_status (*rest)(const layer_call *l));
 /* Collective.  Leaves s->delta in `pending`, summed over the ranks, or to be summed by whoever adds it. */
 plp_status layer_finish(const layer_call *l);
-plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns);
+plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns, int64_t ld);
 
 #endif

@@ -84,7 +84,7 @@ static plp_status project_x(const layer_call *l)
                                                    .ldy = parts(d),
                                                    .round_x = d->round }));
     PLP_TRY(tp_all_reduce(l->g, l->s->mixed, (int64_t)tokens * parts(d), PLP_F32));
-    return layer_show(l, "x_proj", l->s->mixed, PLP_F32, parts(d));
+    return layer_show(l, "x_proj", l->s->mixed, PLP_F32, parts(d), parts(d));
 }
 
 /* s->parts from s->mixed, and dt into the columns of s->in that held x: the convolution has read them. */
@@ -143,7 +143,7 @@ static plp_status scan(const layer_call *l, const void *dt)
                              .work = l->s->step };
     if (l->b->decodes > 0) PLP_TRY(l->kn->scan_step(l->c, &a, l->b));
     if (l->b->seqs > l->b->decodes) PLP_TRY(l->kn->scan(l->c, &a, l->b));
-    return layer_show(l, "scan", l->s->y, d->act, inner);
+    return layer_show(l, "scan", l->s->y, d->act, inner, inner);
 }
 
 static plp_status project_out(const layer_call *l)
@@ -159,7 +159,7 @@ static plp_status forward(const layer_call *l)
     bool done, up_to_date;
     PLP_TRY(fused_step(l, &done, &up_to_date));
     if (done) return up_to_date ? PLP_OK : layer_finish(l);
-    PLP_TRY(layer_project_in(l, 2 * inner));
+    PLP_TRY(layer_project_in(l, 2 * inner, 2 * inner));
     PLP_TRY(layer_convolve(l, inner, 2 * inner, inner));
     PLP_TRY(project_x(l));
     PLP_TRY(project_dt(l, x));

@@ -5,6 +5,7 @@
 static int bc(const layer_dims *d) { return d->groups * d->state; } /* columns of B, and of C */
 static int conv_channels(const layer_dims *d) { return layer_inner(d) + 2 * bc(d); }
 static int in_rows(const layer_dims *d) { return 2 * layer_inner(d) + 2 * bc(d) + d->heads; }
+static int ld_in(const layer_dims *d) { return (int)layer_in_rows(in_rows(d)); } /* of its output */
 
 /* The whole mixer in the backend's fused form, for steps of decode rows alone.  *done = false: not for this shape.  *up_to_date: the
  * residual has this layer's output, summed over the ranks. */
@@ -80,7 +81,7 @@ static plp_status convolve_and_scan(const layer_call *l)
     const layer_dims *d = l->d;
     const kn_batch *b = l->b;
     const int inner = layer_inner(d), channels = conv_channels(d);
-    const kn_conv_args v = layer_convolution(l, inner, in_rows(d), channels);
+    const kn_conv_args v = layer_convolution(l, inner, ld_in(d), channels);
     const kn_ssm_args a = { .heads = d->heads,
                             .groups = d->groups,
                             .dim = d->dim,
@@ -94,7 +95,7 @@ static plp_status convolve_and_scan(const layer_call *l)
                             .dt = layer_at(l->s->in, d->act, 2 * inner + 2 * bc(d)),
                             .ld_x = channels,
                             .ld_bc = channels,
-                            .ld_dt = in_rows(d),
+                            .ld_dt = ld_in(d),
                             .A = l->w->A,
                             .dt_bias = l->w->dt_bias,
                             .D = l->w->D,
@@ -113,10 +114,10 @@ static plp_status convolve_and_scan(const layer_call *l)
     if (together)
         PLP_TRY(l->kn->ssd_conv(l->c, &v, &a, b));
     else
-        PLP_TRY(layer_convolve(l, inner, in_rows(d), channels));
+        PLP_TRY(layer_convolve(l, inner, ld_in(d), channels));
     if (b->decodes > 0) PLP_TRY(l->kn->ssm_step(l->c, &a, b));
     if (prefills && !together) PLP_TRY(l->kn->ssd(l->c, &a, b));
-    return layer_show(l, "scan", l->s->y, d->act, inner);
+    return layer_show(l, "scan", l->s->y, d->act, inner, inner);
 }
 
 /* v = y silu(z), normed as far as this rank alone can; with straddling groups, after the sums came together. */
@@ -138,7 +139,7 @@ static plp_status gate(const layer_call *l)
                              .y = l->s->y,
                              .z = l->s->in,
                              .ld_y = channels,
-                             .ld_z = in_rows(d),
+                             .ld_z = ld_in(d),
                              .weight = l->w->gate_norm,
                              .out = l->s->y,
                              .ld_out = channels };
@@ -167,9 +168,9 @@ static plp_status forward(const layer_call *l)
     PLP_TRY(fused_step(l, &done, &up_to_date));
     if (up_to_date) return PLP_OK;
     if (done) return layer_finish(l);
-    PLP_TRY(layer_project_in(l, in_rows(d)));
+    PLP_TRY(layer_project_in(l, in_rows(d), ld_in(d)));
     PLP_TRY(convolve_and_scan(l));
-    return layer_behind_scan(l, in_rows(d), gate_and_project);
+    return layer_behind_scan(l, ld_in(d), gate_and_project);
 }
 
 static int64_t sum_columns(const layer_dims *d) { return d->norm == LAYER_NORM_SUMMED ? d->all_norm_groups : d->norm == LAYER_NORM_FOLDED; }
@@ -181,7 +182,7 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
         .rows = (int)seqs, .hidden = d->hidden, .heads = d->heads, .groups = d->groups, .dim = d->dim, .state = d->state, .width = d->conv
     };
     s->normed = plp_arena_take(a, tokens * d->hidden, act);
-    s->in = plp_arena_take(a, tokens * in_rows(d), act);
+    s->in = plp_arena_take(a, tokens * ld_in(d), act);
     s->conv = plp_arena_take(a, tokens * conv_channels(d), act);
     s->y = plp_arena_take(a, tokens * layer_inner(d), act);
     s->sums = plp_arena_take(a, tokens * sum_columns(d), sizeof(float));
@@ -195,7 +196,7 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
 static layer_scratch rows_from(const layer_scratch *s, const layer_dims *d, int64_t row)
 {
     return (layer_scratch){ .normed = layer_at(s->normed, d->act, row * d->hidden),
-                            .in = layer_at(s->in, d->act, row * in_rows(d)),
+                            .in = layer_at(s->in, d->act, row * ld_in(d)),
                             .conv = layer_at(s->conv, d->act, row * conv_channels(d)),
                             .y = layer_at(s->y, d->act, row * layer_inner(d)),
                             .sums = s->sums + row * sum_columns(d),

@@ -40,6 +40,7 @@ static plp_status record(void *arg, int64_t layer, const char *tensor, const voi
     PLP_DO(o->backend->to_host(model_context(f->m), copy, data, count * plp_dtype_size(dtype)));
     PLP_DO(o->backend->sync(model_context(f->m)));
     plp_convert(wide, PLP_F32, copy, dtype, count);
+    for (int64_t t = 1; t < rows && ld > columns; t++) memmove(wide + t * columns, wide + t * ld, (size_t)columns * sizeof *wide);
     f->list[f->count++] = (sight){ tensor, f->past, layer, rows, columns, wide };
     wide = NULL;
 done:

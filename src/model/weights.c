@@ -46,11 +46,18 @@ static int64_t own_elements(const model_plan *p, const model_config *c, model_ba
     return model_plan_band(p, c, band).count * (model_band_of(band)->by_columns ? rows : columns);
 }
 
+/* Elements behind the bands of in_proj and its bias: layer_in_rows. */
+static int64_t padding(const model_plan *p, model_band first, int64_t elements)
+{
+    const bool in = first == MODEL_IN_Z || first == MODEL_IN_Z_BIAS;
+    return in && p->in_rows > 0 ? (layer_in_rows(p->in_rows) - p->in_rows) * (elements / p->in_rows) : 0;
+}
+
 static void *take(plp_arena *a, const model_plan *p, const model_config *c, plp_dtype dtype, const model_band *bands, int count)
 {
     int64_t n = 0;
     for (int i = 0; i < count; i++) n += own_elements(p, c, bands[i]);
-    return plp_arena_take(a, n, plp_dtype_size(dtype));
+    return plp_arena_take(a, n + padding(p, bands[0], n), plp_dtype_size(dtype));
 }
 #define TAKE_ONE(dtype, band) take(a, p, c, dtype, &(const model_band){ band }, 1)
 
@@ -223,6 +230,14 @@ static plp_status load_bands(loader *l, int64_t layer, plp_dtype dtype, const vo
 }
 #define LOAD_ONE(dtype, to, band) PLP_DO(load_bands(&l, 0, dtype, to, &(const model_band){ band }, 1))
 
+static plp_status clear_padding(const loader *l, plp_dtype dtype, const void *to, const entry *e)
+{
+    int64_t n = 0;
+    for (int i = 0; i < e->count; i++) n += own_elements(l->p, l->c, e->bands[i]);
+    const size_t size = plp_dtype_size(dtype), bytes = (size_t)padding(l->p, e->bands[0], n) * size;
+    return bytes > 0 ? l->kn->fill(l->context, (char *)to + (size_t)n * size, 0, bytes) : PLP_OK;
+}
+
 /* A stage holds a piece, a row that is wider than one, or this rank's columns of a band that is cut by columns; and never more than all. */
 static size_t stage_bytes(const model_plan *p, const model_config *c, plp_dtype dtype, uint64_t total)
 {
@@ -257,6 +272,7 @@ plp_status model_weights_load(model_weights *w, const model_plan *p, const model
             const void *to;
             memcpy(&to, (const char *)(w->layers + layer) + e->place, sizeof to);
             PLP_DO(load_bands(&l, layer, dtype_of(w, e->bands[0]), to, e->bands, e->count));
+            PLP_DO(clear_padding(&l, dtype_of(w, e->bands[0]), to, e));
         }
     LOAD_ONE(PLP_F32, w->final_norm, MODEL_FINAL_NORM);
     if (!c->tied) LOAD_ONE(w->dtype, w->head, MODEL_HEAD);
