@@ -3,7 +3,8 @@ include(CheckPIESupported)
 check_pie_supported()
 add_compile_options($<$<COMPILE_LANGUAGE:C>:-fstack-protector-strong> $<$<COMPILE_LANGUAGE:C>:-fstack-clash-protection>
                     $<$<COMPILE_LANGUAGE:C>:-Wformat> $<$<COMPILE_LANGUAGE:C>:-Werror=format-security>
-                    $<$<COMPILE_LANGUAGE:C>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>) # the same program wherever it is built
+                    $<$<COMPILE_LANGUAGE:C>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>
+                    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>) # the same program wherever it is built
 add_link_options(-Wl,-z,relro,-z,now,-z,noexecstack)
 set(fortify 2)
 if((CMAKE_C_COMPILER_ID STREQUAL GNU AND CMAKE_C_COMPILER_VERSION VERSION_GREATER_EQUAL 12)

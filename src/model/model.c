@@ -348,7 +348,7 @@ double model_load_seconds(const model *m) { return m->load_seconds; }
 const model_options *model_options_of(const model *m) { return &m->options; }
 tp_group *model_group(model *m) { return m->group; }
 kn_context *model_context(model *m) { return m->context; }
-tp_slice model_vocab_slice(const model *m, int rank) { return tp_shard(m->config.vocab, rank, m->plan.size); }
+tp_slice model_vocab_slice(const model *m, int rank) { return model_plan_vocab(m->config.vocab, rank, m->plan.size); }
 
 const model_plan *model_plan_of(const model *m) { return &m->plan; }
 void model_set_probe(model *m, layer_probe probe) { m->probe = probe; }

@@ -31,6 +31,15 @@ static int64_t unit_of(const model_config *c, int size)
     return unit;
 }
 
+tp_slice model_plan_vocab(int64_t vocab, int rank, int size)
+{
+    enum { UNIT = 8, LEAST = 64 };
+    if (vocab < (int64_t)LEAST * size) return tp_shard(vocab, rank, size);
+    const tp_slice units = tp_shard((vocab + UNIT - 1) / UNIT, rank, size);
+    const int64_t first = units.first * UNIT, end = first + units.count * UNIT;
+    return (tp_slice){ first, (end < vocab ? end : vocab) - first };
+}
+
 plp_status model_plan_make(model_plan *p, const model_config *c, int rank, int size)
 {
     if (size > c->heads)
@@ -42,7 +51,7 @@ plp_status model_plan_make(model_plan *p, const model_config *c, int rank, int s
                        .size = size,
                        .heads = { units.first * unit, units.count * unit },
                        .unit = unit,
-                       .vocab = tp_shard(c->vocab, rank, size) };
+                       .vocab = model_plan_vocab(c->vocab, rank, size) };
     p->channels = (tp_slice){ p->heads.first * c->head_dim, p->heads.count * c->head_dim };
     if (c->kind == MODEL_MAMBA1) {
         p->in_rows = 2 * p->channels.count, p->conv_channels = p->channels.count;

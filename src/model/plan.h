@@ -32,6 +32,9 @@ typedef struct {
     int64_t conv_channels;
 } model_plan;
 
+/* Rows of the head on a rank: by eights, so that the logits' rows are as matrix products like them; by ones where those would be few. */
+tp_slice model_plan_vocab(int64_t vocab, int rank, int size);
+
 /* PLP_ERR_USAGE when there are more ranks than heads. */
 plp_status model_plan_make(model_plan *p, const model_config *c, int rank, int size);
 

@@ -279,13 +279,32 @@ static void a_published_mamba1_by_hand(void **state)
     assert_int_equal(list[1].elements, 5 * 4096);
 }
 
+/* Slices of a vocabulary tile it, by eights; with few rows for each rank by ones, so that none is empty sooner than it must be. */
+static void vocabularies_are_cut_by_eights(void **state)
+{
+    (void)state;
+    static const int64_t vocabs[] = { 50281, 65024, 512, 511, 61, 3 };
+    for (size_t v = 0; v < sizeof vocabs / sizeof *vocabs; v++)
+        for (int size = 1; size <= 9; size++) {
+            int64_t end = 0;
+            for (int r = 0; r < size; r++) {
+                const tp_slice own = model_plan_vocab(vocabs[v], r, size);
+                assert_int_equal(own.first, end);
+                if (vocabs[v] >= 64 * size) assert_int_equal(own.first % 8, 0);
+                assert_true(own.count >= (vocabs[v] >= size));
+                end = own.first + own.count;
+            }
+            assert_int_equal(end, vocabs[v]);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(slices_tile_and_differ_by_one), cmocka_unit_test(heads_find_their_groups),
         cmocka_unit_test(bands_cover_the_model),         cmocka_unit_test(norm_mode_follows_the_groups),
         cmocka_unit_test(a_published_shape_by_hand),     cmocka_unit_test(mamba1_is_cut_by_channel),
-        cmocka_unit_test(a_published_mamba1_by_hand),
+        cmocka_unit_test(a_published_mamba1_by_hand),    cmocka_unit_test(vocabularies_are_cut_by_eights),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
