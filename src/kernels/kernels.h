@@ -295,6 +295,9 @@ typedef struct {
     const float *gate_weight; /* (heads dim); NULL: no norm */
     const int *gate_first;    /* (norm groups + 1) channels, host */
     int gate_groups;
+    int all_groups,
+        group_first; /* norm groups of the model, and which is the first here, where groups span ranks and an exchange adds up their
+                                    statistic; all_groups 0: groups are whole here, or fold is set */
     double gate_width, gate_eps;
     const void *out_proj;  /* (hidden, heads dim) */
     const float *out_bias; /* or NULL */

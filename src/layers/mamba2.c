@@ -47,6 +47,8 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
         .gate_weight = w->gate_norm,
         .gate_first = d->host_norm_first,
         .gate_groups = d->norm_groups,
+        .all_groups = d->norm == LAYER_NORM_SUMMED ? d->all_norm_groups : 0,
+        .group_first = d->norm_group_first,
         .gate_width = d->norm_width,
         .gate_eps = d->eps,
         .out_proj = w->out_proj,
@@ -62,9 +64,9 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     };
     *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
-    if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs || d->norm == LAYER_NORM_SUMMED) return PLP_OK;
+    if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs) return PLP_OK;
     if (d->most_heads > KN_MIXER_HEADS) return PLP_OK; /* all ranks go one way: they may sum inside the mixer */
-    if (exchange && !l->kn->mixer_step_knows(l->c, &a, b))
+    if (exchange && d->norm != LAYER_NORM_SUMMED && !l->kn->mixer_step_knows(l->c, &a, b))
         a.exchange = NULL, a.delta = l->s->delta, a.out_bias = NULL; /* the layer sums behind it */
     if (!l->kn->mixer_step_knows(l->c, &a, b)) return PLP_OK;        /* the pieces add what is pending while they norm */
     PLP_TRY(layer_settle(l));

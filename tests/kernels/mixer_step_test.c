@@ -21,7 +21,8 @@ enum {
     UNEVEN = 128,
     BARE = 256,
     READY = 512,
-    TWIN = 1024
+    TWIN = 1024,
+    SPAN = 2048
 };
 
 typedef struct {
@@ -172,6 +173,7 @@ static void reference(const step *s, int r, double *conv, double *ssm, double *o
         for (int j = s->first[g]; j < s->first[g + 1]; j++) sum += v[j] * v[j];
         *squares += sum;
         const bool norm = s->a.gate_weight != NULL;
+        if (s->flags & SPAN) sum *= 2; /* the twin's part of the group */
         const double scale = norm && !s->a.fold             ? 1 / sqrt(sum / s->a.gate_width + s->a.gate_eps)
                              : s->a.fold && s->flags & TWIN ? 1 / sqrt(2 * sum / s->a.gate_width + s->a.gate_eps)
                                                             : 1;
@@ -195,6 +197,7 @@ static void meet_twin(kt *t, step *s)
     s->x.inbox[0] = s->inbox.p, s->x.inbox[1] = (uint64_t *)s->inbox.p + WORDS;
     s->a.exchange = &s->x;
     s->a.most_heads = s->heads;
+    if (s->flags & SPAN) s->a.all_groups = s->norm_groups + 3, s->a.group_first = 1; /* and others that neither has */
 }
 
 static void run(kt *t, const int *size)
@@ -401,6 +404,10 @@ const kt_case kt_mixer_step_rows[] = {
     { "mixer_step.ready.4096", run, { 8, 4096, 16, 8, 128, 8, READY }, STEP },
     { "mixer_step.twin.1", run, { 1, 2560, 9, 1, 128, 1, TWIN | FOLD }, STEP },
     { "mixer_step.twin.8", run, { 8, 1024, 16, 2, 128, 2, TWIN | READY | BIASES }, STEP },
+    { "mixer_step.twin.span", run, { 7, 1536, 10, 2, 64, 5, TWIN | SPAN | UNEVEN }, STEP },
+    { "mixer_step.twin.span.one", run, { 1, 4096, 11, 4, 128, 1, TWIN | SPAN | MID_GROUP }, STEP },
+    { "mixer_step.wide.twin.span", run, { 21, 1024, 13, 3, 128, 3, TWIN | SPAN | UNEVEN | MID_GROUP }, WIDE },
+    { "mixer_step.wide.twin.span.64", run, { 64, 512, 9, 1, 64, 9, TWIN | SPAN | READY }, WIDE },
     { "mixer_step.wide.twin.9", run, { 9, 320, 5, 5, 64, 5, TWIN | NO_NORM }, WIDE },
     { "mixer_step.wide.twin.20", run, { 20, 768, 12, 1, 128, 1, TWIN | FOLD | READY | BIASES }, WIDE },
     { "mixer_step.wide.twin.64", run, { 64, 4096, 8, 2, 128, 4, TWIN | READY }, WIDE },

@@ -36,6 +36,7 @@ struct out_args {
     const float *next;     /* READY: (rows), the weight of the norm behind, which finds its operand in `ready` */
     kn_ready ready;
     kn_exchange x;         /* EXCHANGE: the sum over its ranks is what is added; else sum(v^2) goes behind the last column of out */
+    int all_groups, group_first; /* EXCHANGE: norm groups of the model, whose sums are added up; 0: groups are whole here */
     int rows, m, heads, inner, turns; /* inner: columns of w, 1024 a turn */
     int slots, slot_rows, spare_bytes, groups, lanes;
     float width, eps;
@@ -45,6 +46,7 @@ struct out_args {
     short first[STEP_GROUPS + 1]; /* the norm groups' first heads */
 };
 enum { MESSAGE_ROW = MOST_PARTS * PART_ROWS + 1, MESSAGE = STEP_ROWS * MESSAGE_ROW }; /* words of a block: a row's sums, then its squares */
+/* Behind all blocks' words, the first block's: (m, all_groups) sums of squares, zero for groups that this rank has nothing of. */
 struct out_shared {
     int row, rows, begin; /* of w, the block's; the turn it starts at */
     unsigned exchange;    /* its number */
@@ -57,10 +59,13 @@ struct out_shared {
     ring_barriers bars;
 };
 static_assert(STEP_ROWS == STEP_WARPS, "a warp adds up one row's squares");
+/* EXCHANGE_GROUPS: of norm groups' statistics, too.  An instance of its own, as are those without: what is not there takes no registers. */
+enum exchange_kind { NO_EXCHANGE, EXCHANGE_SUMS, EXCHANGE_GROUPS };
 
-template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_out_kernel(const __grid_constant__ out_args a)
+template <int PARTS, exchange_kind X, bool READY> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_out_kernel(const __grid_constant__ out_args a)
 {
 #if STEP_CODE
+    constexpr bool EXCHANGE = X != NO_EXCHANGE;
     extern __shared__ __align__(128) unsigned char smem[];
     __shared__ out_shared sh;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -136,6 +141,15 @@ template <int PARTS, bool EXCHANGE, bool READY> __global__ void __launch_bounds_
     const float old = mine && a.add ? __ldcg(a.out + en * a.ld + sh.row + er) : 0.f;
     if (warp < a.m) {
         for (int o = a.lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
+        if (X == EXCHANGE_GROUPS) {
+            const exchange_turn turn(a.x, number);
+            const int at = gridDim.x * MESSAGE + warp * a.all_groups, own = lane - a.group_first;
+            if (blockIdx.x == 0 && lane < a.all_groups && (own < 0 || own >= a.groups)) turn.send(at + lane, 0u);
+            if (group < a.groups && lane % a.lanes == 0) {
+                if (blockIdx.x == 0) turn.send(at + a.group_first + group, __float_as_uint(t));
+                t = exchange_sum(turn, at + a.group_first + group, t);
+            }
+        }
         if (group < a.groups && lane % a.lanes == 0) {
             sh.rstd[group][warp] = a.scale ? rsqrtf(t / a.width + a.eps) : 1.f;
             if (EXCHANGE && a.fold) {
@@ -231,14 +245,18 @@ out_split split_of(const kn_mixer_step_args *a, int sms)
     const out_split s = { parts, slot_rows, (PART_ROWS - slot_rows) * ROW_BYTES };
     return s;
 }
-template <bool EXCHANGE, bool READY> plp_status launch(kn_context *c, int parts, dim3 grid, size_t shared, const out_args &o)
+template <exchange_kind X, bool READY> plp_status launch(kn_context *c, int parts, dim3 grid, size_t shared, const out_args &o)
 {
     switch (parts) {
-    case 1: return step_launch<mixer_out_kernel<1, EXCHANGE, READY>>(c, grid, shared, o);
-    case 2: return step_launch<mixer_out_kernel<2, EXCHANGE, READY>>(c, grid, shared, o);
-    case 3: return step_launch<mixer_out_kernel<3, EXCHANGE, READY>>(c, grid, shared, o);
-    default: return step_launch<mixer_out_kernel<4, EXCHANGE, READY>>(c, grid, shared, o);
+    case 1: return step_launch<mixer_out_kernel<1, X, READY>>(c, grid, shared, o);
+    case 2: return step_launch<mixer_out_kernel<2, X, READY>>(c, grid, shared, o);
+    case 3: return step_launch<mixer_out_kernel<3, X, READY>>(c, grid, shared, o);
+    default: return step_launch<mixer_out_kernel<4, X, READY>>(c, grid, shared, o);
     }
+}
+template <exchange_kind X> plp_status launch(kn_context *c, int parts, dim3 grid, size_t shared, const out_args &o)
+{
+    return o.next != NULL ? launch<X, true>(c, parts, grid, shared, o) : launch<X, false>(c, parts, grid, shared, o);
 }
 int beside_ring(const kn_mixer_step_args *a, const out_split &s) { return s.spare_bytes + STEP_WARPS * V_AHEAD * a->rows * V_PITCH; }
 
@@ -249,7 +267,8 @@ bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms)
     if (a->heads > STEP_HEADS || a->hidden > MOST_PARTS * PART_ROWS * sms || !step_aligned(a->out_proj)) return false;
     if (a->fold && (a->gate_weight == NULL || a->gate_groups != 1)) return false;
     if (a->fold && a->exchange == NULL && (a->delta == NULL || a->out_bias != NULL)) return false; /* the caller scales, then adds the bias */
-    if (a->exchange != NULL && (a->delta != NULL || (int64_t)sms * MESSAGE > a->exchange->words)) return false;
+    if (a->exchange != NULL && (a->delta != NULL || (int64_t)sms * MESSAGE + STEP_ROWS * a->all_groups > a->exchange->words)) return false;
+    if (a->all_groups > STEP_GROUPS || (a->all_groups > 0 && a->exchange == NULL)) return false;
     if (a->gate_weight == NULL) return true;
     if (a->gate_groups < 1 || a->gate_groups > STEP_GROUPS) return false;
     for (int g = 0; g <= a->gate_groups; g++)
@@ -270,7 +289,7 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
     out_args o = { (const bf16 *)a->out_proj, a->out_bias, *w, add ? a->residual : a->delta, add ? a->hidden : a->ld_delta, add,
                    norm && !a->fold, a->fold, add && a->rows >= KN_READY_ROWS ? a->next_norm : NULL, a->ready,
-                   a->exchange != NULL ? *a->exchange : kn_exchange{}, a->hidden, a->rows, a->heads, step_inner(a),
+                   a->exchange != NULL ? *a->exchange : kn_exchange{}, a->all_groups, a->group_first, a->hidden, a->rows, a->heads, step_inner(a),
                    (int)kn_ceil(step_inner(a), COLUMNS), slots, s.slot_rows, s.spare_bytes, norm ? a->gate_groups : 1, 32,
                    (float)a->gate_width, (float)a->gate_eps, 0, (uint4 *)told, (int)kn_ceil(count, 4), {} };
     while (o.lanes * o.groups > 32) o.lanes /= 2;
@@ -279,6 +298,6 @@ plp_status mixer_step_out(kn_context *c, const kn_mixer_step_args *a, const step
     const size_t needed = (size_t)slots * s.slot_rows * ROW_BYTES + beside_ring(a, s), wanted = least > (int)sizeof(out_shared) ? least - sizeof(out_shared) : 0;
     const size_t shared = needed > wanted ? needed : wanted;
     const dim3 grid(c->sms);
-    if (a->exchange != NULL) return o.next ? launch<true, true>(c, s.parts, grid, shared, o) : launch<true, false>(c, s.parts, grid, shared, o);
-    return o.next ? launch<false, true>(c, s.parts, grid, shared, o) : launch<false, false>(c, s.parts, grid, shared, o);
+    if (a->exchange == NULL) return launch<NO_EXCHANGE>(c, s.parts, grid, shared, o);
+    return a->all_groups > 0 ? launch<EXCHANGE_GROUPS>(c, s.parts, grid, shared, o) : launch<EXCHANGE_SUMS>(c, s.parts, grid, shared, o);
 }
