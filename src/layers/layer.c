@@ -2,29 +2,32 @@
 
 #include "base/error.h"
 
-plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int hidden, float *residual, layer_pending *pending,
-                          const int *map, int outs, const float *weight, double eps, void *out)
+/* residual += pending, which is nothing then. */
+static kn_add_norm_args add_pending(int tokens, int hidden, float *residual, layer_pending *pending)
 {
     const layer_pending p = *pending;
     *pending = (layer_pending){ 0 };
-    return kn->add_norm(c, &(kn_add_norm_args){ .tokens = tokens,
-                                                .hidden = hidden,
-                                                .outs = outs,
-                                                .residual = residual,
-                                                .delta = p.delta,
-                                                .delta_dtype = p.dtype,
-                                                .ld_delta = p.ld,
-                                                .bias = p.bias,
-                                                .sumsq = p.sumsq,
-                                                .ld_sumsq = p.ld_sumsq,
-                                                .sumsq_width = p.width,
-                                                .sumsq_eps = p.eps,
-                                                .exchange = p.exchange,
-                                                .map = map,
-                                                .picked = p.picked,
-                                                .weight = weight,
-                                                .eps = eps,
-                                                .out = out });
+    return (kn_add_norm_args){ .tokens = tokens,
+                               .hidden = hidden,
+                               .residual = residual,
+                               .delta = p.delta,
+                               .delta_dtype = p.dtype,
+                               .ld_delta = p.ld,
+                               .bias = p.bias,
+                               .sumsq = p.sumsq,
+                               .ld_sumsq = p.ld_sumsq,
+                               .sumsq_width = p.width,
+                               .sumsq_eps = p.eps,
+                               .exchange = p.exchange,
+                               .picked = p.picked };
+}
+
+plp_status layer_add_norm(const kn_backend *kn, kn_context *c, int tokens, int hidden, float *residual, layer_pending *pending,
+                          const int *map, int outs, const float *weight, double eps, void *out)
+{
+    kn_add_norm_args a = add_pending(tokens, hidden, residual, pending);
+    a.outs = outs, a.map = map, a.weight = weight, a.eps = eps, a.out = out;
+    return kn->add_norm(c, &a);
 }
 
 plp_status layer_show(const layer_call *l, const char *tensor, const void *data, plp_dtype dtype, int64_t columns, int64_t ld)
@@ -55,30 +58,21 @@ static float *part_sums(const layer_call *l, int r, int from)
     return (float *)part_at(l, r, tp_size(l->g)) + (int64_t)from * rank_rows(l, r);
 }
 
+/* Behind what was queued on every rank. */
+static plp_status meet(const layer_call *l)
+{
+    PLP_TRY(tp_arrive(l->g, &(kn_arrive_args){ 0 }));
+    return tp_await(l->g);
+}
+
 /* Adds what is pending to this rank's rows, of which the others' parts have been sent here, and sends everyone the normed rows. */
 static plp_status norm_own(const layer_call *l)
 {
     const layer_dims *d = l->d;
-    const layer_pending p = *l->pending;
     const int rank = tp_rank(l->g), first = rank_row(l, rank), rows = rank_rows(l, rank);
-    kn_add_norm_args a = { .tokens = rows,
-                           .hidden = d->hidden,
-                           .outs = rows,
-                           .residual = l->residual + (int64_t)first * d->hidden,
-                           .delta = p.delta,
-                           .delta_dtype = p.dtype,
-                           .ld_delta = p.ld,
-                           .bias = p.bias,
-                           .sumsq = p.sumsq,
-                           .ld_sumsq = p.ld_sumsq,
-                           .sumsq_width = p.width,
-                           .sumsq_eps = p.eps,
-                           .parts = tp_size(l->g),
-                           .ld_parts = (int64_t)rows * d->hidden,
-                           .ld_sumsq_parts = rows,
-                           .weight = l->w->norm,
-                           .eps = d->eps };
-    *l->pending = (layer_pending){ 0 };
+    kn_add_norm_args a = add_pending(rows, d->hidden, l->residual + (int64_t)first * d->hidden, l->pending);
+    a.outs = rows, a.weight = l->w->norm, a.eps = d->eps;
+    a.parts = tp_size(l->g), a.ld_parts = (int64_t)rows * d->hidden, a.ld_sumsq_parts = rows;
     for (int r = 0; r < tp_size(l->g); r++) {
         void *to = layer_at(l->s->reach.normed[r], d->act, (int64_t)first * d->hidden);
         if (r == rank) {
@@ -90,8 +84,7 @@ static plp_status norm_own(const layer_call *l)
     }
     PLP_TRY(tp_await(l->g));
     if (rows > 0) PLP_TRY(l->kn->add_norm(l->c, &a));
-    PLP_TRY(tp_arrive(l->g, &(kn_arrive_args){ 0 }));
-    return tp_await(l->g);
+    return meet(l);
 }
 
 /* Everyone's rows of `data`, whose rows are `hidden` elements. */
@@ -242,12 +235,14 @@ static plp_status project_out(const layer_call *l, int first, int rows, void *to
                                                   .round_x = d->round });
 }
 
-/* Every rank's rows into its memory, this rank's own last: meanwhile the others' are on their way. */
+/* Every rank's rows into its memory, this rank's own last: meanwhile the others' are on their way.  The first time in a step the others must have begun it,
+ * too: what the last one has left in their delta may be read until then. */
 static plp_status project_to_owners(const layer_call *l)
 {
     const int rank = tp_rank(l->g), size = tp_size(l->g);
     kn_arrive_args sums = { .values = l->d->norm == LAYER_NORM_FOLDED ? l->s->sums : NULL };
     for (int r = 0; r < size; r++) sums.to[r] = part_sums(l, r, rank), sums.first[r + 1] = rank_row(l, r + 1);
+    if (l->first) PLP_TRY(meet(l));
     for (int i = 1; i <= size; i++) {
         const int r = (rank + i) % size;
         if (i == size) PLP_TRY(tp_arrive(l->g, &sums));

@@ -77,7 +77,7 @@ typedef struct {
     void *parts;    /* the same as act, normed: what goes into dt_proj, B and C.  Mamba-1 */
     void *y;        /* (tokens, I) act                                                    */
     float *sums;    /* (tokens, all_norm_groups), or (tokens) of a folded norm             */
-    void *delta;    /* (tokens, ld_delta); cleared once, so that the padding is defined   */
+    void *delta;    /* (tokens + KN_PEERS, ld_delta); cleared once: the padding is defined */
     void *step;     /* of kn->mixer_step, or of kn->scan_mixer_begin and kn->scan         */
     kn_ready ready; /* of kn->mixer_step: Mamba-2, where the backend has it */
     layer_reach reach;
@@ -112,7 +112,8 @@ typedef struct {
     int outs;
     bool picked;            /* b->tokens and s are of the wanted rows alone, see layer_behind_scan */
     const float *next_norm; /* (hidden): the weight of the norm behind this layer */
-    bool last;              /* its rows are not shared out: it leaves the residual of all rows, or of the wanted ones, to every rank */
+    bool first;
+    bool last; /* its rows are not shared out: it leaves the residual of all rows, or of the wanted ones, to every rank */
     layer_pending *pending;
 } layer_call;
 

@@ -183,7 +183,7 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     s->mixed = plp_arena_take(a, sums * parts(d), sizeof(float));
     s->parts = plp_arena_take(a, tokens * parts(d), act);
     s->y = plp_arena_take(a, tokens * inner, act);
-    s->delta = plp_arena_take(a, tokens * layer_ld_delta(d), sizeof(float));
+    s->delta = plp_arena_take(a, (tokens + KN_PEERS) * layer_ld_delta(d), sizeof(float)); /* parts of rows that ranks do not divide */
     if (of_scan + of_mixer > 0) s->step = plp_arena_take(a, (int64_t)(of_scan > of_mixer ? of_scan : of_mixer), 1);
 }
 

@@ -188,7 +188,7 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     s->conv = plp_arena_take(a, tokens * conv_channels(d), act);
     s->y = plp_arena_take(a, tokens * layer_inner(d), act);
     s->sums = plp_arena_take(a, tokens * sum_columns(d), sizeof(float));
-    s->delta = plp_arena_take(a, tokens * layer_ld_delta(d), sizeof(float));
+    s->delta = plp_arena_take(a, (tokens + KN_PEERS) * layer_ld_delta(d), sizeof(float)); /* parts of rows that ranks do not divide */
     if (kn->mixer_step == NULL) return;
     s->step = plp_arena_take(a, (int64_t)kn->mixer_step_work(&shape), 1);
     s->ready.x = plp_arena_take(a, (int64_t)KN_MIXER_WIDE * d->hidden, plp_dtype_size(PLP_BF16));

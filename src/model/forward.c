@@ -179,7 +179,7 @@ static plp_status compute(model *m, const model_step *s, const model_share *shar
         }
         call.w = m->weights.layers + i;
         call.next_norm = i + 1 < m->config.layers ? call.w[1].norm : m->weights.final_norm;
-        call.last = i + 1 == m->config.layers;
+        call.first = i == 0, call.last = i + 1 == m->config.layers;
         if (call.last && wants_few(s, share)) call.wanted = in->out_row, call.outs = s->outs;
         PLP_TRY(m->kind->forward(&call));
         PLP_TRY(show_residual(m, s, &pending));

@@ -38,7 +38,7 @@ static void large_step(tp_group *g, tp_group *self, const model_config *c, const
                                   .f32 = f32,
                                   .deterministic = tp_size(g) == 1,
                                   .comm = on.comm,
-                                  .max_tokens = MOST,
+                                  .max_tokens = tokens, /* room for no more */
                                   .max_seqs = SEQS,
                                   .max_outs = OUTS,
                                   .slots = 2 * SEQS };
