@@ -89,8 +89,8 @@ typedef struct {
  * exchange: delta and sumsq are this device's parts; their sums over the devices are what is added and scaled by (kn->exchanges knows
  * which shapes can).
  * parts > 1: delta is a sum, of so many arrays at a distance of ld_parts, added in order; sumsq likewise, at ld_sumsq_parts.
- * copies: out is written to each of these, too, which may be other devices' memory; so is the residual, where residual_copy is not NULL.  Both
- * without map and exchange.
+ * copies: with parts, out is written to each of these, too, which may be other devices' memory; so is the residual, where residual_copy is not
+ * NULL.  Neither with map or exchange.
  * picked: delta and sumsq have rows for those of the map alone, `outs` of them, and other rows of r stay as they are.  No row is in the map
  * twice, and there is no exchange. */
 typedef struct {
@@ -295,9 +295,9 @@ typedef struct {
     const float *gate_weight; /* (heads dim); NULL: no norm */
     const int *gate_first;    /* (norm groups + 1) channels, host */
     int gate_groups;
-    int all_groups,
-        group_first; /* norm groups of the model, and which is the first here, where groups span ranks and an exchange adds up their
-                                    statistic; all_groups 0: groups are whole here, or fold is set */
+    /* Norm groups of the model, and which is the first here, where groups span ranks and an exchange adds up their statistic, for up to
+     * KN_MIXER_ROWS rows.  all_groups 0: groups are whole here, or fold is set. */
+    int all_groups, group_first;
     double gate_width, gate_eps;
     const void *out_proj;  /* (hidden, heads dim) */
     const float *out_bias; /* or NULL */

@@ -23,7 +23,7 @@ typedef struct {
     double width, eps;
     const kn_exchange *exchange; /* delta and sumsq are this rank's parts: whoever adds them sums them over the ranks first */
     bool scattered; /* this rank has its part of the rows of the sum: it adds and norms those, then the normed rows come together */
-    bool sent;      /* of those, every rank's parts of the sum are on their way to this rank's memory, see layer_reach */
+    bool sent;      /* or every rank's parts of this rank's rows are on their way to its memory, see layer_reach */
     bool picked;    /* delta and sumsq have rows for those that are wanted alone, see layer_call */
     bool ready;     /* nothing to add, and the scratch's `ready` holds what the next norm would read */
 } layer_pending;
@@ -51,8 +51,9 @@ typedef struct {
 } layer_dims;
 
 typedef struct {
-    const float *norm;             /* (hidden) */
-    const void *in_proj;           /* Mamba-2 (2 I + 2 G N + H, hidden): z, x, B, C, dt of this rank; Mamba-1 (2 I, hidden): z, x */
+    const float *norm; /* (hidden) */
+    const void *
+        in_proj; /* Mamba-2 (2 I + 2 G N + H, hidden): z, x, B, C, dt of this rank; Mamba-1 (2 I, hidden): z, x.  And up to layer_in_rows zeros; so in_bias */
     const float *in_bias;          /* or NULL */
     const float *conv, *conv_bias; /* (I + 2 G N, K); or NULL */
     const void *x_proj, *dt_proj;  /* Mamba-1: (R + 2 N, I), (I, R) */
@@ -151,7 +152,7 @@ kn_conv_args layer_convolution(const layer_call *l, int first, int ld, int chann
 plp_status layer_convolve(const layer_call *l, int first, int ld, int channels);
 /* Where a folded norm's sums of squares go, and their distance. */
 float *layer_folded_sums(const layer_call *l, int64_t *ld);
-/* s->delta = this rank's share of out_proj of s->y. */
+/* s->delta = this rank's share of out_proj of s->y; or each rank's rows of it in that rank's memory, see layer_reach. */
 plp_status layer_project_out(const layer_call *l);
 /* Collective.  What a layer does behind its scan, which has left s->y: by `rest`, which takes the call that it is given, for all rows or
  * the wanted ones.  z: s->in begins with it, (tokens, ld_z), and `rest` reads it; 0: it does not. */

@@ -316,6 +316,7 @@ void model_destroy(model **out)
     model *m = *out;
     if (m == NULL) return;
     if (m->context) {
+        m->kn->sync(m->context); /* what still reads or writes others' memory */
         tp_memory_close(m->group, &m->reached);
         m->kn->release(m->context, &m->weights_memory);
         m->kn->release(m->context, &m->states_memory);

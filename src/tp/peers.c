@@ -48,7 +48,7 @@ static bool open_others(const tp_group *g, const offer *all, tp_memory *m)
     return true;
 }
 
-/* The driver counts who has memory open: a rank may free its own before the others have closed it. */
+/* A rank may free its own before the others have closed it: the driver counts who has memory open (as found; NVIDIA's manual promises nothing). */
 void tp_memory_close(const tp_group *g, tp_memory *m)
 {
     for (int r = 0; r < g->size && r < KN_PEERS; r++)
@@ -126,6 +126,7 @@ plp_status tp_peers_create(tp_group *g)
 void tp_peers_destroy(tp_group *g)
 {
     kn_exchange *x = &g->exchange;
+    if (x->size == 0) return; /* and then there may be more ranks than inboxes */
     void *own = x->inbox[g->rank];
     tp_memory inboxes = { { NULL } };
     for (int r = 0; r < x->size; r++) inboxes.base[r] = x->inbox[r];

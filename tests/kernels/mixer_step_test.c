@@ -406,8 +406,6 @@ const kt_case kt_mixer_step_rows[] = {
     { "mixer_step.twin.8", run, { 8, 1024, 16, 2, 128, 2, TWIN | READY | BIASES }, STEP },
     { "mixer_step.twin.span", run, { 7, 1536, 10, 2, 64, 5, TWIN | SPAN | UNEVEN }, STEP },
     { "mixer_step.twin.span.one", run, { 1, 4096, 11, 4, 128, 1, TWIN | SPAN | MID_GROUP }, STEP },
-    { "mixer_step.wide.twin.span", run, { 21, 1024, 13, 3, 128, 3, TWIN | SPAN | UNEVEN | MID_GROUP }, WIDE },
-    { "mixer_step.wide.twin.span.64", run, { 64, 512, 9, 1, 64, 9, TWIN | SPAN | READY }, WIDE },
     { "mixer_step.wide.twin.9", run, { 9, 320, 5, 5, 64, 5, TWIN | NO_NORM }, WIDE },
     { "mixer_step.wide.twin.20", run, { 20, 768, 12, 1, 128, 1, TWIN | FOLD | READY | BIASES }, WIDE },
     { "mixer_step.wide.twin.64", run, { 64, 4096, 8, 2, 128, 4, TWIN | READY }, WIDE },

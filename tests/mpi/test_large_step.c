@@ -114,7 +114,8 @@ int main(int argc, char **argv)
     if (!place_chosen(argc, argv, g, &on, &skipped)) return skipped;
     CHECK(tp_group_self(&self) == PLP_OK);
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
-        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) large_step(g, self, &shapes[s], lengths[i], i % 2 == 0);
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            for (int f32 = 0; f32 < 2; f32++) large_step(g, self, &shapes[s], lengths[i], f32);
     tp_group_destroy(&self);
     return mpi_test_end(g);
 }

@@ -50,7 +50,8 @@ static const struct {
         }                                                                                                                                  \
     }
     FUSED(1, 1, true),              /* in 16 bits and of a size that a GPU's fused decode step knows, the norm over all ranks... */
-    FUSED(9, 9, false),             /* ... and its groups whole on each                                                            */
+    FUSED(9, 9, false),             /* ... its groups whole on each                                                                */
+    FUSED(3, 3, true),              /* ... and groups that two ranks have parts of                                                 */
     MAMBA1(96, 16, 3, 0, false),    /* units of several channels, and at np 5 of unequal counts */
     MAMBA1(96, 16, 5, 1e-6, true),  /* norms of dt, B and C behind the sum over the ranks      */
     MAMBA1(23, 7, 50, 1e-6, false), /* nothing divides anything; dt_rank is the widest product */

@@ -34,8 +34,7 @@ struct out_args {
     const float *next;           /* (rows): the weight of the norm behind, which finds its operand in `ready`; or NULL */
     kn_ready ready;
     bool add, scale, fold; /* as in mixer_step_out.cu */
-    kn_exchange x;         /* EXCHANGE; a message is (m, rows) sums, then sums of squares: (m), or (m, all_groups) */
-    int all_groups, group_first; /* as in mixer_step_out.cu */
+    kn_exchange x;         /* EXCHANGE; a message is (m, rows) sums, then (m) sums of squares */
     int bands, parts, heads, groups;
     int span; /* the most norm groups that a part has heads of */
     float width, eps;
@@ -48,10 +47,9 @@ struct out_shared {
     float squares[WIDE_ROWS]; /* of an exchange with fold */
 };
 
-/* sums: of the block that tells the other ranks, or memory, of a fold; first: of the band that tells them of groups.
- * SUM_THREADS threads: rstd (groups, N) of the norm groups that this block's heads are in: `lanes` neighbours a row and group, the same order in
+/* SUM_THREADS threads: rstd (groups, N) of the norm groups that this block's heads are in: `lanes` neighbours a row and group, the same order in
  * every run. */
-template <int N, bool EXCHANGE> __device__ __forceinline__ void statistics(const out_args &a, out_shared &sh, const wide_piece &p, float *rstd, bool sums, bool first)
+template <int N, bool EXCHANGE> __device__ __forceinline__ void statistics(const out_args &a, out_shared &sh, const wide_piece &p, float *rstd, bool sums)
 {
     const int g0 = sh.group[p.first], count = sh.group[p.first + p.count - 1] - g0 + 1, m = a.product.m, thread = threadIdx.x - OUT_THREADS;
     int lanes = 32;
@@ -74,25 +72,14 @@ template <int N, bool EXCHANGE> __device__ __forceinline__ void statistics(const
         }
         for (int o = lanes / 2; o > 0; o /= 2) t += __shfl_xor_sync(~0u, t, o);
         if (!has || lane > 0) continue;
-        if (EXCHANGE && a.all_groups > 0) {
-            const exchange_turn turn(a.x);
-            const int64_t at = (int64_t)m * a.product.rows + n * a.all_groups + a.group_first + g;
-            if (first) turn.send(at, __float_as_uint(t));
-            t = exchange_sum(turn, at, t);
-        }
         rstd[(g - g0) * N + n] = a.scale ? rsqrtf(t / a.width + a.eps) : 1.f;
         if (EXCHANGE && a.fold) {
             sh.squares[n] = t; /* seen behind SCALES */
             if (sums) exchange_turn(a.x).send((int64_t)m * a.product.rows + n, __float_as_uint(t));
-        } else if (a.fold && sums) {
+        } else if (sums) {
             a.out[n * a.ld + a.product.rows] = t;
         }
     }
-    if (EXCHANGE && sums) /* of groups that this rank has nothing of */
-        for (int i = thread; i < m * a.all_groups; i += SUM_THREADS) {
-            const int own = i % a.all_groups - a.group_first;
-            if (own < 0 || own >= a.groups) exchange_turn(a.x).send((int64_t)m * a.product.rows + i, 0u);
-        }
     for (int i = thread; i < (N - m) * count; i += SUM_THREADS) rstd[i / (N - m) * N + m + i % (N - m)] = 1;
 }
 
@@ -130,7 +117,7 @@ template <int N, bool EXCHANGE> __global__ void __launch_bounds__(ALL_THREADS) w
     float *rstd = (float *)(ring + a.product.slots * wide_stage(a.product.box, N));
     if (threadIdx.x >= OUT_THREADS) {
         if (EXCHANGE && threadIdx.x == OUT_THREADS) sh.exchange = exchange_turn::next(a.x);
-        statistics<N, EXCHANGE>(a, sh, p, rstd, blockIdx.x == 0, band == 0);
+        statistics<N, EXCHANGE>(a, sh, p, rstd, a.fold && blockIdx.x == 0);
         __syncwarp();
         kn_named_arrive(SCALES, OUT_THREADS + SUM_THREADS);
         return;
@@ -294,7 +281,7 @@ int span_of(const out_args &o)
 bool mixer_step_wide_out_knows(const kn_context *c, const kn_mixer_step_args *a)
 {
     out_split s;
-    if (a->exchange != NULL && (int64_t)a->rows * (a->hidden + a->fold + a->all_groups) > a->exchange->words) return false;
+    if (a->exchange != NULL && (a->all_groups > 0 || (int64_t)a->rows * (a->hidden + a->fold) > a->exchange->words)) return false;
     return a->hidden % 8 == 0 && split_of(c, a, &s) && (a->delta == NULL || (step_aligned(a->delta) && a->ld_delta % 4 == 0)) &&
            (a->out_bias == NULL || step_aligned(a->out_bias)) && (a->next_norm == NULL || step_aligned(a->next_norm));
 }
@@ -340,7 +327,7 @@ plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const
     const bool norm = a->gate_weight != NULL, add = a->delta == NULL;
     out_args o = { { {}, a->hidden, a->rows, s.box, a->heads, 0 }, {}, a->out_bias, w->squares, add ? a->residual : a->delta,
                    add ? a->hidden : a->ld_delta, add ? a->next_norm : NULL, a->ready, add, norm && !a->fold, a->fold,
-                   a->exchange != NULL ? *a->exchange : kn_exchange{}, a->all_groups, a->group_first, s.bands, s.parts, a->heads,
+                   a->exchange != NULL ? *a->exchange : kn_exchange{}, s.bands, s.parts, a->heads,
                    norm ? a->gate_groups : 1, 1, (float)a->gate_width, (float)a->gate_eps, {} };
     o.first[1] = (short)a->heads;
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
