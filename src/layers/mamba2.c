@@ -66,9 +66,12 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->mixer_step == NULL || d->deterministic || b->decodes != b->seqs) return PLP_OK;
     if (d->most_heads > KN_MIXER_HEADS) return PLP_OK; /* all ranks go one way: they may sum inside the mixer */
-    if (exchange && d->norm != LAYER_NORM_SUMMED && !l->kn->mixer_step_knows(l->c, &a, b))
-        a.exchange = NULL, a.delta = l->s->delta, a.out_bias = NULL; /* the layer sums behind it */
-    if (!l->kn->mixer_step_knows(l->c, &a, b)) return PLP_OK;        /* the pieces add what is pending while they norm */
+    bool known = l->kn->mixer_step_knows(l->c, &a, b);
+    if (!known && exchange && d->norm != LAYER_NORM_SUMMED) { /* the layer sums behind it */
+        a.exchange = NULL, a.delta = l->s->delta, a.out_bias = NULL;
+        known = l->kn->mixer_step_knows(l->c, &a, b);
+    }
+    if (!known) return PLP_OK; /* the pieces add what is pending while they norm */
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->mixer_step(l->c, &a, b, done));
     *up_to_date = *done && a.delta == NULL;

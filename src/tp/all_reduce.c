@@ -148,7 +148,7 @@ plp_status tp_arrive(tp_group *g, kn_arrive_args *a)
     return g->backend->arrive(g->context, a);
 }
 
-plp_status tp_await(tp_group *g) { return TP_WAIT(TP_ALL_REDUCE, 0, g->backend->await(g->context, &g->exchange)); }
+plp_status tp_await(tp_group *g) { return TP_WAIT(TP_MEETING, 0, g->backend->await(g->context, &g->exchange)); }
 
 bool tp_capturable(const tp_group *g) { return g->size == 1 || g->kind == TP_COMM_NCCL; }
 

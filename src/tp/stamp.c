@@ -14,7 +14,8 @@ const char *tp_phase_name(int phase)
 
 const char *tp_op_name(int op)
 {
-    static const char *const names[TP_OPS] = { "agree", "broadcast", "gather", "gather-uneven", "barrier", "max", "all-reduce", "device" };
+    static const char *const names[TP_OPS] = { "agree", "broadcast",  "gather",  "gather-uneven", "barrier",
+                                               "max",   "all-reduce", "meeting", "device" };
     return op >= 0 && op < TP_OPS ? names[op] : "unknown";
 }
 

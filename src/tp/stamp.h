@@ -18,7 +18,18 @@ const char *tp_phase_name(int phase);
 void tp_stamp(tp_phase phase, int64_t step);
 
 /* ------------------------------------------------------------------------------------------------------------- flight recorder */
-typedef enum { TP_AGREE, TP_BROADCAST, TP_GATHER, TP_GATHER_UNEVEN, TP_BARRIER, TP_MAX, TP_ALL_REDUCE, TP_DEVICE, TP_OPS } tp_op;
+typedef enum {
+    TP_AGREE,
+    TP_BROADCAST,
+    TP_GATHER,
+    TP_GATHER_UNEVEN,
+    TP_BARRIER,
+    TP_MAX,
+    TP_ALL_REDUCE,
+    TP_MEETING,
+    TP_DEVICE,
+    TP_OPS
+} tp_op;
 const char *tp_op_name(int op);
 
 /* Around whatever only ends when other ranks come too; between the two this rank is known to wait.  Numbered in the order of the calls,

@@ -105,6 +105,7 @@ const kt_case kt_add_norm_rows[] = {
     { "add_norm.picked", run, { 63, 768, ALL | PICKED, PLP_F32, 5 }, 1e-5, 1e-6 },
     { "add_norm.picked.aligned", run, { 1030, 2560, DELTA | MAP | NORM | ALIGNED | PICKED, PLP_BF16, 33 }, 1e-5, 1e-6 },
     { "add_norm.picked.last", run, { 17, 63, DELTA | MAP | SUMSQ | NORM | PICKED, PLP_F16, 1 }, 1e-5, 1e-6 },
+    { "add_norm.copies", run, { 9, 768, DELTA | NORM | ALIGNED | COPIES | WHOLE, PLP_F32 }, 1e-5, 1e-6 },
     { "add_norm.parts", run, { 33, 768, DELTA | NORM | ALIGNED | PARTS | COPIES, PLP_BF16 }, 1e-5, 1e-6 },
     { "add_norm.parts.all", run, { 17, 4096, DELTA | BIAS | SUMSQ | NORM | ALIGNED | PARTS | COPIES | WHOLE, PLP_F32 }, 1e-5, 1e-6 },
     { "add_norm.parts.odd", run, { 5, 2564, DELTA | SUMSQ | NORM | ALIGNED | PARTS | COPIES | WHOLE, PLP_F16 }, 1e-5, 1e-6 },

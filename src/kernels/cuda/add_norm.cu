@@ -69,7 +69,7 @@ template <class D, class O, int V> __global__ void add_norm_kernel(kn_add_norm_a
 plp_status launch(kn_context *c, const kn_add_norm_args *a, int rows)
 {
     if (a->delta != NULL && a->exchange != NULL) return kn_sum_norm_cuda(c, a);
-    if (a->delta != NULL && a->parts > 1) return kn_share_norm_cuda(c, a);
+    if (a->delta != NULL && (a->parts > 1 || a->copies > 0)) return kn_share_norm_cuda(c, a);
     const bool wide = a->hidden % 4 == 0 && kn_aligned(a->residual, a->hidden, PLP_F32, 16) && (uintptr_t)a->weight % 16 == 0 &&
                       (a->delta == NULL || kn_aligned(a->delta, a->ld_delta, a->delta_dtype, 4 * plp_dtype_size(a->delta_dtype))) &&
                       (a->out == NULL || kn_aligned(a->out, a->hidden, c->options.act, 4 * plp_dtype_size(c->options.act)));

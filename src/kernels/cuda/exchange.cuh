@@ -10,7 +10,8 @@
  *                                            that sends what a later one receives, which reads the same count
  *
  * count is one number of 64 bits: above, exchanges done, below, blocks that have left this one.  The block that is numbered 0 adds what is
- * missing to the next exchange, so that nobody needs to know who is the last, nor to wait for an answer at its end.
+ * missing to the next exchange, so that nobody needs to know who is the last, nor to wait for an answer at its end: what is above moves when all have
+ * left, in whatever order.
  * Why two halves are enough: a device begins exchange e + 2 after it received all of e + 1, which a peer sent after its kernel that
  * received e had ended.  All blocks of a kernel that receives must be able to run at once, or wait only for blocks of lower numbers. */
 #ifndef KERNELS_CUDA_EXCHANGE_CUH

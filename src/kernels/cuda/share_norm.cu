@@ -19,7 +19,7 @@ template <class D, class O> __global__ void __launch_bounds__(MOST) share_norm_k
     for (int k = 0; k < KEEP; k++)
         if (first + k * step < a.hidden) kn_load<V>(row + first + k * step, keep[k]);
 #pragma unroll 2
-    for (int p = 0; p < a.parts; p++) { /* every pack's loads before the first sum: the parts take one way to memory each */
+    for (int p = 0; p == 0 || p < a.parts; p++) { /* every pack's loads before the first sum: the parts take one way to memory each */
         float part[KEEP][V] = {};
 #pragma unroll
         for (int k = 0; k < KEEP; k++)
