@@ -67,9 +67,8 @@ typedef struct {
     int rank, size;
     int64_t words;         /* of one device's message: an inbox is (2, size, words) of 8 bytes */
     void *inbox[KN_PEERS]; /* everyone's, as this device addresses them; zero before the first exchange */
-    unsigned *
-        count; /* (2) of this device, zero at first, one number of 64 bits and aligned to them: blocks that have left this exchange, exchanges done */
-    unsigned *meetings;       /* of this device: how many times it has arrived, see kn_arrive_args */
+    unsigned *count;    /* (2) of this device, zero at first: one number of 64 bits, blocks that have left this exchange, exchanges done */
+    unsigned *meetings; /* of this device: how many times it has arrived, see kn_arrive_args */
     unsigned *came[KN_PEERS]; /* everyone's (size): how many times each device has arrived, as far as the owner has heard */
 } kn_exchange;
 
