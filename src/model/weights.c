@@ -53,10 +53,16 @@ static int64_t padding(const model_plan *p, model_band first, int64_t elements)
     return in && p->in_rows > 0 ? (layer_in_rows(p->in_rows) - p->in_rows) * (elements / p->in_rows) : 0;
 }
 
-static void *take(plp_arena *a, const model_plan *p, const model_config *c, plp_dtype dtype, const model_band *bands, int count)
+static int64_t all_elements(const model_plan *p, const model_config *c, const model_band *bands, int count)
 {
     int64_t n = 0;
     for (int i = 0; i < count; i++) n += own_elements(p, c, bands[i]);
+    return n;
+}
+
+static void *take(plp_arena *a, const model_plan *p, const model_config *c, plp_dtype dtype, const model_band *bands, int count)
+{
+    const int64_t n = all_elements(p, c, bands, count);
     return plp_arena_take(a, n + padding(p, bands[0], n), plp_dtype_size(dtype));
 }
 #define TAKE_ONE(dtype, band) take(a, p, c, dtype, &(const model_band){ band }, 1)
@@ -230,10 +236,10 @@ static plp_status load_bands(loader *l, int64_t layer, plp_dtype dtype, const vo
 }
 #define LOAD_ONE(dtype, to, band) PLP_DO(load_bands(&l, 0, dtype, to, &(const model_band){ band }, 1))
 
+/* Zero: what a product makes of it is nobody's, but must not be garbage that a checker of memory stops at. */
 static plp_status clear_padding(const loader *l, plp_dtype dtype, const void *to, const entry *e)
 {
-    int64_t n = 0;
-    for (int i = 0; i < e->count; i++) n += own_elements(l->p, l->c, e->bands[i]);
+    const int64_t n = all_elements(l->p, l->c, e->bands, e->count);
     const size_t size = plp_dtype_size(dtype), bytes = (size_t)padding(l->p, e->bands[0], n) * size;
     return bytes > 0 ? l->kn->fill(l->context, (char *)to + (size_t)n * size, 0, bytes) : PLP_OK;
 }
