@@ -22,6 +22,8 @@ static struct {
     const char *prompt, *file, *save, *load;
     plp_ints ids;
     bool json;
+    char *text; /* of file, once it was read */
+    size_t bytes;
 } given;
 static const cli_sampling *const sampling = &cli_sampling_given;
 
@@ -46,11 +48,18 @@ static plp_status check_options(void)
     return PLP_OK;
 }
 
-/* *ids is the caller's. */
-static plp_status read_prompt(const cli *c, plp_engine *e, int **ids, size_t *count)
+/* Collective.  What the engine will be given is looked at before the model is loaded, which may take minutes. */
+static plp_status read_files(const cli *c)
 {
-    char *text = NULL;
-    size_t bytes = 0;
+    plp_status st = PLP_OK;
+    if (given.load != NULL && access(given.load, R_OK) != 0) st = PLP_FAIL_ERRNO("open", given.load);
+    PLP_TRY(tp_agree(c->group, st));
+    return given.file == NULL ? PLP_OK : cli_read_input(c, given.file, MOST_PROMPT, &given.text, &given.bytes);
+}
+
+/* *ids is the caller's. */
+static plp_status encode_prompt(plp_engine *e, int **ids, size_t *count)
+{
     if (given.prompt == NULL && given.file == NULL && given.ids.count == 0) return PLP_OK; /* a state is continued */
     if (given.ids.count > 0) {
         *ids = given.ids.item, *count = (size_t)given.ids.count;
@@ -58,10 +67,7 @@ static plp_status read_prompt(const cli *c, plp_engine *e, int **ids, size_t *co
         return PLP_OK;
     }
     if (given.prompt != NULL) return cli_encode(e, given.prompt, strlen(given.prompt), &sampling->bos, ids, count);
-    PLP_TRY(cli_read_input(c, given.file, MOST_PROMPT, &text, &bytes));
-    const plp_status st = cli_encode(e, text, bytes, &sampling->bos, ids, count);
-    free(text);
-    return st;
+    return cli_encode(e, given.text, given.bytes, &sampling->bos, ids, count);
 }
 
 /* Rank 0's, where none was given. */
@@ -263,7 +269,7 @@ static plp_status generate(const cli *c, plp_engine *e, output *o, double load)
     size_t count = 0;
     uint64_t seed, id;
     bool stopped;
-    PLP_DO(tp_agree(c->group, read_prompt(c, e, &ids, &count)));
+    PLP_DO(tp_agree(c->group, encode_prompt(e, &ids, &count)));
     PLP_DO(choose_seed(c, &seed));
     const plp_request r = request_of(ids, count, seed);
     PLP_DO(tp_agree(c->group, plp_engine_submit(e, &r, &id)));
@@ -301,10 +307,11 @@ static plp_status run(cli *c)
     plp_engine *e = NULL;
     plp_engine_info info;
     output o = { .prints = c->rank == 0 };
-    const double began = plp_seconds();
     PLP_TRY(check_options());
     PLP_TRY(tp_agree(c->group, c->rank == 0 ? check_save(c) : PLP_OK));
     cli_watch_signals();
+    PLP_DO(read_files(c));
+    const double began = plp_seconds();
     c->model.max_seqs = 1;
     if (given.save != NULL) c->model.ahead = PLP_AHEAD_OFF; /* the state is wanted where the text ends */
     plp_log(PLP_LOG_INFO, "loading %s", c->model.model);
@@ -327,6 +334,7 @@ done:
     st = cli_join(c, st);
     plp_engine_destroy(&e);
     free(given.ids.item);
+    free(given.text);
     cli_sampling_free();
     return st;
 }

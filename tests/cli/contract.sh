@@ -32,6 +32,10 @@ refused 64 "--output is missing" logits --model "$demo" -i "$work/in"
     refused 64 "min_tokens 9" generate $quiet_demo --prompt a -n 3 --min-tokens 9
     refused 66 "$work/none" generate $quiet_demo --prompt-file "$work/none"
     refused 65 "not a regular file" generate $quiet_demo --prompt-file /dev/null
+    for file in --prompt-file --load-state; do # before the model is loaded
+        refused 66 "$work/none" generate --model "$demo" $file "$work/none"
+        ! grep -q loading "$work/err" || fail "$file: missed when the model was loaded"
+    done
 
     # Models.
     refused 66 "$work/none" generate --model "$work/none" --prompt a
