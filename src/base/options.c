@@ -94,7 +94,9 @@ static plp_status read_ints(const plp_option *o, const char *text, plp_ints *lis
     PLP_TRY(PLP_ALLOCATED(list->item = malloc(count * sizeof *list->item)));
     for (const char *p = text;; p++) {
         int64_t v;
-        PLP_TRY(read_int(o, p, ',', &p, &v));
+        if (read_int(o, p, ',', &p, &v) != PLP_OK) /* says what is left of the list, perhaps nothing */
+            return PLP_FAIL(PLP_ERR_USAGE, "%s %.*s: number %d; command line; fix: give integers from %.0f to %.0f, commas between them",
+                            o->name, SHOWN, text, list->count + 1, o->least, o->most);
         list->item[list->count++] = (int)v;
         if (*p == 0) return PLP_OK;
     }

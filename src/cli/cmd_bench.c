@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { DECODE, PREFILL, KERNELS, COLLECTIVES, LOAD, THROUGHPUT };
 
@@ -77,6 +78,7 @@ static plp_status read_lengths(const char *option, const char *text, bench_lengt
         most = least;
     else if (sscanf(text, "%lld:%lld%n", &least, &most, &used) != 2 || text[used] != 0)
         least = 0;
+    if (text[strspn(text, "0123456789:")] != 0) least = 0; /* sscanf takes blanks and signs */
     if (least < 1 || most < least || most > 1 << 20)
         return PLP_FAIL(PLP_ERR_USAGE, "%s %.40s; command line; fix: give N or N:M, 1 <= N <= M <= %d", option, text, 1 << 20);
     *l = (bench_lengths){ least, most };

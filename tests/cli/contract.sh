@@ -16,6 +16,8 @@ refused 64 "unknown command zzz" help zzz
 refused 64 "--model with --shape" verify --model "$demo" --shape mamba2-130m
 refused 64 "--csv with --mode throughput" bench --shape mamba2-130m --mode throughput --csv
 refused 64 "--json with --csv" bench --shape mamba2-130m --json --csv
+refused 64 "--batch 1,: number 2" bench --shape mamba2-130m --batch 1,
+refused 64 "--input-len  1:3" bench --shape mamba2-130m --mode throughput --input-len " 1:3"
 refused 73 "--diag $work/missing/d" generate --model "$demo" -q --prompt a --diag "$work/missing/d"
 refused 64 "its value is missing" generate --model "$demo" --prompt
 refused 64 "--model is missing" generate --prompt a

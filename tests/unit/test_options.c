@@ -88,9 +88,11 @@ static void mistakes_are_named(void **state)
     refused(parse("--top-p", "nan", NULL), "from 0 to 1");
     refused(parse("--top-p", "1.01", NULL), "from 0 to 1");
     refused(parse("--top-p", "0,5", NULL), "from 0 to 1");
-    refused(parse("--ids", "1,,2", NULL), "--ids");
-    refused(parse("--ids", "1,2,", NULL), "--ids");
-    refused(parse("--ids", "1,100", NULL), "from 0 to 99");
+    refused(parse("--ids", "1,,2", NULL), "--ids 1,,2: number 2; command line; fix: give integers from 0 to 99");
+    refused(parse("--ids", "1,2,", NULL), "--ids 1,2,: number 3;");
+    refused(parse("--ids", ",1", NULL), "--ids ,1: number 1;");
+    refused(parse("--ids", "1, 2", NULL), "--ids 1, 2: number 2;");
+    refused(parse("--ids", "1,100", NULL), "--ids 1,100: number 2; command line; fix: give integers from 0 to 99");
     refused(parse("--device", "gpu", NULL), "auto|cpu|cuda");
     refused(parse("--device", "cp", NULL), "auto|cpu|cuda");
     refused(parse("--prompt", NULL), "value is missing");
