@@ -109,14 +109,14 @@ static void print_help(const cli_command *command)
            "  source <(polylepis --describe bash)    completion in this shell; also zsh\n");
 }
 
-static bool describe(const char *form)
+static void describe(const char *form)
 {
     cli_description list[COMMANDS];
     for (int i = 0; i < COMMANDS; i++) {
         list[i].command = commands[i];
         list[i].count = tables_of(commands[i], list[i].tables);
     }
-    return cli_describe(form, list, COMMANDS);
+    cli_describe(form, list, COMMANDS);
 }
 
 static const cli_command *find_command(const char *name)
@@ -136,7 +136,10 @@ static bool answer_without_mpi(int argc, char **argv)
         if (speaks) cli_print_version();
         return true;
     }
-    if (strcmp(first, "--describe") == 0 && argc == 3) return !speaks || describe(argv[2]);
+    if (strcmp(first, "--describe") == 0 && argc == 3 && cli_describes(argv[2])) {
+        if (speaks) describe(argv[2]);
+        return true;
+    }
     bool asked = strcmp(first, "help") == 0;
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) asked |= strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
     if (!asked) return false;
@@ -178,9 +181,17 @@ static plp_status check_launch(const cli *c)
     return PLP_FAIL(PLP_ERR_USAGE, "Slurm started %.20s tasks and MPI sees 1 rank; launch; fix: srun --mpi=pmix, or mpirun", tasks);
 }
 
+static plp_status refuse_description(int argc, char **argv)
+{
+    if (argc < 3) return PLP_FAIL(PLP_ERR_USAGE, "--describe: its value is missing; command line; fix: give " CLI_FORMS);
+    if (argc > 3) return PLP_FAIL(PLP_ERR_USAGE, "unexpected argument %.60s; command line; fix: see polylepis --help", argv[3]);
+    return PLP_FAIL(PLP_ERR_USAGE, "--describe %.60s; command line; fix: one of " CLI_FORMS, argv[2]);
+}
+
 static plp_status choose_command(int argc, char **argv, const cli_command **command)
 {
     if (argc < 2) return PLP_FAIL(PLP_ERR_USAGE, "no command; command line; fix: see polylepis --help");
+    if (strcmp(argv[1], "--describe") == 0) return refuse_description(argc, argv);
     const char *name = strcmp(argv[1], "help") == 0 && argc > 2 ? argv[2] : argv[1];
     *command = find_command(name);
     if (*command != NULL) return PLP_OK;

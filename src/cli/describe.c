@@ -208,16 +208,21 @@ static void man(const list *l)
             if (l->commands[i].tables[t].option != l->commands[i].command->options) man_shared(l, i, &l->commands[i].tables[t]);
 }
 
-bool cli_describe(const char *form, const cli_description *commands, int n)
+static const struct {
+    const char *name;
+    void (*print)(const list *l);
+} forms[] = { { "bash", bash }, { "zsh", zsh }, { "man", man } };
+enum { FORMS = sizeof forms / sizeof *forms };
+
+bool cli_describes(const char *form)
 {
-    static const struct {
-        const char *name;
-        void (*print)(const list *l);
-    } forms[] = { { "bash", bash }, { "zsh", zsh }, { "man", man } };
-    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
-        if (strcmp(form, forms[i].name) == 0) {
-            forms[i].print(&(list){ commands, n });
-            return true;
-        }
+    for (int i = 0; i < FORMS; i++)
+        if (strcmp(form, forms[i].name) == 0) return true;
     return false;
+}
+
+void cli_describe(const char *form, const cli_description *commands, int n)
+{
+    for (int i = 0; i < FORMS; i++)
+        if (strcmp(form, forms[i].name) == 0) forms[i].print(&(list){ commands, n });
 }

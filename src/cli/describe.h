@@ -14,7 +14,10 @@ typedef struct {
     int count;
 } cli_description;
 
-/* Prints to stdout.  form: "bash" or "zsh", a completion script; "man", the part of polylepis(1) that lists options.  False: no such form. */
-bool cli_describe(const char *form, const cli_description *commands, int n);
+/* "bash" or "zsh", a completion script; "man", the part of polylepis(1) that lists options. */
+#define CLI_FORMS "bash|zsh|man"
+bool cli_describes(const char *form);
+/* Prints to stdout; nothing in another form. */
+void cli_describe(const char *form, const cli_description *commands, int n);
 
 #endif

@@ -13,6 +13,9 @@ refused 64 "from 0 to 1" generate --model "$demo" --prompt a --top-p 2
 refused 64 "an integer from 1 to" generate --model "$demo" --prompt a -n 2x
 refused 64 "one of auto|cpu|cuda" generate --model "$demo" --prompt a --device gpu
 refused 64 "unknown command zzz" help zzz
+refused 64 "--describe csh; command line; fix: one of bash|zsh|man" --describe csh
+refused 64 "--describe: its value is missing" --describe
+refused 64 "unexpected argument man" --describe bash man
 refused 64 "--model with --shape" verify --model "$demo" --shape mamba2-130m
 refused 64 "--csv with --mode throughput" bench --shape mamba2-130m --mode throughput --csv
 refused 64 "--json with --csv" bench --shape mamba2-130m --json --csv
