@@ -176,9 +176,15 @@ plp_status plp_json_int(json_object *object, const char *key, const char *where,
     if (!json_object_is_type(v, json_type_int) && !json_object_is_type(v, json_type_double)) return wrong_type(v, key, where, "an integer");
     const double magnitude = json_object_get_double(v); /* json-c clamps integers it cannot hold; the double keeps their size */
     const int64_t n = json_object_get_int64(v);
-    if (!(magnitude >= -0x1p63 && magnitude <= 0x1p63) || n < least || n > most)
-        return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %.60s is outside %lld to %lld", where, key,
-                        json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN), (long long)least, (long long)most);
+    if (!(magnitude >= -0x1p63 && magnitude <= 0x1p63) || n < least || n > most) {
+        const char *text = json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN);
+        const bool clamped = strcmp(text, "18446744073709551615") == 0 || strcmp(text, "-9223372036854775808") == 0;
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %.60s%s is outside %lld to %lld", where, key, text,
+                        !clamped       ? ""
+                        : *text == '-' ? " or less"
+                                       : " or more",
+                        (long long)least, (long long)most);
+    }
     *value = n;
     return PLP_OK;
 }

@@ -63,6 +63,34 @@ static void json_escapes_of_pairs_are_characters(void **state)
     }
 }
 
+/* None is wrapped, cut or called by a number that was not given. */
+static void integers_are_refused_as_written(void)
+{
+    static const struct {
+        const char *text, *says;
+    } rows[] = {
+        { "2147483648", "n: 2147483648 is outside 1 to 2147483647" },
+        { "4294967297", "n: 4294967297 is outside" },
+        { "9223372036854775808", "n: 9223372036854775808 is outside" },
+        { "18446744073709551621", "n: 18446744073709551615 or more is outside" }, /* all that json-c keeps of it */
+        { "-9223372036854775809", "n: -9223372036854775808 or less is outside" },
+        { "1e30", "n: 1e30 is outside" },
+        { "-1e400", "n: -1e400 is outside" },
+        { "1.5", "n: 1.5 is not an integer" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char text[64];
+        json_object *o = NULL;
+        int64_t n = 7;
+        snprintf(text, sizeof text, "{\"n\": %s}", rows[i].text);
+        assert_int_equal(plp_json_parse(text, strlen(text), "text", &o), PLP_OK);
+        assert_int_equal(plp_json_int(o, "n", "text", 1, INT32_MAX, &n), PLP_ERR_DATA);
+        if (strstr(plp_last_error(), rows[i].says) == NULL) fail_msg("\"%s\" does not say \"%s\"", plp_last_error(), rows[i].says);
+        assert_int_equal(n, 7);
+        json_object_put(o);
+    }
+}
+
 static void json_numbers_have_ranges(void **state)
 {
     (void)state;
@@ -96,6 +124,7 @@ static void json_numbers_have_ranges(void **state)
     if (st == PLP_OK) st = plp_json_int(o, "d", "text", 0, INT64_MAX, &n);
     assert_int_equal(st, PLP_ERR_DATA);
     json_object_put(o);
+    integers_are_refused_as_written();
     assert_int_equal(plp_json_parse("3", 1, "text", &o), PLP_OK);
     assert_int_equal(json_object_get_int(o), 3);
     json_object_put(o);
