@@ -6,10 +6,10 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "engine/engine.h"
+#include "io/line_file.h"
 #include "polylepis/polylepis.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,27 +119,13 @@ static plp_status find(const char *path, const char *way, bool *found, char hex[
     return st;
 }
 
-static plp_status append(const char *path, const char *text, size_t bytes)
-{
-    const int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    const off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
-    char last = '\n';
-    if (fd < 0) return PLP_FAIL(PLP_ERR_CREATE, "cannot write %s: %s; --canary; fix: choose another file", path, strerror(errno));
-    plp_status st = PLP_OK;
-    if (end > 0 && pread(fd, &last, 1, end - 1) != 1) st = PLP_FAIL_ERRNO("read", path);
-    if (st == PLP_OK && last != '\n' && write(fd, "\n", 1) != 1) st = PLP_FAIL_ERRNO("write", path); /* edited by hand */
-    if (st == PLP_OK && (write(fd, text, bytes) != (ssize_t)bytes || fsync(fd) != 0)) st = PLP_FAIL_ERRNO("write", path);
-    if (close(fd) != 0 && st == PLP_OK) st = PLP_FAIL_ERRNO("write", path);
-    return st;
-}
-
 static plp_status record(const char *path, const char *way, const char *hex)
 {
     const size_t room = strlen(way) + PLP_SHA256_HEX + 32;
     char *line = malloc(room);
     PLP_TRY(PLP_ALLOCATED(line));
     const int n = snprintf(line, room, "{\"way\":%s,\"canary\":\"%s\"}\n", way, hex);
-    const plp_status st = append(path, line, (size_t)n);
+    const plp_status st = io_line_append(path, line, (size_t)n);
     free(line);
     if (st == PLP_OK) plp_log(PLP_LOG_INFO, "canary %.16s recorded in %s", hex, path);
     return st;
