@@ -85,3 +85,5 @@ plp_status plp_fail_errno(const char *file, int line, const char *doing, const c
     default: return plp_fail(PLP_ERR_IO, file, line, "cannot %s %s: %s", doing, what, strerror(e));
     }
 }
+
+plp_status plp_create_status(int error) { return error == EACCES || error == EPERM || error == EROFS ? PLP_ERR_PERM : PLP_ERR_CREATE; }

@@ -39,4 +39,7 @@ void plp_escape_control(char *text);
 plp_status plp_fail_errno(const char *file, int line, const char *doing, const char *what);
 #define PLP_FAIL_ERRNO(doing, what) plp_fail_errno(__FILE__, __LINE__, (doing), (what))
 
+/* errno of an output that cannot be made: PLP_ERR_PERM where permission is missing or the file system is read-only, else PLP_ERR_CREATE. */
+plp_status plp_create_status(int error);
+
 #endif

@@ -27,7 +27,9 @@ plp_status cli_diag_directory(const char *path)
         good = S_ISDIR(info.st_mode) && access(wish, W_OK | X_OK) == 0;
         if (!S_ISDIR(info.st_mode)) errno = ENOTDIR;
     }
-    if (!good) return PLP_FAIL(PLP_ERR_CREATE, "--diag %s: %s; output; fix: choose a directory that can be written", wish, strerror(errno));
+    if (!good)
+        return PLP_FAIL(plp_create_status(errno), "--diag %s: %s; output; fix: choose a directory that can be written", wish,
+                        strerror(errno));
     directory = wish;
     return PLP_OK;
 }

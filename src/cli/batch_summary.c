@@ -13,7 +13,8 @@ plp_status batch_summary_open(batch_summary *s, const char *path)
     if (path == NULL) return PLP_OK;
     if (stat(path, &info) != 0 || S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) return io_part_create(&s->part, path, true);
     if ((s->stream = fopen(path, "w")) != NULL) return PLP_OK;
-    return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; output; fix: choose a file that can be written", path, strerror(errno));
+    return PLP_FAIL(plp_create_status(errno), "cannot create %s: %s; output; fix: choose a file that can be written", path,
+                    strerror(errno));
 }
 
 plp_status batch_summary_write(batch_summary *s, const char *text)

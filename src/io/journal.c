@@ -43,8 +43,8 @@ struct io_journal {
 static plp_status cannot(const char *doing, const char *path)
 {
     const int e = errno;
-    const plp_status code = e == EACCES || e == EPERM || e == EROFS ? PLP_ERR_PERM : PLP_ERR_CREATE;
-    return PLP_FAIL(code, "cannot %s %s: %s; output; fix: choose a directory that can be written", doing, path, strerror(e));
+    return PLP_FAIL(plp_create_status(e), "cannot %s %s: %s; output; fix: choose a directory that can be written", doing, path,
+                    strerror(e));
 }
 
 static char *joined(const char *name, const char *suffix)

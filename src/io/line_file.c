@@ -23,7 +23,8 @@ static plp_status open_file(line_file *f)
     f->fd = open(f->path, flags | O_EXCL, 0666);
     f->fresh = f->fd >= 0;
     if (!f->fresh && errno == EEXIST) f->fd = open(f->path, flags, 0666);
-    if (f->fd < 0) return PLP_FAIL(PLP_ERR_CREATE, "cannot write %s: %s; output; fix: choose another file", f->path, strerror(errno));
+    if (f->fd < 0)
+        return PLP_FAIL(plp_create_status(errno), "cannot write %s: %s; output; fix: choose another file", f->path, strerror(errno));
     f->end = lseek(f->fd, 0, SEEK_END);
     return PLP_OK;
 }

@@ -6,7 +6,7 @@
 
 #include <stddef.h>
 
-/* `line` ends with its \n; so does, afterwards, what was there before.  Makes the file where there is none; PLP_ERR_CREATE when it cannot.
+/* `line` ends with its \n; so does, afterwards, what was there before.  Makes the file where there is none; PLP_ERR_CREATE, PLP_ERR_PERM.
  * After a failure the file is as it was, or gone, unless somebody else has written to it meanwhile. */
 plp_status io_line_append(const char *path, const char *line, size_t bytes);
 

@@ -12,7 +12,7 @@
 
 typedef struct io_logits_writer io_logits_writer;
 
-/* PLP_ERR_CREATE when the target exists (unless `replace`) or cannot be made. */
+/* Fails as io_part_create does. */
 plp_status io_logits_create(io_logits_writer **w, const char *path, bool replace);
 /* Begins a record.  PLP_ERR_DATA for an id that is no part of an HDF5 path ([A-Za-z0-9._-]) or was there before. */
 plp_status io_logits_begin(io_logits_writer *w, const char *id, const int *tokens, int64_t count, int64_t vocab);

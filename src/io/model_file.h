@@ -16,8 +16,7 @@ enum { IO_MODEL_FORMAT = 1 };
 /* ------------------------------------------------------------------------------------------------------------------- writing */
 typedef struct io_model_writer io_model_writer;
 
-/* PLP_ERR_CREATE when the target exists (unless `replace`), its directory cannot be written, or another process is writing it.  The bytes go
- * to PATH.part; one that a killed process left is replaced. */
+/* Fails as io_part_create does.  The bytes go to PATH.part; one that a killed process left is replaced. */
 plp_status io_model_create(io_model_writer **w, const char *path, bool replace);
 /* Attributes of the root group. */
 plp_status io_model_put_string(io_model_writer *w, const char *name, const char *value);

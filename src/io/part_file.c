@@ -21,7 +21,8 @@ static plp_status open_directory(io_part *p)
     plp_status st = PLP_OK;
     p->directory = open(opened, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (p->directory < 0)
-        st = PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: directory %s: %s; fix: create it", p->path, opened, strerror(errno));
+        st = PLP_FAIL(plp_create_status(errno), "cannot create %s: directory %s: %s; fix: create it, or check its permissions", p->path,
+                      opened, strerror(errno));
     free(directory);
     return st;
 }
@@ -46,7 +47,7 @@ static plp_status open_part(io_part *p)
         struct stat info;
         if (!fresh && errno == EEXIST) p->fd = openat(p->directory, p->part_name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
         if (p->fd < 0)
-            return PLP_FAIL(PLP_ERR_CREATE, "cannot create %s: %s; fix: check the directory's permissions and space", p->part,
+            return PLP_FAIL(plp_create_status(errno), "cannot create %s: %s; fix: check the directory's permissions and space", p->part,
                             strerror(errno));
         p->mine = fresh;
         if (fstat(p->fd, &info) != 0 || !S_ISREG(info.st_mode))
@@ -70,7 +71,7 @@ static plp_status publish(io_part *p)
     }
     PLP_TRY(check_target(p)); /* it may exist by now, or this file system has no hard links */
     if (renameat(p->directory, p->part_name, p->directory, p->name) != 0)
-        return PLP_FAIL(PLP_ERR_CREATE, "cannot rename %s to %s: %s; fix: check the directory's permissions", p->part, p->name,
+        return PLP_FAIL(plp_create_status(errno), "cannot rename %s to %s: %s; fix: check the directory's permissions", p->part, p->name,
                         strerror(errno));
     p->mine = false;
     return PLP_OK;

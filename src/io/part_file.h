@@ -21,8 +21,8 @@ typedef struct {
     char fd_name[32]; /* of the part for libraries that open by name: it leads to fd's file, whatever has become of `part` */
 } io_part;
 
-/* PLP_ERR_CREATE when the target exists (unless `replace`), its directory cannot be written, or another process is writing it.  A part that
- * a killed process left is replaced.  io_part_discard is due in any case. */
+/* PLP_ERR_CREATE when the target exists (unless `replace`), its directory is missing, or another process is writing it; PLP_ERR_PERM when it
+ * may not be written.  A part that a killed process left is replaced.  io_part_discard is due in any case. */
 plp_status io_part_create(io_part *p, const char *path, bool replace);
 /* fsync, rename, fsync of the directory. */
 plp_status io_part_finish(io_part *p);

@@ -919,7 +919,7 @@ static void outputs_that_cannot_be_created(void **state)
     const int status = in_child(nobody_writes);
     chmod(directory, 0755);
     assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), PLP_ERR_CREATE);
+    assert_int_equal(WEXITSTATUS(status), PLP_ERR_PERM);
 }
 
 /* A target that appears while we write is not replaced. */
