@@ -14,7 +14,8 @@
  *     while (plp_engine_step(engine, &left) == PLP_OK && ...)
  *         while (plp_engine_next_event(engine, &event)) ...
  *
- * One thread at a time per engine. */
+ * A NULL where something is needed is PLP_ERR_USAGE, on the rank that gave it; functions without a status then do nothing, or describe no
+ * engine.  One thread at a time per engine. */
 #ifndef POLYLEPIS_ENGINE_H
 #define POLYLEPIS_ENGINE_H
 

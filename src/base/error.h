@@ -29,6 +29,10 @@ plp_status plp_fail(plp_status code, const char *file, int line, const char *for
          ? PLP_OK                                                                                                                          \
          : PLP_FAIL(PLP_ERR_MEMORY, "host memory exhausted (" #pointer "); fix: a smaller batch, more ranks, or a wider ulimit -v"))
 
+/* PLP_ERR_USAGE unless a function of the public API was given what it needs: PLP_TRY(PLP_GIVEN(e, "engine")). */
+#define PLP_GIVEN(pointer, name)                                                                                                           \
+    ((pointer) != NULL ? PLP_OK : PLP_FAIL(PLP_ERR_USAGE, "%s is NULL; %s; fix: give what polylepis(3) says", (name), __func__))
+
 /* Where the last failure of this thread was raised, "file:line"; for debug output only. */
 const char *plp_last_error_site(void);
 

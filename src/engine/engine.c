@@ -127,7 +127,7 @@ static plp_status add_event(plp_engine *e, plp_event_kind kind, const request *r
 
 int plp_engine_next_event(plp_engine *e, plp_event *event)
 {
-    if (e->read == e->events) return 0;
+    if (e == NULL || event == NULL || e->read == e->events) return 0;
     const queued *q = &e->event[e->read++];
     *event = q->event;
     event->text = e->text + q->text_at;
@@ -273,6 +273,9 @@ engine_session *engine_session_of(plp_engine *e) { return &e->session; }
 
 void plp_engine_describe(const plp_engine *e, plp_engine_info *info)
 {
+    if (info == NULL) return;
+    *info = (plp_engine_info){ .bos = -1, .backend = "none", .link = "none" };
+    if (e == NULL) return;
     const model_memory memory = model_memory_of(e->model);
     *info = (plp_engine_info){
         .rank = tp_rank(e->group),
@@ -292,6 +295,9 @@ void plp_engine_describe(const plp_engine *e, plp_engine_info *info)
 
 void plp_engine_statistics(const plp_engine *e, plp_engine_stats *stats)
 {
+    if (stats == NULL) return;
+    *stats = (plp_engine_stats){ 0 };
+    if (e == NULL) return;
     const prefix_cache_counts cache = e->reuse ? reuse_count(e->reuse) : (prefix_cache_counts){ 0 };
     *stats = e->stats;
     stats->cache_held = cache.held, stats->cache_states = cache.slots, stats->cache_evictions = cache.evicted;
@@ -299,14 +305,22 @@ void plp_engine_statistics(const plp_engine *e, plp_engine_stats *stats)
 
 plp_status plp_encode(plp_engine *e, const char *text, size_t bytes, int add_special, int **ids, size_t *count)
 {
+    PLP_TRY(PLP_GIVEN(e, "engine"));
+    PLP_TRY(PLP_GIVEN(ids, "ids"));
+    PLP_TRY(PLP_GIVEN(count, "count"));
+    if (bytes > 0) PLP_TRY(PLP_GIVEN(text, "text"));
     if (e->tokenizer == NULL)
         return PLP_FAIL(PLP_ERR_USAGE,
                         "the model has no tokenizer; fix: give token ids, or convert it with tokenizer.json in its directory");
-    return text_encode(e->tokenizer, text, bytes, add_special, ids, count);
+    return text_encode(e->tokenizer, text != NULL ? text : "", bytes, add_special, ids, count);
 }
 
 plp_status plp_decode(plp_engine *e, const int *ids, size_t count, int keep_special, char **text, size_t *bytes)
 {
+    PLP_TRY(PLP_GIVEN(e, "engine"));
+    PLP_TRY(PLP_GIVEN(text, "text"));
+    PLP_TRY(PLP_GIVEN(bytes, "bytes"));
+    if (count > 0) PLP_TRY(PLP_GIVEN(ids, "ids"));
     if (e->tokenizer == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "the model has no tokenizer; fix: convert it with tokenizer.json in its directory");
     const int known = text_tokenizer_vocab(e->tokenizer), drawn = (int)e->config->vocab_used, most = known > drawn ? known : drawn;
@@ -316,7 +330,10 @@ plp_status plp_decode(plp_engine *e, const int *ids, size_t count, int keep_spec
     return text_decode(e->tokenizer, ids, count, !keep_special, text, bytes);
 }
 
-const char *plp_token(const plp_engine *e, int id) { return e->tokenizer == NULL ? NULL : text_tokenizer_token(e->tokenizer, id); }
+const char *plp_token(const plp_engine *e, int id)
+{
+    return e == NULL || e->tokenizer == NULL ? NULL : text_tokenizer_token(e->tokenizer, id);
+}
 
 void plp_free(void *memory) { free(memory); }
 
@@ -400,6 +417,10 @@ done:
 plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *id)
 {
     request *first;
+    PLP_TRY(PLP_GIVEN(e, "engine"));
+    PLP_TRY(PLP_GIVEN(given, "request"));
+    PLP_TRY(PLP_GIVEN(id, "id"));
+    if (given->count > 0) PLP_TRY(PLP_GIVEN(given->ids, "ids"));
     PLP_TRY(create_answers(e, given, &first));
     *id = e->next_id + 1;
     for (request *r = first, *after; r != NULL; r = after) {
@@ -411,6 +432,7 @@ plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *
 
 void plp_engine_cancel(plp_engine *e, uint64_t id)
 {
+    if (e == NULL) return;
     note_digest(e, &id, sizeof id);
     for (request *r = e->first; r != NULL; r = r->next)
         if (r->id == id) r->cancelled = true;
@@ -868,6 +890,8 @@ static plp_status step(plp_engine *e)
 
 plp_status plp_engine_step(plp_engine *e, int *left)
 {
+    PLP_TRY(PLP_GIVEN(e, "engine"));
+    PLP_TRY(PLP_GIVEN(left, "left"));
     forget_events(e);
     if (e->broken != PLP_OK) return PLP_FAIL(e->broken, "an earlier step of this engine failed; fix: end the job");
     e->broken = step(e);
@@ -888,6 +912,8 @@ static plp_status settle(plp_engine *e)
 plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
 {
     const request *r = NULL;
+    PLP_TRY(PLP_GIVEN(e, "engine"));
+    PLP_TRY(PLP_GIVEN(path, "path"));
     if (e->options.digest[0] == 0) return PLP_FAIL(PLP_ERR_USAGE, "a model with random weights; state; fix: open a model file");
     for (int i = 0; i < e->runs; i++)
         if (e->running[i]->id == id) r = e->running[i];

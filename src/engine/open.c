@@ -8,7 +8,11 @@
 plp_status plp_engine_create(plp_engine **e, MPI_Comm comm, const plp_engine_options *options)
 {
     engine_session s;
+    PLP_TRY(PLP_GIVEN(e, "engine"));
     *e = NULL;
+    PLP_TRY(PLP_GIVEN(options, "options"));
+    if (comm == MPI_COMM_NULL)
+        return PLP_FAIL(PLP_ERR_USAGE, "comm is MPI_COMM_NULL; %s; fix: let the ranks of the communicator alone call it", __func__);
     engine_options o = { .cache = options->cache,
                          .block = options->cache_block,
                          .max_slice = options->max_slice,
@@ -30,7 +34,7 @@ plp_status plp_engine_create(plp_engine **e, MPI_Comm comm, const plp_engine_opt
 
 void plp_engine_destroy(plp_engine **e)
 {
-    if (*e == NULL) return;
+    if (e == NULL || *e == NULL) return;
     engine_session s = *engine_session_of(*e);
     engine_destroy(e);
     engine_session_close(&s);

@@ -40,6 +40,29 @@ static plp_status check_sampling(const plp_sampling *s)
     return PLP_OK;
 }
 
+/* Whether there is what the request counts. */
+static plp_status check_list(const char *name, const void *list, int64_t count)
+{
+    if (list != NULL || count <= 0) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_USAGE, "%s is NULL, of %lld; request; fix: give it, or count 0", name, (long long)count);
+}
+
+static plp_status check_lists(const plp_request *g)
+{
+    PLP_TRY(check_list("stop_ids", g->stop_ids, g->stop_id_count));
+    PLP_TRY(check_list("stops", g->stops, g->stop_count));
+    PLP_TRY(check_list("bias_ids", g->bias_ids, g->bias_count));
+    PLP_TRY(check_list("biases", g->biases, g->bias_count));
+    PLP_TRY(check_list("allowed", g->allowed, g->allowed_count));
+    PLP_TRY(check_list("bad", g->bad, g->bad_count));
+    PLP_TRY(check_list("bad_sizes", g->bad_sizes, g->bad_count));
+    for (int i = 0; i < g->stop_count; i++)
+        if (g->stops[i] == NULL) return PLP_FAIL(PLP_ERR_USAGE, "stops[%d] is NULL; request; fix: leave it out", i);
+    for (int i = 0; i < g->bad_count; i++)
+        if (g->bad[i] == NULL) return PLP_FAIL(PLP_ERR_USAGE, "bad[%d] is NULL; request; fix: leave it out", i);
+    return PLP_OK;
+}
+
 static plp_status check_ids(const char *what, const int *ids, size_t count, int64_t vocab)
 {
     for (size_t i = 0; i < count; i++)
@@ -73,6 +96,7 @@ static plp_status check(const plp_request *g, const model_config *c, const text_
     if (g->stop_count < 0 || g->stop_id_count < 0 || g->bias_count < 0 || g->allowed_count < 0 || g->bad_count < 0)
         return PLP_FAIL(PLP_ERR_USAGE, "a negative count; request; fix: 0 for none");
     if (g->count == 0) return PLP_FAIL(PLP_ERR_DATA, "the prompt has no tokens; request; fix: give text, or put the BOS token before it");
+    PLP_TRY(check_lists(g));
     PLP_TRY(check_ids("prompt", g->ids, g->count, c->vocab_used));
     PLP_TRY(check_ids("stop_token_ids", g->stop_ids, (size_t)g->stop_id_count, c->vocab_used));
     PLP_TRY(check_sampling(&g->sampling));

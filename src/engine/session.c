@@ -137,6 +137,7 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
     const char *text;
     size_t bytes;
     PLP_TRY(engine_model_options(options, s->group, max_outs, o));
+    if (options->model == NULL) return PLP_FAIL(PLP_ERR_USAGE, "model is NULL; engine options; fix: name a model file or a checkpoint");
     PLP_TRY(model_source_open(&s->source, options->model, &(model_source_options){ .trust = options->trust_model }));
     PLP_TRY(check_compute(options->compute, model_source_config(s->source)));
     PLP_TRY(fit(options, s->group, model_source_config(s->source), o));

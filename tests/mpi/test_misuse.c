@@ -144,6 +144,90 @@ static void what_is_wrong_is_refused(plp_engine *e)
     CHECK(is_right(e));
 }
 
+/* Every argument that may be left out by mistake, one at a time. */
+#define REFUSES(call, says) CHECK((call) == PLP_ERR_USAGE && strstr(plp_last_error(), says) != NULL)
+static void what_is_missing_is_refused(plp_engine *e)
+{
+    plp_engine *none = (plp_engine *)&e;
+    REFUSES(plp_engine_create(&none, MPI_COMM_WORLD, NULL), "options is NULL; plp_engine_create");
+    CHECK(none == NULL);
+    REFUSES(create(&none, NULL), "model is NULL");
+    REFUSES(plp_engine_create(NULL, MPI_COMM_WORLD, &(plp_engine_options){ .model = PLP_DEMO }), "engine is NULL");
+    REFUSES(plp_engine_create(&none, MPI_COMM_NULL, &(plp_engine_options){ .model = PLP_DEMO }), "MPI_COMM_NULL");
+    plp_engine_destroy(NULL);
+
+    int *ids = NULL, left = 0;
+    char *text = NULL;
+    size_t count = 0;
+    uint64_t id = 99;
+    plp_request r = plp_request_defaults();
+    r.ids = prompt, r.count = 4;
+    REFUSES(plp_encode(NULL, "a", 1, 1, &ids, &count), "engine is NULL; plp_encode");
+    REFUSES(plp_encode(e, NULL, 1, 1, &ids, &count), "text is NULL");
+    REFUSES(plp_encode(e, "a", 1, 1, NULL, &count), "ids is NULL");
+    REFUSES(plp_encode(e, "a", 1, 1, &ids, NULL), "count is NULL");
+    CHECK(plp_encode(e, NULL, 0, 0, &ids, &count) == PLP_OK && count == 0);
+    plp_free(ids);
+    REFUSES(plp_decode(NULL, prompt, 4, 0, &text, &count), "engine is NULL");
+    REFUSES(plp_decode(e, NULL, 4, 0, &text, &count), "ids is NULL");
+    REFUSES(plp_decode(e, prompt, 4, 0, NULL, &count), "text is NULL");
+    REFUSES(plp_decode(e, prompt, 4, 0, &text, NULL), "bytes is NULL");
+    CHECK(plp_decode(e, NULL, 0, 0, &text, &count) == PLP_OK && count == 0);
+    plp_free(text);
+    REFUSES(plp_engine_submit(NULL, &r, &id), "engine is NULL");
+    REFUSES(plp_engine_submit(e, NULL, &id), "request is NULL");
+    REFUSES(plp_engine_submit(e, &r, NULL), "id is NULL");
+    REFUSES(plp_engine_step(NULL, &left), "engine is NULL");
+    REFUSES(plp_engine_step(e, NULL), "left is NULL");
+    REFUSES(plp_engine_save_state(NULL, 1, "/nonexistent/state"), "engine is NULL");
+    REFUSES(plp_engine_save_state(e, 1, NULL), "path is NULL");
+
+    plp_engine_info info = { .vocabulary = 7 };
+    plp_engine_stats stats = { .steps = 7 };
+    plp_event event;
+    plp_engine_describe(NULL, &info);
+    plp_engine_statistics(NULL, &stats);
+    CHECK(info.vocabulary == 0 && info.bos == -1 && info.backend != NULL && info.link != NULL && stats.steps == 0);
+    plp_engine_describe(e, NULL);
+    plp_engine_statistics(e, NULL);
+    plp_engine_cancel(NULL, 1);
+    CHECK(plp_token(NULL, 1) == NULL && plp_engine_next_event(NULL, &event) == 0 && plp_engine_next_event(e, NULL) == 0);
+    CHECK(is_right(e));
+}
+
+/* Arrays that a request counts and does not have. */
+static void lists_that_are_missing_are_refused(plp_engine *e)
+{
+    const double bias = 1;
+    const int size = 1, *const nothing = NULL;
+    const char *const no_text = NULL;
+    const struct {
+        const char *says;
+        plp_request r;
+    } rows[] = {
+        { "ids is NULL", { .ids = NULL } },
+        { "ids is NULL", { .ids = NULL, .state = "/nonexistent/state" } },
+        { "stop_ids is NULL", { .ids = prompt, .stop_id_count = 1 } },
+        { "stops is NULL", { .ids = prompt, .stop_count = 1 } },
+        { "stops[0] is NULL", { .ids = prompt, .stop_count = 1, .stops = &no_text } },
+        { "bias_ids is NULL", { .ids = prompt, .bias_count = 1, .biases = &bias } },
+        { "biases is NULL", { .ids = prompt, .bias_count = 1, .bias_ids = prompt } },
+        { "allowed is NULL", { .ids = prompt, .allowed_count = 1 } },
+        { "bad is NULL", { .ids = prompt, .bad_count = 1, .bad_sizes = &size } },
+        { "bad_sizes is NULL", { .ids = prompt, .bad_count = 1, .bad = &nothing } },
+        { "bad[0] is NULL", { .ids = prompt, .bad_count = 1, .bad = &nothing, .bad_sizes = &size } },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const plp_request d = plp_request_defaults();
+        plp_request r = rows[i].r;
+        uint64_t id = 99;
+        r.count = 4, r.sampling = d.sampling, r.max_tokens = 1, r.logprobs = -1, r.prompt_logprobs = -1;
+        REFUSES(plp_engine_submit(e, &r, &id), rows[i].says);
+        CHECK(id == 99);
+    }
+    CHECK(is_right(e));
+}
+
 /* One thread at a time, but any: and each has its own last message. */
 static void another_thread_steps(plp_engine *e)
 {
@@ -181,6 +265,8 @@ int main(int argc, char **argv)
         CHECK(w.st == PLP_OK && w.tokens == TOKENS);
         memcpy(right, w.token, sizeof right);
         what_is_wrong_is_refused(e);
+        what_is_missing_is_refused(e);
+        lists_that_are_missing_are_refused(e);
         options_out_of_range_are_refused(e);
         one_of_two_fails(e);
         another_thread_steps(e);
