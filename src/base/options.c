@@ -1,6 +1,7 @@
 #include "base/options.h"
 
 #include "base/error.h"
+#include "base/sha256.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -169,6 +170,104 @@ plp_status plp_options_parse(const plp_option_table *tables, int n, int argc, ch
         PLP_TRY(read_value(o, value));
     }
     return PLP_OK;
+}
+
+bool plp_option_is_path(const plp_option *o)
+{
+    static const char *const paths[] = { "FILE", "PATH", "DIR" };
+    if (o->kind != PLP_OPTION_TEXT) return false;
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++)
+        if (strcmp(o->argument, paths[i]) == 0) return true;
+    return strchr(o->argument, '.') != NULL;
+}
+
+/* A text that may be longer than the room for it. */
+typedef struct {
+    char *text;
+    size_t room, bytes;
+    plp_sha256_stream digest; /* of all of it */
+} sink;
+
+static void put(sink *s, const char *data, size_t bytes)
+{
+    for (size_t i = 0; i < bytes && s->bytes + i + 1 < s->room; i++) s->text[s->bytes + i] = data[i];
+    plp_sha256_update(&s->digest, data, bytes);
+    s->bytes += bytes;
+}
+
+static void put_int(sink *s, int64_t value)
+{
+    char text[24];
+    put(s, text, (size_t)snprintf(text, sizeof text, "%lld", (long long)value));
+}
+
+static void put_real(sink *s, double value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.15g", value); /* 0.1 rather than 0.10000000000000001, where that is the same */
+    if (strtod(text, NULL) != value) snprintf(text, sizeof text, "%.17g", value);
+    put(s, text, strlen(text));
+}
+
+static void put_text(sink *s, const char *text)
+{
+    if (text == NULL) return;
+    put(s, "\"", 1);
+    for (; *text != 0; text++) {
+        if (*text == '"' || *text == '\\') put(s, "\\", 1);
+        put(s, text, 1);
+    }
+    put(s, "\"", 1);
+}
+
+static void put_choice(sink *s, const plp_option *o, int index)
+{
+    const char *p = o->argument;
+    for (; index > 0; index--) p += strcspn(p, "|") + 1;
+    put(s, p, strcspn(p, "|"));
+}
+
+static void put_value(sink *s, const plp_option *o)
+{
+    const plp_texts *texts = o->value;
+    const plp_ints *ints = o->value;
+    switch (o->kind) {
+    case PLP_OPTION_FLAG: put(s, *(bool *)o->value ? "yes" : "no", *(bool *)o->value ? 3 : 2); return;
+    case PLP_OPTION_INT: put_int(s, *(int64_t *)o->value); return;
+    case PLP_OPTION_REAL: put_real(s, *(double *)o->value); return;
+    case PLP_OPTION_CHOICE: put_choice(s, o, *(int *)o->value); return;
+    case PLP_OPTION_TEXT:
+        if (plp_option_is_path(o) && *(const char **)o->value != NULL)
+            put(s, "a path", 6);
+        else
+            put_text(s, *(const char **)o->value);
+        return;
+    case PLP_OPTION_TEXTS:
+        for (int i = 0; i < texts->count; i++) {
+            if (i > 0) put(s, " ", 1);
+            put_text(s, texts->item[i]);
+        }
+        return;
+    case PLP_OPTION_INTS:
+        for (int i = 0; i < ints->count; i++) {
+            if (i > 0) put(s, ",", 1);
+            put_int(s, ints->item[i]);
+        }
+    }
+}
+
+void plp_option_text(const plp_option *o, char *text, size_t room)
+{
+    sink s = { .text = text, .room = room };
+    plp_sha256_init(&s.digest);
+    put_value(&s, o);
+    text[s.bytes < room ? s.bytes : room - 1] = 0;
+    if (s.bytes < room) return;
+    uint8_t digest[PLP_SHA256_BYTES];
+    char hex[PLP_SHA256_HEX];
+    plp_sha256_final(&s.digest, digest);
+    plp_sha256_hex(digest, hex);
+    snprintf(text + room - PLP_OPTION_DIGEST, PLP_OPTION_DIGEST, "... #%.16s", hex);
 }
 
 void plp_options_help(const plp_option_table *tables, int n, FILE *out)

@@ -53,6 +53,13 @@ typedef struct {
 plp_status plp_options_parse(const plp_option_table *tables, int n, int argc, char *const *argv, const char **words, int most, int *count);
 void plp_options_help(const plp_option_table *tables, int n, FILE *out);
 
+/* Whether the value names a file or a directory: "FILE", "PATH", "DIR", "OUT.h5". */
+bool plp_option_is_path(const plp_option *o);
+/* What the option is set to, the same text for the same value and no other: 12, 0.5, cuda, "In the". What has no room, of at least
+ * PLP_OPTION_DIGEST, ends with a digest of the whole.  Of a path no more than whether there is one: hosts may know a file by several names. */
+enum { PLP_OPTION_DIGEST = 22 };
+void plp_option_text(const plp_option *o, char *text, size_t room);
+
 /* The one of n names that `text` was perhaps meant to be, or NULL when none is near. */
 const char *plp_nearest(const char *text, const char *const *names, int n);
 

@@ -202,11 +202,22 @@ static plp_status choose_command(int argc, char **argv, const cli_command **comm
     return PLP_FAIL(PLP_ERR_USAGE, "unknown command %.60s; command line; fix: did you mean %s?", name, nearest);
 }
 
+/* What each option is before the command line is read. */
+enum { COMPARED = 96 };
+static char unset[COMPARED][TP_CLAIM];
+
+static void note_defaults(const plp_option_table *tables, int n)
+{
+    for (int t = 0, k = 0; t < n; t++)
+        for (int i = 0; i < tables[t].count && k < COMPARED; i++) plp_option_text(&tables[t].option[i], unset[k++], TP_CLAIM);
+}
+
 static plp_status read_command_line(cli *c, int argc, char **argv, const cli_command **command)
 {
     plp_option_table tables[CLI_TABLES];
     PLP_TRY(choose_command(argc, argv, command));
     const int n = tables_of(*command, tables), most = (*command)->most;
+    note_defaults(tables, n);
     PLP_TRY(plp_options_parse(tables, n, argc - 2, argv + 2, c->words, most < CLI_WORDS ? most : CLI_WORDS, &c->count));
     if (c->count < (*command)->least)
         return PLP_FAIL(PLP_ERR_USAGE, "%d arguments of %d; command line; fix: polylepis %s", c->count, (*command)->least,
@@ -249,6 +260,40 @@ static plp_status compare_commands(const cli *c, const cli_command *command)
     tp_claim claim = { .name = "command" };
     snprintf(claim.text, sizeof claim.text, "%s", command->name);
     return tp_handshake(c->group, &claim, 1);
+}
+
+/* A rank's own: what is seen and said there, and what is compared later, as what it comes to. */
+static bool may_differ(const char *name)
+{
+    static const char *const names[] = { "--device", "--threads", "--trust-model", "--diag", "--quiet", "--help" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
+/* Another option on another rank leads to other collectives, too, or to other requests: a wait, until a watchdog ends it, or an error that
+ * does not name the option. */
+static plp_status compare_options(const cli *c, const cli_command *command)
+{
+    plp_option_table tables[CLI_TABLES];
+    tp_claim claims[TP_CLAIMS];
+    int count = 0;
+    const int n = tables_of(command, tables);
+    for (int t = 0, k = 0; t < n; t++)
+        for (int i = 0; i < tables[t].count && k < COMPARED; i++, k++) {
+            const plp_option *o = &tables[t].option[i];
+            tp_claim *claim = &claims[count];
+            if (may_differ(o->name)) continue;
+            claim->name = o->name;
+            plp_option_text(o, claim->text, sizeof claim->text);
+            if (claim->text[0] == 0) snprintf(claim->text, sizeof claim->text, "not given");
+            const bool number = o->kind == PLP_OPTION_INT || o->kind == PLP_OPTION_REAL; /* one that may stand for another */
+            if (number && strcmp(claim->text, unset[k]) == 0) snprintf(claim->text, sizeof claim->text, "default");
+            if (++count < TP_CLAIMS) continue;
+            PLP_TRY(tp_handshake(c->group, claims, count));
+            count = 0;
+        }
+    return tp_handshake(c->group, claims, count);
 }
 
 /* How a rank fared: the lowest such number of all ranks decides.  The rank that an error only heard of has more to say. */
@@ -304,6 +349,7 @@ static plp_status run(cli *c, int argc, char **argv)
     PLP_TRY(compare_programs(c));
     PLP_TRY(tp_agree(c->group, read_command_line(c, argc, argv, &command)));
     PLP_TRY(compare_commands(c, command));
+    PLP_TRY(compare_options(c, command));
     PLP_TRY(tp_agree(c->group, tp_watchdog_start(c->group, (double)common.watchdog, cli_watchdog_ends)));
     PLP_TRY(command->run(c));
     return c->fared == 0 ? flushed() : PLP_OK;

@@ -13,11 +13,7 @@ typedef enum { NOTHING, WORDS, FILES } offer;
 static offer offered(const plp_option *o)
 {
     if (o->kind == PLP_OPTION_CHOICE) return WORDS;
-    if (o->kind == PLP_OPTION_FLAG) return NOTHING;
-    static const char *const files[] = { "FILE", "PATH", "DIR" }; /* or "OUT.h5" */
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
-        if (strcmp(o->argument, files[i]) == 0) return FILES;
-    return o->kind == PLP_OPTION_TEXT && strchr(o->argument, '.') != NULL ? FILES : NOTHING;
+    return plp_option_is_path(o) ? FILES : NOTHING;
 }
 
 /* The text with each of `special` behind a backslash, and line feeds as blanks; an apostrophe as a quoted shell word needs it. */

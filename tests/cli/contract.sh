@@ -109,10 +109,21 @@ apart() {
 apart 66 "$work/none" "generate $quiet_demo --prompt a" "generate --model $work/none -q --prompt a"
 apart 64 "did you mean" "generate $quiet_demo --prompt a" "generate $quiet_demo --promt a"
 apart 76 "another command" "generate $quiet_demo --prompt a" "inspect $demo"
-apart 76 "options" "generate $quiet_demo --prompt a" "generate $quiet_demo --prompt a --state-dtype bf16"
-apart 65 "index 0" "generate $quiet_demo --prompt-token-ids 1" "generate $quiet_demo --prompt-token-ids 99999"
-apart 76 "requests" "generate $quiet_demo --prompt-token-ids 1,2,3" "generate $quiet_demo --prompt-token-ids 1,2"
-apart 76 "requests" "generate $quiet_demo --prompt a --seed 1" "generate $quiet_demo --prompt a --seed 1 --top-k 3"
+apart 76 "another --state-dtype than rank 0: bf16, rank 0 auto" "generate $quiet_demo --prompt a" "generate $quiet_demo --prompt a --state-dtype bf16"
+apart 76 "another --prompt-token-ids than rank 0: 1,2, rank 0 1,2,3" "generate $quiet_demo --prompt-token-ids 1,2,3" "generate $quiet_demo --prompt-token-ids 1,2"
+apart 76 "another --top-k than rank 0: 3, rank 0 default" "generate $quiet_demo --prompt a --seed 1" "generate $quiet_demo --prompt a --seed 1 --top-k 3"
+apart 76 "another --max-tokens than rank 0: 6, rank 0 5" "generate $quiet_demo --prompt a -n 5" "generate $quiet_demo --prompt a -n 6"
+apart 76 "another --save-state than rank 0: a path, rank 0 not given" "generate $quiet_demo --prompt a" "generate $quiet_demo --prompt a --save-state $work/s"
+apart 76 "another --watchdog" "generate $quiet_demo --prompt a --watchdog 0" "generate $quiet_demo --prompt a"
+apart 76 "another --windows" "perplexity $quiet_demo --text $work/garbage" "perplexity $quiet_demo --text $work/garbage --windows 1"
+apart 76 "another --batch" "bench --shape mamba2-130m --batch 1 --mode collectives" "bench --shape mamba2-130m --batch 2 --mode collectives"
+apart 76 "another --canary" "run-batch $quiet_demo -i $work/own.jsonl -o $work/o.jsonl" "run-batch $quiet_demo -i $work/own.jsonl -o $work/o.jsonl --canary $work/c"
+# What is a rank's own, and names that only one of them looks at.
+"$polylepis" generate $quiet_demo --prompt a -n 2 >"$work/kept" 2>/dev/null
+echo a | tr -d '\n' >"$work/prompt"
+"${MPIEXEC:-mpirun}" -np 1 "$polylepis" generate $quiet_demo -n 02 -f "$work/prompt" : -np 1 "$polylepis" generate --model "$demo" -n 2 \
+    -f "$work/none" --threads 2 --device cpu --diag "$work/diag" >"$work/out" 2>"$work/err" </dev/null || fail "options that may differ"
+cmp -s "$work/out" "$work/kept" || fail "options that may differ: another text"
 "$polylepis" convert "$demo" "$work/demo.h5" 2>/dev/null || fail "convert"
 apart 76 "another model file" "generate $quiet_demo --prompt a" "generate --model $work/demo.h5 -q --prompt a"
 

@@ -13,7 +13,7 @@ static struct {
     bool json;
     int64_t tokens;
     double top_p;
-    const char *prompt;
+    const char *prompt, *out;
     plp_texts stop;
     plp_ints ids;
     int device;
@@ -27,6 +27,7 @@ static const plp_option options[] = {
     { "--stop", NULL, "TEXT", PLP_OPTION_TEXTS, &got.stop, 1, 0, "stop strings" },
     { "--ids", NULL, "1,2", PLP_OPTION_INTS, &got.ids, 0, 99, "ids" },
     { "--device", NULL, "auto|cpu|cuda", PLP_OPTION_CHOICE, &got.device, 0, 0, "where" },
+    { "--out", NULL, "OUT.h5", PLP_OPTION_TEXT, &got.out, 1, 0, "a file" },
 };
 static const plp_option_table table = { "Options", options, sizeof options / sizeof *options };
 
@@ -107,11 +108,51 @@ static void mistakes_are_named(void **state)
     free(huge);
 }
 
+/* Equal values are equal texts, others are others, whatever their length. */
+static void values_are_texts(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *option, *value, *text;
+    } rows[] = {
+        { "-n", "012", "12" },      { "--top-p", "0.10", "0.1" },         { "--top-p", "1e-1", "0.1" },
+        { "--prompt", "", "\"\"" }, { "--prompt", "a\"b", "\"a\\\"b\"" }, { "--stop", "a", "\"a\"" },
+        { "--ids", "1,02", "1,2" }, { "--device", "cuda", "cuda" },       { "--out", "x.h5", "a path" },
+    };
+    char text[64], other[64], value[256] = "";
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (int o = 0; o < table.count; o++) {
+            const bool named = strcmp(options[o].name, rows[i].option) == 0;
+            if (!named && (options[o].letter == NULL || strcmp(options[o].letter, rows[i].option) != 0)) continue;
+            assert_int_equal(parse(rows[i].option, rows[i].value, NULL), PLP_OK);
+            plp_option_text(&options[o], text, sizeof text);
+            assert_string_equal(text, rows[i].text);
+        }
+    assert_int_equal(parse("a", NULL), PLP_OK);
+    plp_option_text(&options[3], text, sizeof text);
+    assert_string_equal(text, ""); /* --prompt, not given */
+    for (int last = 'a'; last <= 'b'; last++) {
+        memset(value, 'x', sizeof value - 2);
+        value[sizeof value - 2] = (char)last;
+        assert_int_equal(parse("--prompt", value, NULL), PLP_OK);
+        plp_option_text(&options[3], last == 'a' ? text : other, sizeof text);
+    }
+    assert_int_equal(strlen(text), sizeof text - 1);
+    assert_string_not_equal(text, other);
+    assert_memory_equal(text, other, 40);
+    assert_int_equal(parse("--stop", "a", "--stop", "b", NULL), PLP_OK);
+    plp_option_text(&options[4], text, sizeof text);
+    assert_int_equal(parse("--stop", "a\" \"b", NULL), PLP_OK);
+    plp_option_text(&options[4], other, sizeof other);
+    assert_string_not_equal(text, other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_is_read),
         cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(values_are_texts),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     free(got.ids.item);
