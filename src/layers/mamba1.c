@@ -9,14 +9,14 @@ static int parts(const layer_dims *d) { return d->dt_rank + 2 * d->state; } /* d
 static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
 {
     enum { VECTOR = 64 }; /* all ranks go one way: what fused forms ask of the channels holds on every rank, or is asked of none */
-    enum { FEW = 2 };     /* rows whose sums every block of the second kernel may add up for itself */
+    enum { FEW = 2 };     /* rows whose sums every block of the second kernel may add up for itself; of KN_MIXER_ROWS and fewer */
     const layer_dims *d = l->d;
     const layer_weights *w = l->w;
     const kn_batch *b = l->b;
     const kn_exchange *exchange = tp_exchange(l->g, (size_t)b->seqs * (size_t)layer_ld_delta(d) * sizeof(float));
-    const int64_t mixed = (int64_t)b->seqs * KN_MIXER_SLICES * parts(d);
-    const bool adds = tp_size(l->g) == 1 || exchange != NULL;
-    const kn_exchange *mixed_exchange = b->seqs <= FEW ? tp_exchange(l->g, (size_t)mixed * sizeof(float)) : NULL;
+    const int64_t mixed = (int64_t)b->seqs * kn_mixer_slices(b->seqs) * parts(d);
+    const bool adds = tp_size(l->g) == 1 || exchange != NULL, wide = b->seqs > KN_MIXER_ROWS;
+    const kn_exchange *mixed_exchange = b->seqs <= FEW || wide ? tp_exchange(l->g, (size_t)mixed * sizeof(float)) : NULL;
     const kn_scan_mixer_args a = {
         .rows = b->seqs,
         .hidden = d->hidden,
@@ -34,6 +34,9 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
         .norm_weight = w->norm,
         .norm_eps = d->eps,
         .mixer_eps = d->mixer_eps,
+        .ready = l->s->ready,
+        .is_ready = l->pending->ready,
+        .next_norm = l->next_norm,
         .in_proj = w->in_proj,
         .in_bias = w->in_bias,
         .conv_weight = w->conv,
@@ -56,13 +59,15 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->scan_mixer_begin == NULL || d->deterministic || b->decodes != b->seqs || d->unit % VECTOR != 0) return PLP_OK;
-    if (b->seqs > KN_MIXER_ROWS) return PLP_OK; /* the pieces add what is pending while they norm */
+    if (b->seqs > KN_MIXER_WIDE) return PLP_OK; /* the pieces add what is pending while they norm */
     PLP_TRY(layer_settle(l));
     PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
     if (!*done) return PLP_OK;
     if (a.between) PLP_TRY(tp_all_reduce(l->g, l->s->mixed, mixed, PLP_F32));
+    PLP_TRY(l->kn->scan_mixer_end(l->c, &a, b));
     *up_to_date = adds;
-    return l->kn->scan_mixer_end(l->c, &a, b);
+    l->pending->ready = adds && wide && l->next_norm != NULL;
+    return PLP_OK;
 }
 
 /* s->mixed = x_proj of s->conv, summed over the ranks: each holds columns of x_proj, and what follows is not linear. */
@@ -184,6 +189,10 @@ static void lay_out(layer_scratch *s, plp_arena *a, const kn_backend *kn, const 
     s->parts = plp_arena_take(a, tokens * parts(d), act);
     s->y = plp_arena_take(a, tokens * inner, act);
     s->delta = plp_arena_take(a, (tokens + KN_PEERS) * layer_ld_delta(d), sizeof(float)); /* parts of rows that ranks do not divide */
+    if (of_mixer > 0) {
+        s->ready.x = plp_arena_take(a, (int64_t)KN_MIXER_WIDE * d->hidden, plp_dtype_size(PLP_BF16));
+        s->ready.squares = plp_arena_take(a, KN_READY_SQUARES, sizeof(float));
+    }
     if (of_scan + of_mixer > 0) s->step = plp_arena_take(a, (int64_t)(of_scan > of_mixer ? of_scan : of_mixer), 1);
 }
 

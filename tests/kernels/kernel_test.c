@@ -249,6 +249,24 @@ void kt_expect_ready(kt *t, int step, const kt_ready *ready, const float *residu
     }
 }
 
+void kt_twin_make(kt *t, kt_twin *twin)
+{
+    enum { WORDS = 1 << 18 };
+    twin->inbox = kt_nan(t, PLP_F32, (size_t)(2 * 2 * 2 * WORDS));
+    twin->count = kt_nan(t, PLP_F32, 2);
+    kt_ok(t, t->kn->fill(t->c, twin->inbox.p, 0, twin->inbox.n * sizeof(float)));
+    kt_ok(t, t->kn->fill(t->c, twin->count.p, 0, twin->count.n * sizeof(float)));
+    twin->x = (kn_exchange){ .size = 2, .words = WORDS, .count = twin->count.p };
+    twin->x.inbox[0] = twin->inbox.p, twin->x.inbox[1] = (uint64_t *)twin->inbox.p + WORDS;
+}
+
+void kt_expect_twin(kt *t, const kt_twin *twin, uint32_t exchanges)
+{
+    uint32_t count[2];
+    memcpy(count, kt_fetch(t, &twin->count), sizeof count);
+    if (count[0] != 0 || count[1] != exchanges) kt_fail(t, "%u exchanges and %u blocks, not %u and none", count[1], count[0], exchanges);
+}
+
 void kt_end_row(kt *t)
 {
     while (t->blocks) {

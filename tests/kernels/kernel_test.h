@@ -100,6 +100,15 @@ kt_ready kt_ready_make(kt *t, int step, const kt_array *residual, const kt_array
 /* It is that of `residual`, as fetched, and of this norm. */
 void kt_expect_ready(kt *t, int step, const kt_ready *ready, const float *residual, const kt_array *norm);
 
+/* An exchange with another rank just like this one, for it is this one: what it sends arrives as the other's. */
+typedef struct {
+    kt_array inbox, count;
+    kn_exchange x;
+} kt_twin;
+void kt_twin_make(kt *t, kt_twin *twin);
+/* So many exchanges are done, and all blocks have left them. */
+void kt_expect_twin(kt *t, const kt_twin *twin, uint32_t exchanges);
+
 /* Frees what the row allocated. */
 void kt_end_row(kt *t);
 

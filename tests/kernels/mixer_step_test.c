@@ -30,8 +30,7 @@ typedef struct {
     plp_dtype ssm_dtype;
     kn_mixer_step_args a;
     kt_batch batch;
-    kn_exchange x; /* TWIN: with another rank just like this one, for it is this one: what it sends arrives as the other's */
-    kt_array inbox, count;
+    kt_twin twin; /* TWIN */
     kt_ready ready;
     kt_array ahead, next_norm; /* READY: the norm reads what was made of `ahead`, not the residual */
     kt_array residual, delta, norm, in_proj, in_bias, conv_weight, conv_bias, A, dt_bias, D, gate, out_proj, out_bias, conv_state,
@@ -188,14 +187,8 @@ static void reference(const step *s, int r, double *conv, double *ssm, double *o
 
 static void meet_twin(kt *t, step *s)
 {
-    enum { WORDS = 1 << 18 };
-    s->inbox = kt_nan(t, PLP_F32, (size_t)(2 * 2 * 2 * WORDS));
-    s->count = kt_nan(t, PLP_F32, 2);
-    kt_ok(t, t->kn->fill(t->c, s->inbox.p, 0, s->inbox.n * sizeof(float)));
-    kt_ok(t, t->kn->fill(t->c, s->count.p, 0, s->count.n * sizeof(float)));
-    s->x = (kn_exchange){ .size = 2, .words = WORDS, .count = s->count.p };
-    s->x.inbox[0] = s->inbox.p, s->x.inbox[1] = (uint64_t *)s->inbox.p + WORDS;
-    s->a.exchange = &s->x;
+    kt_twin_make(t, &s->twin);
+    s->a.exchange = &s->twin.x;
     s->a.most_heads = s->heads;
     if (s->flags & SPAN) s->a.all_groups = s->norm_groups + 3, s->a.group_first = 1; /* and others that neither has */
 }
@@ -237,11 +230,7 @@ static void run(kt *t, const int *size)
     kt_expect(t, "conv state", &s.conv_state, conv);
     kt_expect(t, "ssm state", &s.ssm_state, ssm);
     if (to_delta) kt_expect(t, "residual", &s.residual, s.residual.v);
-    if (done && s.flags & TWIN) {
-        uint32_t count[2];
-        memcpy(count, kt_fetch(t, &s.count), sizeof count);
-        if (count[0] != 0 || count[1] != 1) kt_fail(t, "%u exchanges and %u blocks, not one and none", count[1], count[0]);
-    }
+    if (done && s.flags & TWIN) kt_expect_twin(t, &s.twin, 1);
     if (done && !to_delta && s.flags & READY) kt_expect_ready(t, s.rows, &s.ready, got, &s.next_norm);
 }
 

@@ -8,13 +8,16 @@
  * What the reference rounds to bf16 is what the kernels store between them or multiply: the normalised row before its scale, the
  * convolution's input and output, z, dt's part of x_proj's sums before the scale of its norm, the gated y.  See mixer_step_test.c for what such a rounding may do. */
 enum { WIDTH = 4 };
-enum { DELTA = 1, BIASES = 2, NORMS = 4, BF16_STATE = 8, BARE = 16 };
+enum { DELTA = 1, BIASES = 2, NORMS = 4, BF16_STATE = 8, BARE = 16, READY = 32, TWIN = 64 };
 
 typedef struct {
     int rows, hidden, channels, state, rank, flags, parts;
     plp_dtype ssm_dtype;
     kn_scan_mixer_args a;
     kt_batch batch;
+    kt_twin twin; /* TWIN: of both sums */
+    kt_ready ready;
+    kt_array ahead, next_norm; /* READY: as in mixer_step_test.c */
     kt_array residual, delta, norm, in_proj, in_bias, conv_weight, conv_bias, x_proj, dt_proj, A, dt_bias, D, out_proj, out_bias,
         conv_state, ssm_state, mixed, work;
 } step;
@@ -49,7 +52,7 @@ static step step_make(kt *t, const int *size)
     s.out_bias = kt_random(t, PLP_F32, h, 0, 1);
     s.conv_state = kt_state(t, &s.batch, PLP_BF16, (WIDTH - 1) * I);
     s.ssm_state = kt_state(t, &s.batch, s.ssm_dtype, I * (size_t)s.state);
-    s.mixed = kt_nan(t, PLP_F32, rows * KN_MIXER_SLICES * parts);
+    s.mixed = kt_nan(t, PLP_F32, rows * (size_t)kn_mixer_slices(s.rows) * parts);
     s.a = (kn_scan_mixer_args){ .rows = s.rows,
                                 .hidden = s.hidden,
                                 .channels = s.channels,
@@ -80,6 +83,11 @@ static step step_make(kt *t, const int *size)
                                 .conv_dtype = PLP_BF16,
                                 .ssm_dtype = s.ssm_dtype,
                                 .mixed = s.mixed.p };
+    s.ahead = s.residual;
+    s.next_norm = kt_random(t, PLP_F32, h, 1, 0.3);
+    if (s.flags & READY) s.ahead = kt_random(t, PLP_F32, rows * h, 0.1, 1);
+    s.ready = kt_ready_make(t, s.rows, &s.ahead, &s.norm);
+    if (s.flags & READY) s.a.is_ready = true, s.a.next_norm = s.next_norm.p, s.a.ready = s.ready.r;
     s.work = kt_nan(t, PLP_F32, t->kn->scan_mixer_work(&s.a) / sizeof(float));
     s.a.work = s.work.p;
     return s;
@@ -97,7 +105,7 @@ static void reference_begin(const step *s, int r, double *conv, double *p, doubl
 {
     const int H = s->hidden, I = s->channels, src = s->batch.src[r], dst = s->batch.dst[r];
     const bool fresh = s->batch.past[r] == 0;
-    const double *res = s->residual.v + (size_t)r * (size_t)H, mean = dot(res, res, H) / H;
+    const double *res = s->ahead.v + (size_t)r * (size_t)H, mean = dot(res, res, H) / H;
     double *row = p + 2 * I; /* what in_proj multiplies */
     for (int k = 0; k < H; k++) row[k] = bf16(res[k] * s->norm.v[k]);
     for (int i = 0; i < 2 * I; i++)
@@ -111,7 +119,7 @@ static void reference_begin(const step *s, int r, double *conv, double *p, doubl
         p[I + c] = bf16(silu((s->a.conv_bias ? s->conv_bias.v[c] : 0) + dot(w, x, WIDTH)));
         p[c] = bf16(p[c]);
     }
-    for (int i = 0; i < s->parts; i++) mixed[i] = dot(s->x_proj.v + (size_t)i * (size_t)I, p + I, I);
+    for (int i = 0; i < s->parts; i++) mixed[i] = (s->flags & TWIN ? 2 : 1) * dot(s->x_proj.v + (size_t)i * (size_t)I, p + I, I);
 }
 
 /* The rest, from x_proj's sums: updates ssm, writes the mixer's output. */
@@ -136,7 +144,8 @@ static void reference_end(const step *s, int r, double *ssm, const double *p, do
         }
         v[c] = bf16(y * silu(p[c]));
     }
-    for (int k = 0; k < s->hidden; k++) out[k] = dot(s->out_proj.v + (size_t)k * (size_t)I, v, I) + (s->a.out_bias ? s->out_bias.v[k] : 0);
+    for (int k = 0; k < s->hidden; k++)
+        out[k] = (s->flags & TWIN ? 2 : 1) * dot(s->out_proj.v + (size_t)k * (size_t)I, v, I) + (s->a.out_bias ? s->out_bias.v[k] : 0);
 }
 
 /* between: with x_proj's sums in `mixed`, for a caller who adds them up over ranks; else `end` may have taken them from elsewhere. */
@@ -144,8 +153,10 @@ static void run_once(kt *t, const int *size, bool between)
 {
     const bool expected = t->act == PLP_BF16;
     step s = step_make(t, size);
+    const int slices = kn_mixer_slices(s.rows);
     bool done = !expected;
     s.a.between = between;
+    if (s.flags & TWIN) kt_twin_make(t, &s.twin), s.a.exchange = s.a.mixed_exchange = &s.twin.x;
     if (!kt_ok(t, t->kn->scan_mixer_begin(t->c, &s.a, &s.batch.b, &done))) return;
     if (done != expected) {
         kt_fail(t, "done is %d", done);
@@ -167,25 +178,29 @@ static void run_once(kt *t, const int *size, bool between)
         reference_begin(&s, r, conv, p, mixed);
         for (int i = 0; between && i < s.parts; i++) {
             double sum = 0;
-            for (int k = 0; k < KN_MIXER_SLICES; k++) sum += sums[(r * KN_MIXER_SLICES + k) * s.parts + i];
+            for (int k = 0; k < slices; k++) sum += sums[(r * slices + k) * s.parts + i];
             if (!kt_near(t, PLP_F32, sum, mixed[i])) kt_fail(t, "x_proj[%d][%d] is %.9g, not %.9g", r, i, sum, mixed[i]);
         }
         reference_end(&s, r, ssm, p, mixed, row);
         for (int k = 0; k < s.hidden; k++) w[k] = row[k] + (s.flags & DELTA ? 0 : w[k]);
-        kt_expect_norm(t, "a row", got + (size_t)r * (size_t)ld, w, s.hidden, 2e-3);
+        kt_expect_norm(t, "a row", got + (size_t)r * (size_t)ld, w, s.hidden,
+                       s.rows > KN_MIXER_ROWS ? 0x1p-8 : 2e-3); /* as in mixer_step_test.c */
     }
     kt_expect(t, "out", out, want);
     kt_expect(t, "conv state", &s.conv_state, conv);
     kt_expect(t, "ssm state", &s.ssm_state, ssm);
+    if (done && s.flags & TWIN) kt_expect_twin(t, &s.twin, 2);
+    if (done && s.flags & READY && !(s.flags & DELTA)) kt_expect_ready(t, s.rows, &s.ready, got, &s.next_norm);
     if (s.flags & DELTA) kt_expect(t, "residual", &s.residual, s.residual.v);
 }
 
 static void run(kt *t, const int *size)
 {
     enum { SMALL = 1024 };
-    if (!t->kn->scan_mixer_begin) return;              /* optional */
-    if (t->act != PLP_BF16 && size[2] > SMALL) return; /* the small rows show that it leaves other types alone */
-    run_once(t, size, true);
+    if (!t->kn->scan_mixer_begin) return; /* optional */
+    if (t->act != PLP_BF16 && (size[2] > SMALL || size[0] > KN_MIXER_ROWS))
+        return; /* the small rows show that it leaves other types alone */
+    if (!(size[5] & TWIN)) run_once(t, size, true);
     run_once(t, size, false);
 }
 
@@ -241,6 +256,9 @@ static bool chain(kt *t, step *s, int first, int rows, kt_array *residual)
             a.residual = (float *)residual->p + first * s->hidden;
             a.mixed = s->mixed.p;
             a.work = s->work.p;
+            a.is_ready = rows > KN_MIXER_ROWS && l > 0; /* the step's first norm finds nothing */
+            a.next_norm = s[(l + 1) % LAYERS].norm.p;
+            a.ready = s->ready.r;
             if (!kt_ok(t, t->kn->scan_mixer_begin(t->c, &a, &b, &done)) || !done) return false;
             if (!kt_ok(t, t->kn->scan_mixer_end(t->c, &a, &b))) return false;
         }
@@ -272,9 +290,13 @@ static void run_same(kt *t, const int *size)
             kt_expect_same(t, again % 2 ? "again" : "one after the other", kt_fetch(t, &s->residual), together, n);
         unsetenv("PLP_PDL");
     }
-    for (int r = 0; r < s->rows; r++)
-        if (chain(t, s, r, 1, &s->residual))
-            kt_expect_same(t, "alone", kt_fetch(t, &s->residual) + r * s->hidden, together + r * s->hidden, s->hidden);
+    int alone = 1; /* of more rows than KN_MIXER_ROWS, as in mixer_step_test.c */
+    if (s->rows > KN_MIXER_ROWS)
+        for (alone = KN_MIXER_ROWS + 1; 2 * (alone - 1) < s->rows;) alone = 2 * (alone - 1) + 1;
+    const int others = s->rows - alone, stride = alone > 1 && others > 0 ? others : 1;
+    for (int r = 0; r <= others; r += stride)
+        if (chain(t, s, r, alone, &s->residual))
+            kt_expect_same(t, "with fewer", kt_fetch(t, &s->residual) + r * s->hidden, together + r * s->hidden, alone * s->hidden);
 }
 
 /* In a context sized for a Mamba-1 model, whose heads are single channels, it is known as in any other. */
@@ -385,6 +407,7 @@ static void run_ranks(kt *t, const int *size)
 }
 
 #define STEP 8e-3, 1e-2 /* as in mixer_step_test.c */
+#define WIDE 8e-3, 1e-1
 const kt_case kt_scan_mixer_rows[] = {
     /* name                  run rows hidden channels state rank flags */
     { "scan_mixer.256", run, { 1, 256, 512, 16, 16, 0 }, STEP },
@@ -400,15 +423,33 @@ const kt_case kt_scan_mixer_rows[] = {
     { "scan_mixer.2560", run, { 6, 2560, 1280, 8, 160, BF16_STATE }, STEP },
     { "scan_mixer.3072", run, { 5, 3072, 640, 16, 192, BARE }, STEP },
     { "scan_mixer.4096", run, { 8, 4096, 1088, 16, 256, NORMS | DELTA | BIASES }, STEP },
-    { "scan_mixer.4096.claims", run, { 2, 4096, 3712, 16, 16, 0 }, STEP }, /* enough tiles for the last ones to be claimed */
+    { "scan_mixer.4096.tall", run, { 2, 4096, 3712, 16, 16, 0 }, STEP }, /* tiles that multiprocessors do not divide */
     { "scan_mixer.least", run, { 1, 256, 64, 8, 8, BARE | NORMS }, STEP },
+    { "scan_mixer.wide.9", run, { 9, 256, 512, 16, 16, 0 }, WIDE },
+    { "scan_mixer.wide.16", run, { 16, 768, 1536, 16, 48, BIASES }, WIDE },
+    { "scan_mixer.wide.17", run, { 17, 1024, 832, 8, 64, NORMS | READY }, WIDE },
+    { "scan_mixer.wide.32", run, { 32, 768, 768, 16, 48, DELTA | NORMS }, WIDE },
+    { "scan_mixer.wide.33", run, { 33, 512, 3008, 32, 40, BF16_STATE | READY | BIASES }, WIDE },
+    { "scan_mixer.wide.50", run, { 50, 2560, 640, 16, 160, BF16_STATE }, WIDE },
+    { "scan_mixer.wide.61", run, { 61, 192, 576, 8, 8, BARE | NORMS | BIASES }, WIDE },
+    { "scan_mixer.wide.64", run, { 64, 1024, 1088, 16, 256, NORMS | READY }, WIDE },
+    { "scan_mixer.wide.40.falcon", run, { 40, 512, 8192, 16, 256, NORMS }, WIDE },
+    { "scan_mixer.wide.long.8", run, { 61, 192, 4416, 8, 8, BARE | READY }, WIDE }, /* so many blocks that each takes more rows */
+    { "scan_mixer.wide.long.32", run, { 64, 256, 4352, 32, 40, BF16_STATE | NORMS }, WIDE },
+    { "scan_mixer.wide.least", run, { 12, 64, 64, 8, 8, READY }, WIDE },
+    { "scan_mixer.wide.twin.9", run, { 9, 320, 320, 16, 24, TWIN }, WIDE },
+    { "scan_mixer.wide.twin.30", run, { 30, 1024, 2048, 32, 64, TWIN | NORMS | READY | BIASES }, WIDE },
+    { "scan_mixer.wide.twin.64", run, { 64, 2048, 1088, 16, 128, TWIN | NORMS | BF16_STATE }, WIDE },
+    { "scan_mixer.wide.same", run_same, { 35, 1024, 1088, 16, 64, NORMS }, 0, 0 },
+    { "scan_mixer.wide.same.64", run_same, { 64, 512, 2048, 32, 48, BF16_STATE }, 0, 0 },
+    { "scan_mixer.wide.same.long", run_same, { 64, 256, 4352, 16, 48, NORMS }, 0, 0 },
     { "scan_mixer.ranks", run_ranks, { 1, 1024, 4096, 16, 64, NORMS | DELTA }, STEP },
     { "scan_mixer.ranks.one_slice", run_ranks, { 5, 512, 256, 8, 40, DELTA | BIASES | BF16_STATE }, STEP },
     { "scan_mixer.ranks.all_slices", run_ranks, { 8, 256, 2048, 32, 16, NORMS | DELTA }, STEP },
     { "scan_mixer.unknown", run_unknown, { 8, 256, 512, 16, 16, 0 }, 0, 0 },
     { "scan_mixer.context", run_context, { 2, 768, 1536, 16, 48, 0 }, 0, 0 },
     { "scan_mixer.same", run_same, { 3, 1024, 8192, 16, 64, NORMS }, 0, 0 },
-    { "scan_mixer.same.claims", run_same, { 3, 2048, 6144, 16, 64, NORMS }, 0, 0 }, /* late tiles go to whoever comes first */
+    { "scan_mixer.same.tall", run_same, { 3, 2048, 6144, 16, 64, NORMS }, 0, 0 },
     { "scan_mixer.same.small", run_same, { 3, 256, 512, 16, 16, BF16_STATE }, 0, 0 },
     { 0 }
 };

@@ -21,13 +21,16 @@ bool knows(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
            c->sms <= KN_READY_PARTS && mixer_step_in_knows(a) && mixer_step_out_knows(a, c->sms);
 }
 
-/* More rows of a Mamba-2 mixer, for mixer_step_wide.cuh. */
-bool knows_wide(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
+/* More rows, for mixer_step_wide.cuh: the products of both kinds of mixer. */
+bool knows_wide_products(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
 {
     const bool decodes = b->tokens == a->rows && b->seqs == a->rows && b->decodes == a->rows;
-    return decodes && a->rows > STEP_ROWS && a->rows <= WIDE_ROWS && a->heads >= 1 && a->groups >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) &&
-           step_aligned(a->work) && mixer_step_ssm_knows(a) && mixer_step_out_knows(a, c->sms) &&
-           mixer_step_wide_in_knows(a, c->sms) && mixer_step_wide_out_knows(c, a);
+    return decodes && a->rows > STEP_ROWS && a->rows <= WIDE_ROWS && a->heads >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) && step_aligned(a->work) &&
+           mixer_step_out_knows(a, c->sms) && mixer_step_wide_in_knows(a, c->sms) && mixer_step_wide_out_knows(c, a);
+}
+bool knows_wide(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
+{
+    return knows_wide_products(c, a, b) && a->groups >= 1 && mixer_step_ssm_knows(a);
 }
 
 /* A Mamba-1 mixer as `in` and `out` see it: 64 channels are a head, there are no groups, and no rows of in_proj for dt. */
@@ -35,8 +38,10 @@ kn_mixer_step_args common_of(const kn_scan_mixer_args *a)
 {
     kn_mixer_step_args m = {};
     m.rows = a->rows, m.hidden = a->hidden, m.heads = a->channels / STEP_DIM, m.dim = STEP_DIM, m.width = a->width;
+    m.most_heads = a->most_channels / STEP_DIM;
     m.residual = a->residual, m.delta = a->delta, m.ld_delta = a->ld_delta, m.exchange = a->exchange;
     m.norm_weight = a->norm_weight, m.norm_eps = a->norm_eps;
+    if (a->rows > STEP_ROWS) m.ready = a->ready, m.is_ready = a->is_ready, m.next_norm = a->next_norm;
     m.in_proj = a->in_proj, m.in_bias = a->in_bias, m.conv_weight = a->conv_weight, m.conv_bias = a->conv_bias;
     m.out_proj = a->out_proj, m.out_bias = a->out_bias, m.w_dtype = a->w_dtype;
     m.conv_state = a->conv_state, m.conv_dtype = a->conv_dtype, m.work = a->work;
@@ -61,6 +66,15 @@ step_told told_of(const kn_context *c, const kn_scan_mixer_args *a, int64_t *cou
     return { NULL, tells_z ? z : NULL, (uint16_t *)x };
 }
 
+/* x_proj of a wide step as out_proj's kernel sees it: its sums, over the ranks with mixed_exchange, go to mixed. */
+kn_mixer_step_args x_proj_of(const kn_scan_mixer_args *a)
+{
+    kn_mixer_step_args m = {};
+    m.rows = a->rows, m.hidden = a->dt_rank + 2 * a->state, m.heads = a->channels / STEP_DIM, m.dim = STEP_DIM, m.most_heads = a->most_channels / STEP_DIM;
+    m.delta = a->mixed, m.ld_delta = m.hidden, m.exchange = a->mixed_exchange, m.out_proj = a->x_proj, m.w_dtype = a->w_dtype;
+    return m;
+}
+
 int slices_of(const kn_scan_mixer_args *a) { return mixer_step_slices(a->hidden, a->most_channels); } /* of x_proj's sums, on any rank */
 bool knows_scan(const kn_context *c, const kn_scan_mixer_args *a, const kn_mixer_step_args *m, const kn_batch *b)
 {
@@ -69,6 +83,14 @@ bool knows_scan(const kn_context *c, const kn_scan_mixer_args *a, const kn_mixer
     told_of(c, a, &words);
     return a->channels % STEP_DIM == 0 && step_aligned(a->x_proj) && knows(c, m, b) && slices_of(a) <= PRODUCT_SLICES && mixer_step_scan_knows(a) &&
            words <= KN_TOLD && (a->mixed_exchange == NULL || message <= a->mixed_exchange->words);
+}
+
+bool knows_scan_wide(const kn_context *c, const kn_scan_mixer_args *a, const kn_mixer_step_args *m, const kn_batch *b)
+{
+    const kn_mixer_step_args x = x_proj_of(a);
+    if (2 * wide_box(a->most_channels, c->sms) > WIDE_BAND) return false; /* what one rank knows all must: they add up x_proj */
+    return a->channels % STEP_DIM == 0 && knows_wide_products(c, m, b) && step_aligned(a->x_proj) && mixer_step_wide_out_knows(c, &x) &&
+           mixer_step_wide_scan_knows(a);
 }
 
 /* Where the arrays between the kernels lie behind a->work, and the bytes they take.  The last are for more than STEP_ROWS rows. */
@@ -161,16 +183,31 @@ bool knows_narrow(const kn_context *c, const kn_mixer_step_args *a, const kn_bat
            ring_slots(a->rows, mixer_step_in_room(a, c->sms), mixer_step_out_room(a, c->sms), available, in_slots, out_slots);
 }
 
-plp_status step_wide(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w)
+/* in_proj of a wide step, and the norm before it. */
+plp_status wide_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w)
 {
     size_t at[ARRAYS];
     char *base = (char *)a->work;
     place_work(a, at);
     const wide_work x = { (bf16 *)(base + at[5]), (float *)(base + at[6]) };
     if (!a->is_ready) PLP_TRY(mixer_step_wide_norm(c, a, &x));
-    PLP_TRY(mixer_step_wide_in(c, a, b, w, &x));
+    return mixer_step_wide_in(c, a, b, w, &x);
+}
+
+plp_status step_wide(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w)
+{
+    PLP_TRY(wide_in(c, a, b, w));
     PLP_TRY(mixer_step_ssm(c, a, b, w, NULL));
     return mixer_step_wide_out(c, a, w);
+}
+
+plp_status scan_begin_wide(kn_context *c, const kn_scan_mixer_args *a, const kn_mixer_step_args *m, const step_batch *b)
+{
+    const kn_mixer_step_args x_proj = x_proj_of(a);
+    step_work w = work_of(m);
+    PLP_TRY(wide_in(c, m, b, &w));
+    w.v = w.xbc; /* x, where out_proj has v */
+    return mixer_step_wide_out(c, &x_proj, &w);
 }
 
 } // namespace
@@ -215,12 +252,13 @@ extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixe
     const kn_mixer_step_args m = common_of(a);
     scan_share share;
     int available;
-    *done = false;
+    const step_batch batch = { b->src_slot, b->dst_slot, b->past };
+    *done = knows_scan_wide(c, a, &m, b);
+    if (*done) return scan_begin_wide(c, a, &m, &batch);
     if (!knows_scan(c, a, &m, b)) return PLP_OK;
     PLP_TRY(available_on(c, &available));
     if (!share_of(c, a, &m, available, &share)) return PLP_OK;
     const step_work w = work_of(&m);
-    const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     c->turn++;
     int64_t words;
     const step_told told = told_of(c, a, &words);
@@ -234,12 +272,16 @@ extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixe
 extern "C" plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_args *a, const kn_batch *b)
 {
     const kn_mixer_step_args m = common_of(a);
+    const step_work w = work_of(&m);
+    const step_batch batch = { b->src_slot, b->dst_slot, b->past };
+    if (a->rows > STEP_ROWS) {
+        PLP_TRY(mixer_step_wide_scan(c, a, &batch, &w));
+        return mixer_step_wide_out(c, &m, &w);
+    }
     scan_share share;
     int available;
     PLP_TRY(available_on(c, &available));
     share_of(c, a, &m, available, &share); /* it fits: begin has seen to that */
-    const step_work w = work_of(&m);
-    const step_batch batch = { b->src_slot, b->dst_slot, b->past };
     int64_t words;
     const step_told told = told_of(c, a, &words);
     PLP_TRY(mixer_step_scan(c, a, &batch, &w, share.scan_bytes, slices_of(a), &told));

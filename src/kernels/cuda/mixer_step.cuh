@@ -1,5 +1,5 @@
 /* src/kernels/cuda/mixer_step.cuh -- one mixer for 1..8 decode rows in three kernels, and RMSNorm + lm_head in one.  For 9 to 64 rows
- * of Mamba-2 the same with products of another kind, and a kernel for a step's first norm: mixer_step_wide.cuh.
+ * the same with products of another kind, Mamba-1's second product as a kernel, and one for a step's first norm: mixer_step_wide.cuh.
  *
  *     in     RMSNorm + in_proj + { z | conv1d update + SiLU for x, B, C | softplus and clamp for dt };  Mamba-1: + x_proj
  *     ssm    Mamba-2: h = exp(dt A) h + dt x B^T;  y = h C + D x;  v = y silu(z);  sums of v^2
@@ -97,6 +97,9 @@ bool mixer_step_out_knows(const kn_mixer_step_args *a, int sms);
 
 static inline int step_inner(const kn_mixer_step_args *a) { return a->heads * STEP_DIM; }
 static inline int step_channels(const kn_mixer_step_args *a) { return step_inner(a) + 2 * a->groups * a->state; }
+static inline int step_dts(const kn_mixer_step_args *a) { return a->dt_bias ? a->heads : 0; } /* rows of in_proj for dt: none in Mamba-1, whose dt comes later */
+/* Bytes between rows of 16-byte units that 8 lanes in two rows read together: an odd number of 64 bytes keeps those apart. */
+static inline int step_odd_pitch(int bytes) { return bytes % 128 <= 64 ? bytes / 128 * 128 + 64 : bytes / 128 * 128 + 192; }
 static inline bool step_aligned(const void *p) { return (uintptr_t)p % 16 == 0; }
 
 /* What all of these need of the device and the context. */

@@ -122,8 +122,7 @@ template <class S, int ROWS, bool SECOND> __global__ void __launch_bounds__(STEP
     else norm_product<S, ROWS>(a.product, product_alone(), smem, e);
 }
 
-/* Of Mamba-1, whose dt comes later, z and x alone. */
-int in_rows(const kn_mixer_step_args *a) { return step_inner(a) + step_channels(a) + (a->dt_bias ? a->heads : 0); }
+int in_rows(const kn_mixer_step_args *a) { return step_inner(a) + step_channels(a) + step_dts(a); }
 
 int tiles_most(int rows, int tile, int first, int blocks)
 {

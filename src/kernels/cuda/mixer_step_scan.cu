@@ -48,9 +48,6 @@ struct scan_shared {
     float bias[STEP_DIM], D[STEP_DIM]; /* here until they are used: of registers there are none to spare */
 };
 
-/* Bytes between rows of 16-byte units that 8 lanes in two rows read together: an odd number of 64 bytes keeps those apart. */
-int odd_pitch(int bytes) { return bytes % 128 <= 64 ? bytes / 128 * 128 + 64 : bytes / 128 * 128 + 192; }
-
 /* Two neighbouring sums of this rank, their slices added up in order. */
 __device__ __forceinline__ float2 mixed_slices(const float *at, int parts)
 {
@@ -272,7 +269,7 @@ template <class T, int V, bool EXCHANGE, int AHEAD> __global__ void __launch_bou
 size_t shared_of(const kn_scan_mixer_args *a)
 {
     const size_t rows = a->rows, parts = a->dt_rank + 2 * a->state;
-    return (size_t)STEP_DIM * odd_pitch(a->dt_rank * 2) + rows * (odd_pitch(a->dt_rank * 2) + parts * sizeof(float));
+    return (size_t)STEP_DIM * step_odd_pitch(a->dt_rank * 2) + rows * (step_odd_pitch(a->dt_rank * 2) + parts * sizeof(float));
 }
 
 template <class T, bool EXCHANGE, int AHEAD> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s, size_t least)
@@ -309,7 +306,7 @@ plp_status mixer_step_scan(kn_context *c, const kn_scan_mixer_args *a, const ste
     const int own = mixer_step_slices(a->hidden, a->channels), parts = a->dt_rank + 2 * a->state, last = own * parts - 1;
     const scan_args s = { (const bf16 *)a->dt_proj, a->mixed, a->A, a->dt_bias, a->D, a->ssm_state, *b, *w, mixer_step_told(c, a), told->z, told->x,
                           own, last, a->rows, a->channels,
-                          a->dt_rank, odd_pitch(a->dt_rank * 2), odd_pitch(a->dt_rank * 2), (float)a->mixer_eps,
+                          a->dt_rank, step_odd_pitch(a->dt_rank * 2), step_odd_pitch(a->dt_rank * 2), (float)a->mixer_eps,
                           exchange ? *a->mixed_exchange : kn_exchange{}, slices };
     if (exchange) return a->ssm_dtype == PLP_F32 ? launch<float, true>(c, a, s, least) : launch<bf16, true>(c, a, s, least);
     return a->ssm_dtype == PLP_F32 ? launch<float, false>(c, a, s, least) : launch<bf16, false>(c, a, s, least);

@@ -1,4 +1,4 @@
-/* src/kernels/cuda/mixer_step_wide.cuh -- matrix products of a mixer's decode step for 9 to 64 rows: weights are streamed once from memory,
+/* src/kernels/cuda/mixer_step_wide.cuh -- a mixer's decode step for 9 to 64 rows, whose matrix products stream weights once from memory:
  *
  *     d[r][n] = sum_k w[r][k] x[n][k]                  w (rows, k) weights, x (m, k) activations, both bf16, sums in float32
  *
@@ -20,7 +20,8 @@ enum {
     WIDE_ROWS = 64,    /* of the batch, at most                      */
     WIDE_BAND = 256,   /* rows of w of a block, at most              */
     WIDE_COLUMNS = 64, /* of a stage: 128 bytes of each row          */
-    WIDE_SLOTS = 12,   /* stages of the ring, at most                */
+    WIDE_SLOTS = 24,   /* stages of a ring, at most                  */
+    WIDE_USUAL = 12,   /* ... of in_proj and out_proj: more make small models slower */
     WIDE_SPARE = 1024  /* the ring begins at a multiple of this      */
 };
 
@@ -34,6 +35,9 @@ enum { WIDE_PARTS = KN_CLUSTER /* of k, of out_proj */, WIDE_OUT_BAND = 192 /* r
 plp_status mixer_step_wide_norm(kn_context *c, const kn_mixer_step_args *a, const wide_work *w);
 plp_status mixer_step_wide_in(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, const wide_work *x);
 plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const step_work *w);
+/* Mamba-1: from w->xbc (x alone), w->z and mixed to w->v. */
+plp_status mixer_step_wide_scan(kn_context *c, const kn_scan_mixer_args *a, const step_batch *b, const step_work *w);
+bool mixer_step_wide_scan_knows(const kn_scan_mixer_args *a);
 int mixer_step_wide_out_bands(const kn_context *c, const kn_mixer_step_args *a); /* of rows of out_proj: parts of what it leaves in ready.squares */
 bool mixer_step_wide_in_knows(const kn_mixer_step_args *a, int sms);
 bool mixer_step_wide_out_knows(const kn_context *c, const kn_mixer_step_args *a);
@@ -163,11 +167,11 @@ static inline int wide_behind(int box, int n, int groups)
     const int past = groups * KN_TILE - wide_stage(box, n);
     return past > 0 ? past : 0;
 }
-/* Stages that fit; 0: fewer than two do. */
-static inline int wide_slots(int box, int n, int groups, int beside, int available)
+/* Stages that fit, `usual` at most; 0: fewer than two do. */
+static inline int wide_slots(int box, int n, int groups, int beside, int available, int usual = WIDE_USUAL)
 {
     const int most = (available - WIDE_SPARE - beside - wide_behind(box, n, groups)) / wide_stage(box, n);
-    return most < 2 ? 0 : most < WIDE_SLOTS ? most : (int)WIDE_SLOTS;
+    return most < 2 ? 0 : most < usual ? most : usual;
 }
 static inline size_t wide_bytes(int box, int n, int groups, int slots)
 {

@@ -44,9 +44,9 @@ struct in_args {
     step_work work;
     const float *scale, *squares; /* (m); or the latter, of the operand that the mixer before has left (kn_ready) */
     int parts;                    /* of squares: mixers of a model are alike */
-    const float *dt_bias;         /* (heads) */
+    const float *dt_bias;         /* (dts) */
     float dt_min, dt_max, eps;
-    int inner, channels, heads;
+    int inner, channels, dts; /* rows of z; of x, B, C; of dt */
 };
 /* Rows of in_proj of a block: z0 .. z0 + zs of z, in the first rows of a stage, and c0 .. c0 + cs of x, B, C, dt, behind z_box of those.  Every block has
  * some of each, so that all are done with the convolution at the same time. */
@@ -60,7 +60,7 @@ struct in_piece {
             *count = min(u1 * 8, rows) - *from;
         };
         split(a.inner, &z0, &zs);
-        split(a.channels + a.heads, &c0, &cs);
+        split(a.channels + a.dts, &c0, &cs);
         count = a.product.chunks;
         start = blockIdx.x % count;
     }
@@ -191,7 +191,7 @@ __device__ __forceinline__ void finish(const in_args &a, const in_shared<N> &sh,
             const int n = i / heads, h = i % heads;
             const uint32_t at = old + n * old_pitch + (fours * 4 + h) * 2;
             const float value = __uint_as_float((uint32_t)load_shared2(at + N * old_pitch) << 16 | load_shared2(at));
-            a.work.dt[(size_t)n * a.heads + h0 + h] = fminf(fmaxf(kn_softplus(value + __ldg(a.dt_bias + h0 + h)), a.dt_min), a.dt_max);
+            a.work.dt[(size_t)n * a.dts + h0 + h] = fminf(fmaxf(kn_softplus(value + __ldg(a.dt_bias + h0 + h)), a.dt_min), a.dt_max);
         }
     }
 #pragma unroll 1
@@ -282,7 +282,7 @@ template <int N, int GROUPS> __global__ void __launch_bounds__(GROUPS * 128 + 64
 #endif
 }
 
-int rest(const kn_mixer_step_args *a) { return step_channels(a) + a->heads; } /* rows of in_proj from x on */
+int rest(const kn_mixer_step_args *a) { return step_channels(a) + step_dts(a); } /* rows of in_proj from x on */
 template <int N, int GROUPS> plp_status launch(kn_context *c, in_args *in, int available)
 {
     wide_args *p = &in->product;
@@ -326,7 +326,7 @@ plp_status mixer_step_wide_in(kn_context *c, const kn_mixer_step_args *a, const 
     in_args in = { { {}, inner + rest(a), a->rows, z_box + c_box, a->hidden / WIDE_COLUMNS, 0 }, {}, {}, z_box, c_box, a->in_bias, a->conv_weight,
                    a->conv_bias, (bf16 *)a->conv_state, *b, *w, x->scale, a->is_ready ? a->ready.squares : NULL,
                    a->is_ready ? mixer_step_wide_out_bands(c, a) : 0, a->dt_bias, a->dt_min, a->dt_max, (float)a->norm_eps, inner,
-                   step_channels(a), a->heads };
+                   step_channels(a), step_dts(a) };
     int available;
     PLP_TRY(KN_CUDA(cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, c->options.device)));
     PLP_TRY(maps(in.z, (const bf16 *)a->in_proj, inner, a->hidden, z_box));

@@ -1,4 +1,5 @@
-/* src/kernels/cuda/mixer_step_wide_out.cu -- the gate's group norm and out_proj of 9 to 64 decode rows, as in mixer_step_out.cu.
+/* src/kernels/cuda/mixer_step_wide_out.cu -- the gate's group norm and out_proj of 9 to 64 decode rows, as in mixer_step_out.cu; without a norm also
+ * Mamba-1's out_proj and x_proj.
  *
  * hidden is small, so that a band of rows for every multiprocessor would read more of v than of the weights: the blocks of a cluster share a band,
  * each with a part of the columns, and each adds up the parts' sums of some rows of the batch out of their shared memory, always in the same order.
@@ -11,17 +12,16 @@
 namespace {
 
 enum {
-    OUT_GROUPS = 3,
-    OUT_THREADS = OUT_GROUPS * 128, /* that multiply                    */
-    OUT_WARPS = OUT_THREADS / 32,
+    OUT_GROUPS = 3,                 /* of 128 threads that multiply; one where bands have no more rows */
     SUM_THREADS = 128,              /* that add up squares              */
-    ALL_THREADS = OUT_THREADS + SUM_THREADS + 32,
     SUMS_AT_ONCE = 16,              /* of the loads of one              */
     PIECES = 2,                     /* of 128 rows of a band            */
     SUM_PITCH = WIDE_OUT_BAND + 4,  /* floats between rows of the batch */
     X_COUNTS = 3,                   /* see split_of                     */
+    X_PROJ_SHARED = 140 * 1024,     /* bytes: with more, fewer blocks of the scan are there in time; with less, x_proj is slower */
     RUN = 4                         /* stages of the first norm group, if there are more: the scales come meanwhile */
 };
+static constexpr int all_threads(int groups) { return groups * 128 + SUM_THREADS + 32; }
 static_assert((int)STEP_DIM == (int)WIDE_COLUMNS, "a stage is a head");
 static_assert(WIDE_OUT_BAND == OUT_GROUPS * 64 && WIDE_OUT_BAND <= PIECES * 32 * 4, "a lane ends four rows of each piece");
 
@@ -49,9 +49,10 @@ struct out_shared {
 
 /* SUM_THREADS threads: rstd (groups, N) of the norm groups that this block's heads are in: `lanes` neighbours a row and group, the same order in
  * every run. */
-template <int N, bool EXCHANGE> __device__ __forceinline__ void statistics(const out_args &a, out_shared &sh, const wide_piece &p, float *rstd, bool sums)
+template <int N, bool EXCHANGE>
+__device__ __forceinline__ void statistics(const out_args &a, out_shared &sh, const wide_piece &p, float *rstd, bool sums, int thread)
 {
-    const int g0 = sh.group[p.first], count = sh.group[p.first + p.count - 1] - g0 + 1, m = a.product.m, thread = threadIdx.x - OUT_THREADS;
+    const int g0 = sh.group[p.first], count = sh.group[p.first + p.count - 1] - g0 + 1, m = a.product.m;
     int lanes = 32;
     while (lanes > 1 && N * count * lanes > SUM_THREADS) lanes /= 2; /* not by m: rows must not depend on each other */
     const int lane = thread % lanes, pairs = m * count, turns = (pairs * lanes + SUM_THREADS - 1) / SUM_THREADS;
@@ -59,7 +60,7 @@ template <int N, bool EXCHANGE> __device__ __forceinline__ void statistics(const
     for (int turn = 0; turn < turns; turn++) {
         const int pair = (turn * SUM_THREADS + thread) / lanes, n = pair % m, g = g0 + pair / m;
         const bool has = pair < pairs;
-        const int end = has ? a.first[g + 1] : 0;
+        const int end = has && (a.scale || a.fold) ? a.first[g + 1] : 0; /* without a norm there are no squares */
         const float *from = a.squares + (size_t)n * a.heads;
         float t = 0;
 #pragma unroll 1
@@ -84,9 +85,10 @@ template <int N, bool EXCHANGE> __device__ __forceinline__ void statistics(const
 }
 
 /* Warps that multiply, behind them those that add up squares; the last one fetches. */
-template <int N, bool EXCHANGE> __global__ void __launch_bounds__(ALL_THREADS) wide_out_kernel(const __grid_constant__ out_args a)
+template <int N, int GROUPS, bool EXCHANGE> __global__ void __launch_bounds__(all_threads(GROUPS)) wide_out_kernel(const __grid_constant__ out_args a)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    constexpr int OUT_THREADS = GROUPS * 128, OUT_WARPS = OUT_THREADS / 32;
     extern __shared__ unsigned char smem[];
     __shared__ out_shared sh;
     enum { TABLE = 1, SCALES = 2, ENDED = 3 }; /* barriers: sh.group, rstd, the ring */
@@ -100,7 +102,7 @@ template <int N, bool EXCHANGE> __global__ void __launch_bounds__(ALL_THREADS) w
         if (end - head < RUN) p.start = (p.start + end - head) % p.count;
         break;
     }
-    wide_start(&sh.bars, a.product.slots, OUT_GROUPS * 4);
+    wide_start(&sh.bars, a.product.slots, GROUPS * 4);
     dependents_start();
     if (threadIdx.x >= OUT_THREADS + SUM_THREADS) {
         if (lane == 0)
@@ -117,7 +119,7 @@ template <int N, bool EXCHANGE> __global__ void __launch_bounds__(ALL_THREADS) w
     float *rstd = (float *)(ring + a.product.slots * wide_stage(a.product.box, N));
     if (threadIdx.x >= OUT_THREADS) {
         if (EXCHANGE && threadIdx.x == OUT_THREADS) sh.exchange = exchange_turn::next(a.x);
-        statistics<N, EXCHANGE>(a, sh, p, rstd, a.fold && blockIdx.x == 0);
+        statistics<N, EXCHANGE>(a, sh, p, rstd, a.fold && blockIdx.x == 0, threadIdx.x - OUT_THREADS);
         __syncwarp();
         kn_named_arrive(SCALES, OUT_THREADS + SUM_THREADS);
         return;
@@ -263,6 +265,18 @@ bool split_of(const kn_context *c, const kn_mixer_step_args *a, out_split *s)
     }
     return best > 0;
 }
+bool is_x_proj(const kn_mixer_step_args *a) { return a->residual == NULL; }
+template <int N, int GROUPS> plp_status launch(kn_context *c, const kn_mixer_step_args *a, const out_split &s, out_args &o, int available)
+{
+    const int scales = o.span * N * (int)sizeof(float), threads = all_threads(GROUPS);
+    const int beside = (int)sizeof(out_shared) + scales;
+    /* x_proj leaves room for blocks of the scan, which ask for their states meanwhile. */
+    o.product.slots = is_x_proj(a) ? wide_slots(s.box, N, GROUPS, beside, X_PROJ_SHARED, WIDE_SLOTS) : wide_slots(s.box, N, GROUPS, beside, available);
+    const dim3 grid(s.bands * s.parts);
+    const size_t bytes = wide_bytes(s.box, N, GROUPS, o.product.slots) + scales;
+    if (a->exchange != NULL) return step_launch<wide_out_kernel<N, GROUPS, true>>(c, grid, bytes, o, threads, s.parts);
+    return step_launch<wide_out_kernel<N, GROUPS, false>>(c, grid, bytes, o, threads, s.parts);
+}
 /* The most norm groups that a part has heads of. */
 int span_of(const out_args &o)
 {
@@ -298,7 +312,7 @@ plp_status mixer_step_wide_create(kn_context *c)
     if (!c->hopper) return PLP_OK;
     int most;
     PLP_TRY(KN_CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, c->options.device)));
-    PLP_TRY((step_prepare<wide_out_kernel<WIDE_ROWS, true>>(c)));
+    PLP_TRY((step_prepare<wide_out_kernel<WIDE_ROWS, OUT_GROUPS, true>>(c)));
     c->clusters[1] = c->sms;
     for (int parts = 2; parts <= WIDE_PARTS; parts++) {
         cudaLaunchAttribute cluster = {};
@@ -306,11 +320,11 @@ plp_status mixer_step_wide_create(kn_context *c)
         cluster.val.clusterDim = { (unsigned)parts, 1, 1 };
         cudaLaunchConfig_t config = {};
         config.gridDim = dim3(c->sms / parts * parts);
-        config.blockDim = dim3(ALL_THREADS);
+        config.blockDim = dim3(all_threads(OUT_GROUPS));
         config.dynamicSmemBytes = most - 8192; /* the static part is no more */
         config.attrs = &cluster;
         config.numAttrs = 1;
-        if (cudaOccupancyMaxActiveClusters(&c->clusters[parts], (wide_out_kernel<WIDE_ROWS, true>), &config) == cudaSuccess) continue;
+        if (cudaOccupancyMaxActiveClusters(&c->clusters[parts], (wide_out_kernel<WIDE_ROWS, OUT_GROUPS, true>), &config) == cudaSuccess) continue;
         cudaGetLastError(); /* a part of a device may have none */
         c->clusters[parts] = 0;
     }
@@ -333,17 +347,13 @@ plp_status mixer_step_wide_out(kn_context *c, const kn_mixer_step_args *a, const
     for (int g = 0; norm && g <= a->gate_groups; g++) o.first[g] = (short)(a->gate_first[g] / STEP_DIM);
     o.span = span_of(o);
     PLP_TRY(KN_CUDA(cudaDeviceGetAttribute(&available, cudaDevAttrMaxSharedMemoryPerBlockOptin, c->options.device)));
+    /* Small blocks leave room for those of the kernel behind; of many rows, more warps are sooner done with the sums, but x_proj has few for each. */
+    const bool one = s.box <= 64 && (a->rows <= 16 || is_x_proj(a));
     wide_by_rows(a->rows, [&](auto n) {
         constexpr int N = decltype(n)::value;
         st = kn_tensor_map(&o.w, a->out_proj, a->hidden, inner, inner, s.box);
         if (st == PLP_OK) st = kn_tensor_map(&o.product.x, w->v, a->rows, inner, inner, N);
-        if (st != PLP_OK) return;
-        const int scales = o.span * N * (int)sizeof(float);
-        o.product.slots = wide_slots(s.box, N, OUT_GROUPS, (int)sizeof(out_shared) + scales, available);
-        const dim3 grid(s.bands * s.parts);
-        const size_t bytes = wide_bytes(s.box, N, OUT_GROUPS, o.product.slots) + scales;
-        if (a->exchange != NULL) st = step_launch<wide_out_kernel<N, true>>(c, grid, bytes, o, ALL_THREADS, s.parts);
-        else st = step_launch<wide_out_kernel<N, false>>(c, grid, bytes, o, ALL_THREADS, s.parts);
+        if (st == PLP_OK) st = one ? launch<N, 1>(c, a, s, o, available) : launch<N, OUT_GROUPS>(c, a, s, o, available);
     });
     return st;
 }
