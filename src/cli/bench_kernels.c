@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "cli/cli.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -575,10 +576,12 @@ plp_status bench_rates(bench *b)
     }
     b->flop_rate = 2.0 * m * n * k / best;
     if (tp_rank(b->group) == 0 && b->format == BENCH_MARKDOWN) {
-        char line[160];
+        char line[160], nccl[32] = "";
         kn->describe(c, line, sizeof line);
-        printf("# %s\n# per rank, %d rank%s at once: reads %.1f GB/s; matrix product %d x %d x %d %.1f GFLOP/s\n", line, tp_size(b->group),
-               tp_size(b->group) == 1 ? "" : "s", b->read_rate * 1e-9, m, n, k, b->flop_rate * 1e-9);
+        if (!cpu) cli_nccl_version(nccl, sizeof nccl);
+        printf("# %s%s%s\n# per rank, %d rank%s at once: reads %.1f GB/s; matrix product %d x %d x %d %.1f GFLOP/s\n", line,
+               nccl[0] ? ", NCCL " : "", nccl, tp_size(b->group), tp_size(b->group) == 1 ? "" : "s", b->read_rate * 1e-9, m, n, k,
+               b->flop_rate * 1e-9);
     }
 done:
     drain(&pool);

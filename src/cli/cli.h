@@ -52,6 +52,9 @@ plp_status cli_not_input(const char *output, const char *input);
 /* What must be the same on all ranks before they begin: build and libraries.  Their number. */
 int cli_program_claims(tp_claim *claims);
 
+/* NCCL's, "2.28.3"; empty in a build without. */
+void cli_nccl_version(char *text, size_t size);
+
 /* --version: the program's and of what it was built with and finds. */
 void cli_print_version(void);
 

@@ -92,6 +92,12 @@ int cli_program_claims(tp_claim *claims)
     return 1 + LIBRARIES;
 }
 
+void cli_nccl_version(char *text, size_t size)
+{
+    const library l = nccl();
+    snprintf(text, size, "%s", l.built[0] == 0 ? "" : l.found);
+}
+
 void cli_print_version(void)
 {
     library all[LIBRARIES];

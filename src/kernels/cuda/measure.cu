@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 
 /* Eight 16-byte loads in flight a thread; the sum is stored only if it is what it never is, so that no load is dropped. */
 __global__ void read_kernel(const uint4 *data, size_t count, unsigned *sink)
@@ -59,14 +60,27 @@ done:
     return st;
 }
 
+/* The driver's own version where the kernel says it, "580.159.04", else nothing: CUDA's calls know what it is good for alone. */
+static void driver_version(char *text, int size)
+{
+    FILE *f = fopen("/sys/module/nvidia/version", "r");
+    text[0] = 0;
+    if (f == NULL) return;
+    if (fgets(text, size, f) == NULL) text[0] = 0;
+    text[strcspn(text, " \n")] = 0;
+    fclose(f);
+}
+
 void kn_describe_cuda(kn_context *c, char *line, size_t size)
 {
     cudaDeviceProp p;
+    char own[32];
     int driver = 0, runtime = 0;
+    driver_version(own, sizeof own);
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
     if (cudaGetDeviceProperties(&p, c->options.device) != cudaSuccess) snprintf(line, size, "unknown GPU");
     else
-        snprintf(line, size, "GPU %d %s, %d multiprocessors, %.0f GB, driver for CUDA %d.%d, CUDA %d.%d", c->options.device, p.name,
-                 p.multiProcessorCount, (double)p.totalGlobalMem * 1e-9, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+        snprintf(line, size, "GPU %d %s, %d multiprocessors, %.0f GB, driver%s%s for CUDA %d.%d, CUDA %d.%d", c->options.device, p.name,
+                 p.multiProcessorCount, (double)p.totalGlobalMem * 1e-9, own[0] ? " " : "", own, driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
 }
