@@ -45,8 +45,9 @@ static plp_status print_config(const model_source *s)
     printf("bos             %lld\nstops           ", (long long)c->bos);
     for (int i = 0; i < c->stops; i++) printf("%s%lld", i ? ", " : "", (long long)c->stop[i]);
     printf("%s\ntokenizer       %s\n", c->stops ? "" : "none", tokenizer ? "yes" : "none: prompts as token ids only");
-    printf("dtype           %s\nparameters      %llu\nweights         %.2f MB\ndigest          %s\n", plp_dtype_name(c->dtype),
-           (unsigned long long)parameters, megabytes(weights), model_source_digest(s));
+    printf("dtype           %s\nparameters      %llu\nweights         %.2f MB\ndigest          %s (%s)\n", plp_dtype_name(c->dtype),
+           (unsigned long long)parameters, megabytes(weights), model_source_digest(s),
+           model_source_digest_is_whole(s) ? "every byte" : "headers, config, tokenizer, a sample of each tensor's values");
     return PLP_OK;
 }
 
@@ -138,7 +139,7 @@ done:
 
 const cli_command cli_inspect = {
     .name = "inspect",
-    .summary = "Show a model's config, sizes and checksum, and the sharding plan for N ranks.",
+    .summary = "Show a model's config, sizes and digest, and the sharding plan for N ranks.",
     .usage = "inspect MODEL [--plan N] [--tensors]",
     .examples = "  polylepis inspect models/demo\n  polylepis inspect model.h5 --plan 4\n",
     .least = 1,

@@ -31,10 +31,11 @@ plp_status io_checkpoint_read_ranges(const io_checkpoint *c, const io_range *lis
 /* How many threads share a read; 1 at first.  One caller at a time. */
 void io_checkpoint_threads(const io_checkpoint *c, int threads);
 
-/* SHA-256 over the files' names, sizes and headers: tells checkpoints apart without reading their weights. */
-void io_checkpoint_digest(const io_checkpoint *c, uint8_t digest[PLP_SHA256_BYTES]);
+/* SHA-256 over the files' names, sizes and headers, and over a sample of each tensor's values: all of up to 8 KiB, else 4 KiB each at the start,
+ * in the middle and at the end.  A fine-tune is told apart, a change of other bytes is not.  Reads: PLP_ERR_IO where a file got shorter. */
+plp_status io_checkpoint_digest(const io_checkpoint *c, uint8_t digest[PLP_SHA256_BYTES]);
 
-/* Total payload bytes read through this handle: what `inspect` and the loading line report. */
+/* Total payload bytes read through this handle, but for the digest's sample: what `inspect` and the loading line report. */
 uint64_t io_checkpoint_bytes_read(const io_checkpoint *c);
 
 #endif

@@ -87,12 +87,12 @@ static plp_status read_tokenizer(model_source *s, const char *dir)
     return there ? plp_read_file(path, MOST_TOKENIZER, &s->tokenizer, &s->tokenizer_bytes) : PLP_OK;
 }
 
-/* All that decides what a text is answered with, short of the weights' values. */
-static void digest_directory(model_source *s)
+/* All that decides what a text is answered with; of the weights' values a sample. */
+static plp_status digest_directory(model_source *s)
 {
     plp_sha256_stream sum;
     uint8_t digest[PLP_SHA256_BYTES];
-    io_checkpoint_digest(s->checkpoint, digest);
+    PLP_TRY(io_checkpoint_digest(s->checkpoint, digest));
     plp_sha256_init(&sum);
     plp_sha256_update(&sum, digest, sizeof digest);
     plp_sha256_update(&sum, s->config_text, strlen(s->config_text));
@@ -103,6 +103,7 @@ static void digest_directory(model_source *s)
     if (s->tokenizer != NULL) plp_sha256_update(&sum, s->tokenizer, s->tokenizer_bytes);
     plp_sha256_final(&sum, digest);
     plp_sha256_hex(digest, s->digest);
+    return PLP_OK;
 }
 
 static plp_status open_directory(model_source *s, const char *dir, const model_source_options *options)
@@ -123,7 +124,7 @@ static plp_status open_directory(model_source *s, const char *dir, const model_s
         goto done;
     }
     PLP_DO(model_checkpoint_map_check(&s->map, c));
-    digest_directory(s);
+    PLP_DO(digest_directory(s));
 done:
     json_object_put(root);
     return st;
@@ -161,6 +162,7 @@ void model_source_close(model_source **source)
 const model_config *model_source_config(const model_source *s) { return &s->config; }
 const char *model_source_config_text(const model_source *s) { return s->config_text ? s->config_text : ""; }
 const char *model_source_digest(const model_source *s) { return s->digest; }
+bool model_source_digest_is_whole(const model_source *s) { return s->file != NULL; }
 
 plp_status model_source_tokenizer(const model_source *s, const char **text, size_t *bytes)
 {

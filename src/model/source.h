@@ -92,9 +92,10 @@ plp_status model_source_pass(model_source *s, int part, int parts, uint64_t *byt
 uint64_t model_source_bytes_read(const model_source *s);
 /* Bytes that reading this range takes from the files: what `inspect --plan` reports. */
 uint64_t model_source_cost(const model_source *s, model_band band, int64_t first, int64_t count);
-/* 64 hex digits: a model file's manifest digest; of a directory, a SHA-256 over its headers, sizes, config,
- * special ids and tokenizer. */
+/* 64 hex digits: a model file's manifest digest, which stands for every byte; of a directory, a SHA-256 over its headers, sizes, config, special
+ * ids, tokenizer and a sample of each tensor's values (io_checkpoint_digest). */
 const char *model_source_digest(const model_source *s);
+bool model_source_digest_is_whole(const model_source *s); /* it stands for every byte */
 
 /* ------------------------------------------------------------------------------------------------------------------- convert */
 typedef struct {

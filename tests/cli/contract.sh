@@ -126,6 +126,8 @@ echo a | tr -d '\n' >"$work/prompt"
 cmp -s "$work/out" "$work/kept" || fail "options that may differ: another text"
 "$polylepis" convert "$demo" "$work/demo.h5" 2>/dev/null || fail "convert"
 apart 76 "another model file" "generate $quiet_demo --prompt a" "generate --model $work/demo.h5 -q --prompt a"
+other_weights "$work/other"
+apart 76 "another model file" "generate $quiet_demo --prompt a" "generate --model $work/other -q --prompt a"
 
 # Without a launcher, and where Slurm started N programs that know nothing of each other.
 began=$(date +%s)

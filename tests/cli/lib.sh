@@ -59,6 +59,15 @@ gone() {
     # shellcheck disable=SC2086 # a list
     [ -z "$left" ] || kill -9 $left
 }
+# other_weights DIR: the demonstration model with other numbers, as a fine-tune has: some signs change, and nothing else does.
+other_weights() {
+    cp -r "$demo" "$1"
+    header=$(($(od -A n -t u8 -N 8 "$demo/model.safetensors") + 8))
+    {
+        head -c $header "$demo/model.safetensors"
+        tail -c +$((header + 1)) "$demo/model.safetensors" | LC_ALL=C tr '\074\274' '\274\074'
+    } >"$1/model.safetensors"
+}
 # Batch jobs.
 in=$work/in.jsonl out=$work/out.jsonl
 batch() { # batch CODE ARGS: of the demonstration model, in.jsonl to out.jsonl

@@ -235,6 +235,8 @@ stopped 75 SIGUSR1
 grep -q 'error\[STOPPED\]: stopped by a signal; .* start the same command again' "$work/err" || fail "SIGUSR1: no message"
 [ ! -e "$out.lock" ] || fail "SIGUSR1: the lock is left"
 refused 78 "temperature 0.5, was 1" run-batch -q --model "$demo" -i "$in" -o "$out" -t 0.5
+other_weights "$work/other"
+refused 78 "model" run-batch -q --model "$work/other" -i "$in" -o "$out"
 head -n 59 "$in" >"$work/less.jsonl"
 refused 78 "input" run-batch -q --model "$demo" -i "$work/less.jsonl" -o "$out"
 printf torn >>"$out.part"

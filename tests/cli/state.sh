@@ -44,9 +44,15 @@ done
 np=$here
 
 refused 65 "is a state of model" generate -m "$source/tests/data/fixtures/mamba2-g1" -q --load-state "$work/state" -n 2
+other_weights "$work/other"
+refused 65 "is a state of model" generate -m "$work/other" -q --load-state "$work/state" -n 2
 refused 66 "$work/none" generate -m "$demo" -q --load-state "$work/none" -n 2
 refused 73 "$work/none" generate -m "$demo" -q -p A -n 1 --save-state "$work/none/state" --json
+run inspect "$demo"
+grep -q '^digest .*a sample of each' "$work/out" || fail "inspect: what the digest covers"
 run convert "$demo" "$work/model.h5" -q
+run inspect "$work/model.h5"
+grep -q '^digest .*(every byte)' "$work/out" || fail "inspect: what a model file's digest covers"
 refused 65 "holds no state" generate -m "$demo" -q --load-state "$work/model.h5" -n 2
 printf 'x' | dd of="$work/state" bs=1 seek=$(($(wc -c <"$work/state") / 2)) conv=notrunc 2>/dev/null
 refused 65 "state" generate -m "$demo" -q --load-state "$work/state" -n 2

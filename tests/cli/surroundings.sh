@@ -116,6 +116,9 @@ same() { # same WHAT: of $work/out and what it should be, but for the times
     run $canary --prefix-cache align
     run $canary --max-slice 64
     [ "$rc" = 0 ] && [ "$(wc -l <"$work/canary")" = 3 ] || fail "a line without an end: $(cat "$work/canary" "$work/err")"
+    other_weights "$work/other"
+    run $canary --model "$work/other"
+    [ "$rc" = 0 ] && [ "$(wc -l <"$work/canary")" = 4 ] || fail "other weights: $(cat "$work/canary" "$work/err")"
     sed -i 's/"canary":".../"canary":"xyz/' "$work/canary"
     rm "$work/bird"
     run $canary

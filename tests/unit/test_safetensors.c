@@ -470,7 +470,7 @@ static void digest_of(const char *path, uint8_t digest[PLP_SHA256_BYTES])
 {
     io_checkpoint *c = NULL;
     assert_int_equal(io_checkpoint_open(&c, path), PLP_OK);
-    io_checkpoint_digest(c, digest);
+    assert_int_equal(io_checkpoint_digest(c, digest), PLP_OK);
     io_checkpoint_close(&c);
 }
 
@@ -485,6 +485,51 @@ static void digests(void **state)
     put_tensors("model.safetensors", "{" T("u", 0, 2) "}", 2);
     digest_of(dir, b);
     assert_memory_not_equal(a, b, sizeof a);
+}
+
+/* Values: each byte of a tensor of up to 8 KiB, of a longer one three blocks, the last of which ends with the last whole one. */
+static void digests_of_values(void **state)
+{
+    (void)state;
+    enum { SMALL = 8192, LARGE = 5 * 4096 + 6 };
+    static const struct {
+        int at; /* byte of the payload */
+        bool counts;
+    } rows[] = { { 0, true },
+                 { SMALL - 1, true },
+                 { SMALL, true },
+                 { SMALL + 4095, true },
+                 { SMALL + 4096, false },
+                 { SMALL + 2 * 4096, true },
+                 { SMALL + 3 * 4096 - 1, true },
+                 { SMALL + 3 * 4096, false },
+                 { SMALL + 4 * 4096, true },
+                 { SMALL + 5 * 4096 - 1, true },
+                 { SMALL + 5 * 4096, false } };
+    static const char text[] = "{\"s\":{\"dtype\":\"F16\",\"shape\":[4096],\"data_offsets\":[0,8192]},"
+                               "\"t\":{\"dtype\":\"F16\",\"shape\":[10243],\"data_offsets\":[8192,28678]}}";
+    char path[128];
+    uint8_t a[PLP_SHA256_BYTES], b[PLP_SHA256_BYTES];
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    put_tensors("model.safetensors", text, SMALL + LARGE);
+    digest_of(dir, a);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        put_tensors("model.safetensors", text, SMALL + LARGE);
+        FILE *f = fopen(path, "r+b");
+        assert_non_null(f);
+        assert_int_equal(fseek(f, (long)(8 + sizeof text - 1) + rows[i].at, SEEK_SET), 0);
+        fputc(~rows[i].at & 255, f);
+        assert_int_equal(fclose(f), 0);
+        digest_of(dir, b);
+        if ((memcmp(a, b, sizeof a) != 0) != rows[i].counts)
+            fail_msg("byte %d %s", rows[i].at, rows[i].counts ? "does not count" : "counts");
+    }
+    io_checkpoint *c = NULL;
+    assert_int_equal(io_checkpoint_open(&c, dir), PLP_OK);
+    assert_int_equal(truncate(path, 300), 0);
+    assert_int_equal(io_checkpoint_digest(c, a), PLP_ERR_IO);
+    assert_non_null(strstr(plp_last_error(), "model.safetensors: ends at byte 300"));
+    io_checkpoint_close(&c);
 }
 
 #define IN_DIR(f) cmocka_unit_test_setup_teardown(f, make_dir, drop_dir)
@@ -506,6 +551,7 @@ int main(void)
         IN_DIR(shards),
         IN_DIR(kinds_of_nothing),
         IN_DIR(digests),
+        IN_DIR(digests_of_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -713,6 +713,30 @@ static void another_tokenizer_is_another_model(void **state)
     bag_free(&b);
 }
 
+/* As is a fine-tune: the same shapes and files, and each tensor counts. */
+static void other_values_are_another_model(void **state)
+{
+    (void)state;
+    char digest[PLP_SHA256_HEX], other[PLP_SHA256_HEX];
+    bag b;
+    bag_original(&b, "");
+    put("config.json", HUGGING_FACE(""));
+    bag_save(&b, "model.safetensors", "");
+    digest_of_directory(digest);
+    for (int i = 0; i < b.count; i++) {
+        float *middle = (float *)b.item[i].data + elements(&b.item[i]) / 2, was = *middle;
+        *middle += 0.5f;
+        bag_save(&b, "model.safetensors", "");
+        digest_of_directory(other);
+        assert_string_not_equal(digest, other);
+        *middle = was;
+    }
+    bag_save(&b, "model.safetensors", "");
+    digest_of_directory(other);
+    assert_string_equal(digest, other);
+    bag_free(&b);
+}
+
 static void what_is_no_model(void **state)
 {
     (void)state;
@@ -757,6 +781,7 @@ int main(void)
         IN_DIR(config_and_tensors_disagree),
         IN_DIR(unknown_tensors_are_warned_of),
         IN_DIR(another_tokenizer_is_another_model),
+        IN_DIR(other_values_are_another_model),
         IN_DIR(what_is_no_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
