@@ -155,15 +155,22 @@ static plp_status settle_vocab(const model_checkpoint_map *m, model_config *c)
     return PLP_OK;
 }
 
-/* The matrices' common type; float32, which holds both, where they differ. */
+/* The common type of the matrices that the model uses; float32, which holds both, where they differ. */
 static plp_status settle_dtype(const model_checkpoint_map *m, model_config *c)
 {
-    bool mixed = false;
+    const int64_t tensors = io_checkpoint_tensors(m->checkpoint), layers = c->layers < tensors ? c->layers : tensors; /* not checked yet */
+    int count = 0;
+    const stack *s = stacks_of(c, true, &count);
     c->dtype = m->embedding->dtype;
-    for (int64_t i = 0; i < io_checkpoint_tensors(m->checkpoint); i++) {
-        const io_tensor *t = io_checkpoint_tensor(m->checkpoint, i);
-        if (strstr(t->name, "_proj.weight") != NULL || t == m->head) mixed |= t->dtype != c->dtype;
-    }
+    bool mixed = m->head != NULL && m->head->dtype != c->dtype;
+    for (int64_t layer = 0; layer < layers; layer++)
+        for (int i = 0; i < count; i++) {
+            char name[IO_NAME];
+            if (!model_band_of(s[i].band[0])->matrix) continue;
+            name_of(m, &s[i], true, layer, name);
+            const io_tensor *t = io_checkpoint_find(m->checkpoint, name);
+            mixed |= t != NULL && t->dtype != c->dtype;
+        }
     if (mixed) {
         plp_log(PLP_LOG_WARN, "%s: matrices of more than one dtype; all are taken as F32", io_checkpoint_dir(m->checkpoint));
         c->dtype = PLP_F32;

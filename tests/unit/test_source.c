@@ -476,6 +476,13 @@ static void dtypes_of_checkpoints(void **state)
     assert_memory_equal(half, (uint16_t *)bag_find(&b, "backbone.embedding.weight")->data + 64, sizeof half);
     assert_int_equal(model_source_read(s, MODEL_EMBED, 0, 1, 1, half, PLP_BF16), PLP_ERR_USAGE);
     model_source_close(&s);
+    bag_add(&b, "mtp.layers.0.q_proj.weight", 2, 4, 4); /* left-overs, and what no layer has, have no say */
+    bag_add(&b, "backbone.layers.2.mixer.out_proj.weight", 2, 4, 4);
+    bag_add(&b, "backbone.layers.0.mixer.x_proj.weight", 2, 4, 4);
+    bag_save(&b, "model.safetensors", "");
+    open_source(&s, dir);
+    assert_int_equal(model_source_config(s)->dtype, PLP_F16);
+    model_source_close(&s);
     retype(bag_find(&b, "backbone.layers.1.mixer.out_proj.weight"), PLP_BF16); /* a mixture: float32 holds both */
     bag_save(&b, "model.safetensors", "");
     open_source(&s, dir);
