@@ -369,35 +369,8 @@ static void enqueue(plp_engine *e, request *r, uint64_t leader)
     e->waits++;
 }
 
-/* A request that begins from a state file. */
-static plp_status restore(plp_engine *e, const plp_request *given, request **r)
-{
-    plp_status st = PLP_OK;
-    state_file f;
-    plp_request whole = *given;
-    int *ids = NULL;
-    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state, e->options.trust));
-    whole.count = (size_t)f.count + given->count;
-    PLP_DO(PLP_ALLOCATED(ids = malloc(whole.count * sizeof *ids)));
-    memcpy(ids, f.tokens, (size_t)f.count * sizeof *ids);
-    if (given->count > 0) memcpy(ids + f.count, given->ids, given->count * sizeof *ids);
-    whole.ids = ids;
-    PLP_DO(request_create(r, &whole, e->config, e->tokenizer));
-    request_restore(*r, f.state, f.past, given->count == 0 && f.past >= f.prompt);
-    f.state = NULL;
-done:
-    free(ids);
-    state_file_free(&f);
-    return st;
-}
-
-static plp_status create_request(plp_engine *e, const plp_request *given, request **r)
-{
-    return given->state ? restore(e, given, r) : request_create(r, given, e->config, e->tokenizer);
-}
-
-/* The answers to a prompt, in a list: all or none. */
-static plp_status create_answers(plp_engine *e, const plp_request *given, request **first)
+/* The answers to a prompt, in a list: all or none.  origin: NULL, or what they begin from. */
+static plp_status create_answers(plp_engine *e, const plp_request *given, request_origin *origin, request **first)
 {
     plp_request one = *given;
     request **next = first;
@@ -406,11 +379,37 @@ static plp_status create_answers(plp_engine *e, const plp_request *given, reques
     for (int i = 0; i < (given->answers > 1 ? given->answers : 1); i++, next = &(*next)->next) {
         if (given->seeds) one.sampling.seed = given->seeds[i];
         if (i > 0) one.prompt_logprobs = -1;
-        PLP_DO(create_request(e, &one, next));
+        PLP_DO(request_create(next, &one, e->config, e->tokenizer));
+        if (origin != NULL) request_restore(*next, origin);
     }
     return PLP_OK;
 done:
     for (request *r = *first, *after; r != NULL; r = after) after = r->next, request_destroy(&r);
+    return st;
+}
+
+/* Behind a state file, which is read once for all of them. */
+static plp_status restore_answers(plp_engine *e, const plp_request *given, request **first)
+{
+    plp_status st = PLP_OK;
+    state_file f;
+    plp_request whole = *given;
+    request_origin *origin = NULL;
+    int *ids = NULL;
+    PLP_TRY(state_file_read(&f, e->model, e->options.digest, given->state, e->options.trust));
+    whole.count = (size_t)f.count + given->count;
+    PLP_DO(PLP_ALLOCATED(ids = malloc(whole.count * sizeof *ids)));
+    memcpy(ids, f.tokens, (size_t)f.count * sizeof *ids);
+    if (given->count > 0) memcpy(ids + f.count, given->ids, given->count * sizeof *ids);
+    whole.ids = ids;
+    PLP_DO(PLP_ALLOCATED(origin = malloc(sizeof *origin)));
+    *origin = (request_origin){ .state = f.state, .past = f.past, .continues = given->count == 0 && f.past >= f.prompt, .holders = 1 };
+    f.state = NULL;
+    PLP_DO(create_answers(e, &whole, origin, first));
+done:
+    request_origin_drop(&origin);
+    free(ids);
+    state_file_free(&f);
     return st;
 }
 
@@ -421,7 +420,7 @@ plp_status plp_engine_submit(plp_engine *e, const plp_request *given, uint64_t *
     PLP_TRY(PLP_GIVEN(given, "request"));
     PLP_TRY(PLP_GIVEN(id, "id"));
     if (given->count > 0) PLP_TRY(PLP_GIVEN(given->ids, "ids"));
-    PLP_TRY(create_answers(e, given, &first));
+    PLP_TRY(given->state != NULL ? restore_answers(e, given, &first) : create_answers(e, given, NULL, &first));
     *id = e->next_id + 1;
     for (request *r = first, *after; r != NULL; r = after) {
         after = r->next, r->next = NULL;
@@ -513,7 +512,8 @@ static plp_status admit(plp_engine *e)
         e->waits--;
         r->slot = r->source = e->free_slot[--e->free_slots];
         e->running[e->runs++] = r;
-        if (r->restored) PLP_TRY(model_slot_write(e->model, r->slot, r->restored));
+        if (r->origin != NULL) PLP_TRY(model_slot_write(e->model, r->slot, r->origin->state));
+        request_origin_drop(&r->origin);
         if (r->leader == 0) PLP_TRY(find_reuse(e, r));
     }
     return share_lead(e->running, e->runs, e->first, find_reuse, e);

@@ -272,7 +272,7 @@ void request_destroy(request **out)
     free(r->bad_sizes);
     free(r->ids);
     free(r->keys);
-    free(r->restored);
+    request_origin_drop(&r->origin);
     free(r->seen);
     free(r->hits);
     text_stream_destroy(&r->stream);
@@ -281,10 +281,21 @@ void request_destroy(request **out)
     *out = NULL;
 }
 
-void request_restore(request *r, float *state, int64_t past, bool continues)
+void request_restore(request *r, request_origin *origin)
 {
-    r->restored = state, r->past = past;
-    if (continues && past == r->length - 1) r->prompt = past; /* the last token is computed as one that was drawn: a decode row */
+    r->restored = true, r->origin = origin, r->past = origin->past;
+    origin->holders++;
+    if (origin->continues && r->past == r->length - 1)
+        r->prompt = r->past; /* the last token is computed as one that was drawn: a decode row */
+}
+
+void request_origin_drop(request_origin **out)
+{
+    request_origin *o = *out;
+    *out = NULL;
+    if (o == NULL || --o->holders > 0) return;
+    free(o->state);
+    free(o);
 }
 
 /* -------------------------------------------------------------------------------------------------------------------- tokens */

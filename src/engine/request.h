@@ -8,19 +8,28 @@
 #include "model/config.h"
 #include "text/tokenizer.h"
 
+/* The state that answers begin from, of a file.  Each holds it until it has a slot, which the state is written to; it is gone with the last. */
+typedef struct {
+    float *state;   /* this rank's, for model_slot_write                        */
+    int64_t past;   /* how many of the tokens are in it                         */
+    bool continues; /* no prompt is behind them, and the last of them was drawn */
+    int holders;
+} request_origin;
+
 typedef struct request {
     uint64_t id;
     plp_request given; /* parameters; its arrays are the ones below */
     int *ids;          /* (length) prompt and output */
     int64_t prompt, length, room;
-    int64_t begin;   /* the output begins here: where the prompt ends, but for a state that is continued without one */
-    float *restored; /* of a state file, until a slot is free */
-    int64_t past;    /* tokens in the state        */
-    int slot;        /* -1: waits                  */
-    int source;      /* slot of the state until the next step, which leaves it in `slot` */
-    int unread;      /* tokens that queued steps draw, and that were not read */
-    int stale;       /* of these: drawn before the request began anew         */
-    int out;         /* row of logits of the last of them */
+    int64_t begin;          /* the output begins here: where the prompt ends, but for a state that is continued without one */
+    bool restored;          /* begins from a state file          */
+    request_origin *origin; /* of that, while it waits for a slot */
+    int64_t past;           /* tokens in the state        */
+    int slot;               /* -1: waits                  */
+    int source;             /* slot of the state until the next step, which leaves it in `slot` */
+    int unread;             /* tokens that queued steps draw, and that were not read */
+    int stale;              /* of these: drawn before the request began anew         */
+    int out;                /* row of logits of the last of them */
     bool cancelled, done;
     bool failed;      /* what it leaves in its slot is not finite             */
     int64_t borrowed; /* of the prompt: not computed, but from states that were kept */
@@ -46,9 +55,9 @@ typedef struct request {
 /* Checks and copies what was given.  PLP_ERR_DATA, PLP_ERR_USAGE as plp_engine_submit. */
 plp_status request_create(request **r, const plp_request *given, const model_config *config, const text_tokenizer *t);
 void request_destroy(request **r);
-/* Begins a request that was created with the tokens of a state file, and perhaps others behind them, from its state: (past) of them are in
- * it.  Takes `state` over.  continues: nothing is behind them, and the last of them was drawn. */
-void request_restore(request *r, float *state, int64_t past, bool continues);
+/* Begins a request that was created with the tokens of a state file, and perhaps others behind them, from its state: one more that holds it. */
+void request_restore(request *r, request_origin *origin);
+void request_origin_drop(request_origin **origin); /* by one who holds it */
 
 static inline int64_t request_outputs(const request *r) { return r->length - r->begin; }
 /* Of the token that comes behind those not yet read.  Valid until the next call. */

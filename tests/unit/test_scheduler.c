@@ -85,12 +85,17 @@ plp_status tp_gather_all(const tp_group *g, const void *mine, size_t bytes, void
     return PLP_OK;
 }
 
-/* State files are another test's: cli.state. */
+/* State files are another test's, cli.state.  Here one is the tokens 0, 1, 2, of which the first two are in the state. */
+static int states_read;
+static const float *state_written;
 plp_status state_file_read(state_file *f, model *m, const char *digest, const char *path, bool trust)
 {
     (void)m, (void)digest, (void)path, (void)trust;
-    *f = (state_file){ 0 };
-    return PLP_ERR_INPUT;
+    *f = (state_file){ .count = 3, .past = 2, .tokens = calloc(3, sizeof *f->tokens), .state = calloc(1, sizeof *f->state) };
+    assert_true(f->tokens != NULL && f->state != NULL);
+    for (int i = 0; i < 3; i++) f->tokens[i] = i;
+    states_read++;
+    return PLP_OK;
 }
 plp_status state_file_write(model *m, const char *digest, int slot, const int *tokens, int64_t count, int64_t past, int64_t prompt,
                             const char *path)
@@ -98,11 +103,17 @@ plp_status state_file_write(model *m, const char *digest, int slot, const int *t
     (void)m, (void)digest, (void)slot, (void)tokens, (void)count, (void)past, (void)prompt, (void)path;
     return PLP_ERR_CREATE;
 }
-void state_file_free(state_file *f) { (void)f; }
+void state_file_free(state_file *f)
+{
+    free(f->tokens);
+    free(f->state);
+}
 plp_status model_slot_write(model *m, int slot, const float *values)
 {
-    (void)m, (void)slot, (void)values;
-    return PLP_ERR_INTERNAL;
+    m->slot[slot] = (fake_state){ .hash = mix(mix(1, 0), 1), .past = 2 };
+    assert_true(state_written == NULL || values == state_written); /* everyone's is the same memory */
+    state_written = values;
+    return PLP_OK;
 }
 
 plp_status model_slot_poison(model *m, int slot)
@@ -582,6 +593,51 @@ static void answers_share_a_prompt(void **state)
     sound = false;
 }
 
+/* Answers that begin from a state file: it is read once, whether or not they find slots at the same time, and one may be gone before. */
+static void answers_share_a_state(void **state)
+{
+    (void)state;
+    enum { ANSWERS = 9 };
+    static const int ids[] = { 0, 1, 2, 33, 44 }; /* the last two behind the file's */
+    static const uint64_t seeds[ANSWERS] = { 3, 1, 4, 1, 5, 9, 2, 6, 5 };
+    static model m;
+    sound = true;
+    for (int seqs = 1; seqs <= 16; seqs *= 4) {
+        answer want[ANSWERS], got[ANSWERS];
+        plp_request r = plp_request_defaults(), one;
+        plp_engine *e;
+        plp_event event;
+        uint64_t first;
+        int left;
+        memset(got, 0, sizeof got);
+        make_model(&m, seqs, seqs, 64, 8);
+        r.max_tokens = 30, r.ignore_eos = 1, one = r;
+        one.ids = ids, one.count = 5;
+        r.ids = ids + 3, r.count = 2, r.state = "a file", r.answers = ANSWERS, r.seeds = seeds;
+        states_read = 0, state_written = NULL;
+        assert_int_equal(engine_create(&e, &m, NULL, &plain), PLP_OK);
+        assert_int_equal(plp_engine_submit(e, &r, &first), PLP_OK);
+        assert_int_equal(states_read, 1);
+        plp_engine_cancel(e, first + 4);
+        do {
+            assert_int_equal(plp_engine_step(e, &left), PLP_OK);
+            while (plp_engine_next_event(e, &event)) {
+                answer *a = &got[event.request - first];
+                if (event.kind == PLP_EVENT_TOKEN) a->out[a->outs++] = event.token;
+            }
+        } while (left > 0);
+        engine_destroy(&e);
+        kn_cpu()->destroy(&m.context);
+        for (int i = 0; i < ANSWERS; i++) {
+            one.sampling.seed = seeds[i];
+            compute_alone(&one, &want[i]);
+            assert_int_equal(got[i].outs, i == 4 ? 0 : want[i].outs);
+            assert_memory_equal(got[i].out, want[i].out, (size_t)got[i].outs * sizeof *got[i].out);
+        }
+    }
+    sound = false;
+}
+
 static void a_cache_that_cannot_be_is_refused(void **state)
 {
     (void)state;
@@ -753,6 +809,7 @@ int main(void)
         cmocka_unit_test(states_that_are_kept_change_nothing),
         cmocka_unit_test(a_common_beginning_is_computed_once),
         cmocka_unit_test(answers_share_a_prompt),
+        cmocka_unit_test(answers_share_a_state),
         cmocka_unit_test(a_cache_that_cannot_be_is_refused),
         cmocka_unit_test(cancelled_requests_leave_at_once),
         cmocka_unit_test(bad_requests_are_refused),
