@@ -68,7 +68,7 @@ static const plp_option model_options[] = {
 };
 static const plp_option general_options[] = {
     { "--watchdog", NULL, "SECONDS", PLP_OPTION_INT, &common.watchdog, 0, 86400,
-      "end the job when a rank is stopped, or holds up the others\nfor so long; default 30, 0: off" },
+      "end the job when a rank is stopped, or holds up the others\nfor so long; default 30, 0: off. Between hosts it takes UDP" },
     { "--diag", NULL, "DIR", PLP_OPTION_TEXT, &common.diag, 1, 0,
       "when the job ends abnormally, each rank's last collectives\ngo there, for polylepis diag; made if missing; "
       "default:\n$PLP_DIAG_DIR" },

@@ -53,6 +53,21 @@ else
 fi
 wait $job || fail "stopped for a moment: exit $?"
 
+# SECURITY.md: sockets of our own are UDP, between hosts alone, and there are none without a watchdog.
+bound() { # bound HOSTS SECONDS: how many sockets take datagrams on a port that the system gives
+    PLP_FAULT_HOSTS=$1 "${MPIEXEC:-mpirun}" -np "$np" strace -f -qq -e trace=bind,connect -o "|cat >>$work/trace" "$polylepis" \
+        generate --model "$demo" -q -p a -n 2 --watchdog "$2" >"$work/out" 2>"$work/err" </dev/null || fail "strace: exit $?"
+    grep -c 'sin_port=htons(0), sin_addr=inet_addr("0.0.0.0")' "$work/trace"
+    : >"$work/trace"
+}
+if strace -f -o "$work/trace" true 2>/dev/null; then
+    : >"$work/trace"
+    none=$(bound "$np" 3) off=$(bound 1 0) some=$(bound 1 3)
+    [ "$some" = $((none + 1)) ] && [ "$off" = "$none" ] || fail "sockets bound: $some, $none on one host, $off without a watchdog"
+else
+    echo "no strace, or it may not trace: sockets were not counted"
+fi
+
 # Where datagrams do not get through it says so, and watches no further than before.
 hosts 1 "link:$last:1:fail" 0 60 -n 9
 grep -q "the watchdog's datagrams (UDP) do not get from $last hosts to" "$work/err" || fail "no link: no warning"
