@@ -100,7 +100,7 @@ static void print_help(const cli_command *command)
     for (int i = 0; i < COMMANDS; i++) printf("  %-12s %s\n", commands[i]->name, commands[i]->summary);
     printf("  %-12s %s\n  %-12s %s\n", "help", "this text, or that of a command", "version", "versions of the program and its libraries");
     printf("\nResults go to stdout, everything else to stderr.  Exit status: 0 done, 3 some requests failed, 64 usage or launch, 65 bad\n"
-           "data, 66 missing input, 69 no device, 70 internal, 71 memory, 73 cannot create, 74 I/O, 75 stopped or a rank was lost,\n"
+           "data, 66 missing input, 69 no device, 70 internal, 71 memory, 73 cannot create, 74 I/O, 75 stopped, also by the watchdog,\n"
            "76 ranks disagree, 77 permission, 78 a resumed job with other settings.\n"
            "\nExamples:\n"
            "  polylepis generate --model models/demo --prompt \"In the beginning\"\n"

@@ -1,4 +1,4 @@
-/* polylepis convert: a checkpoint directory becomes one model file. */
+/* polylepis convert: a checkpoint directory, or another model file, becomes one model file. */
 #include "cli/commands.h"
 #include "cli/stop.h"
 
@@ -38,8 +38,8 @@ static plp_status run(cli *c)
 
 const cli_command cli_convert = {
     .name = "convert",
-    .summary = "Import a checkpoint directory into one model file.",
-    .usage = "convert DIR OUT.h5 [options]",
+    .summary = "Import a checkpoint directory into one model file, or write a model file anew.",
+    .usage = "convert MODEL OUT.h5 [options]",
     .examples = "  polylepis convert models/demo demo.h5 --check-finite\n",
     .least = 2,
     .most = 2,

@@ -124,7 +124,7 @@ static plp_status convert_texts(const conversion *c)
     return text == NULL ? PLP_OK : io_model_put_blob(c->writer, "/tokenizer_json", text, bytes);
 }
 
-plp_status model_convert(const char *dir, const char *path, const model_convert_options *options)
+plp_status model_convert(const char *from, const char *path, const model_convert_options *options)
 {
     const model_convert_options none = { .replace = false };
     const model_convert_options *o = options != NULL ? options : &none;
@@ -132,7 +132,7 @@ plp_status model_convert(const char *dir, const char *path, const model_convert_
     model_source *source = NULL;
     conversion c = { .path = path, .check_finite = o->check_finite, .stop = o->stop };
     c.piece_bytes = o->piece_bytes > 0 ? o->piece_bytes : PIECE;
-    PLP_DO(model_source_open(&source, dir, &o->source));
+    PLP_DO(model_source_open(&source, from, &o->source));
     c.source = source, c.config = model_source_config(source);
     PLP_DO(each_band(&c, make_room));
     PLP_DO(io_model_create(&c.writer, path, o->replace));

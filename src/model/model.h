@@ -1,6 +1,7 @@
 /* src/model/model.h -- a model on its ranks: weights, state slots, and the forward pass of one step.
  *
- * One code path for 1 and N ranks and for both backends.  Everything is allocated in model_create; a step allocates nothing. */
+ * One code path for 1 and N ranks and for both backends.  Everything is allocated in model_create, and model_forward allocates nothing;
+ * what looks closer at a step (model_gather_logits, model_slot_read and _write) takes some memory for the call. */
 #ifndef MODEL_MODEL_H
 #define MODEL_MODEL_H
 

@@ -105,6 +105,6 @@ typedef struct {
     int64_t piece_bytes; /* of weights in memory at a time, kept twice; 0: 64 MiB            */
     bool (*stop)(void);  /* NULL, or asked before every piece: true, and it gives up with PLP_ERR_STOPPED and leaves nothing behind */
 } model_convert_options;
-plp_status model_convert(const char *dir, const char *path, const model_convert_options *options);
+plp_status model_convert(const char *from, const char *path, const model_convert_options *options);
 
 #endif

@@ -9,7 +9,7 @@
 /* Elements up to which everyone sends everything to everyone: one message instead of two. */
 enum { ONE_SHOT = 8192 };
 
-/* out[i] = sum over r of parts[r][i], in rank order whatever the transport, so that every rank and every run gets the same bits. */
+/* out[i] = sum over r of parts[r][i], in rank order, so that every rank and every run gets the same bits. */
 static void sum_in_rank_order(void *out, const void *parts, int64_t stride, int64_t count, int ranks, plp_dtype dtype)
 {
     if (dtype == PLP_F32) {
@@ -46,7 +46,8 @@ static plp_status sum_host(tp_group *g, void *data, int64_t count, plp_dtype dty
         return PLP_OK;
     }
     /* Each rank sums one part of the data, in pieces that the staging memory holds for all ranks at once. */
-    const int64_t most = (int64_t)(g->room / size) / g->size * g->size;
+    const int64_t room = (int64_t)(g->room / size),
+                  most = (room < INT32_MAX ? room : INT32_MAX) / g->size * g->size; /* MPI counts by int */
     for (int64_t at = 0; at < count; at += most) {
         const int64_t n = count - at < most ? count - at : most, part = (n + g->size - 1) / g->size;
         char *piece = (char *)data + (size_t)at * size;

@@ -54,8 +54,8 @@ typedef enum {
 /* Collective.  Before the first tp_all_reduce: eager creation, so that nothing is set up in the first step.  A second call takes the place
  * of the first; the ranks' devices stay the same. */
 plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes);
-/* Collective.  Sum in place of `count` elements in the backend's memory, in rank order: the same bits on every rank.  Queued on the
- * context's stream. */
+/* Collective.  Sum in place of `count` elements in the backend's memory: the same bits on every rank.  Terms are added in rank order, but by
+ * NCCL, whose order is its own.  Queued on the context's stream. */
 plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype);
 /* Collective, the backend's memory.  What tp_gather_all does; stage: host memory for (tp_size + 1) * bytes, of use where the link is MPI
  * and the memory a device's.  Queued like a sum. */

@@ -1,4 +1,4 @@
-/* The fixtures and the demo against logits and greedy tokens that another implementation recorded (see models/README.md), at any np:
+/* The fixtures and the demo against logits and greedy tokens that another implementation recorded (golden.h), at any np:
  * whole, in slices, and token by token. */
 #include "golden.h"
 #include "place.h"
