@@ -30,7 +30,8 @@ static const plp_option options[] = {
     { "--text", "-f", "FILE", PLP_OPTION_TEXT, &given.text, 1, 0,
       "the text; a line with U+001E alone separates documents;\n-: standard input" },
     { "--window", "-w", "N", PLP_OPTION_INT, &given.window, 2, 1 << 24,
-      "tokens of a window; default 512.  Perplexities of different\nwindows do not compare" },
+      "tokens of a window; default 512.  Whole windows are scored, and\nwhat is left at the end is not.  Perplexities of "
+      "different\nwindows do not compare" },
     { "--windows", NULL, "N", PLP_OPTION_INT, &given.windows, 1, INT32_MAX, "stop after N windows; default: all" },
     { "--separator-id", NULL, "ID", PLP_OPTION_INT, &given.separator, 0, INT32_MAX,
       "token before, between and behind documents; default: the\nmodel's BOS, or its first stop token" },
@@ -126,9 +127,12 @@ static result result_of(const score *s, const stream *t)
 static void print_result(const score *s, const stream *t, int64_t windows)
 {
     const result r = result_of(s, t);
+    const int64_t behind = (int64_t)t->count - windows * given.window;
     if (!given.json) {
-        printf("Final estimate: PPL = %.4f +/- %.5f, %.4f nats/token, %.4f bits/byte; %lld tokens scored in %lld windows of %lld\n",
-               r.perplexity, r.error, r.nats, r.bits, (long long)s->scored, (long long)windows, (long long)given.window);
+        printf("Final estimate: PPL = %.4f +/- %.5f, %.4f nats/token, %.4f bits/byte; %lld tokens scored in %lld windows of %lld, the "
+               "last %lld of %zu left out\n",
+               r.perplexity, r.error, r.nats, r.bits, (long long)s->scored, (long long)windows, (long long)given.window, (long long)behind,
+               t->count);
         return;
     }
     json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
@@ -139,6 +143,7 @@ static void print_result(const score *s, const stream *t, int64_t windows)
     json_object_object_add(o, "bits_per_byte", json_object_new_double(r.bits));
     json_object_object_add(o, "tokens_scored", json_object_new_int64(s->scored));
     json_object_object_add(o, "tokens", json_object_new_int64((int64_t)t->count));
+    json_object_object_add(o, "tokens_left_out", json_object_new_int64(behind));
     json_object_object_add(o, "bytes", json_object_new_int64((int64_t)t->bytes));
     json_object_object_add(o, "windows", json_object_new_int64(windows));
     json_object_object_add(o, "window", json_object_new_int64(given.window));

@@ -6,8 +6,10 @@
 # Bits per byte of heldout.txt as measured at training: 1.567; within half a percent.
 run perplexity --model "$demo" --text "$source/tests/data/demo/heldout.txt" -q
 [ "$rc" = 0 ] || fail "perplexity: exit $rc"
-sed -n 's/.* \([0-9.]*\) bits\/byte; 37303 tokens scored in 73 windows of 512$/\1/p' "$work/out" |
+sed -n 's/.* \([0-9.]*\) bits\/byte; 37303 tokens scored in 73 windows of 512, the last 494 of 37870 left out$/\1/p' "$work/out" |
     awk '{ good = $1 > 1.567 * 0.995 && $1 < 1.567 * 1.005 } END { exit !good }' || fail "perplexity: $(cat "$work/out")"
+run perplexity --model "$demo" --text "$source/tests/data/demo/heldout.txt" -q --window 100 --windows 2 --json
+grep -q '"tokens_scored":198,"tokens":37870,"tokens_left_out":37670,' "$work/out" || fail "perplexity --json: $(cat "$work/out")"
 
 # The most probable token after the prompt of golden-0 is the first of its greedy continuation, 269; a blank line is skipped, and a
 # byte order mark.
