@@ -3,7 +3,9 @@
  * Every rank of the communicator makes the same calls in the same order with the same arguments, and every rank gets the same events:
  * the schedule is a function of the requests, and the noise of sampling of (seed, position, token) alone.  So no rank waits for another
  * but in the functions marked "Collective.", and a request's tokens depend neither on what else is in the batch nor on its slot.
- * After a collective function has failed on one rank the others may wait for it: end the job (MPI_Abort).
+ * After a collective function has failed on one rank the others may wait for it: end the job (MPI_Abort).  Where ranks notice a failure
+ * together, those that did not fail themselves return PLP_ERR_REMOTE.  Any function may return PLP_ERR_MEMORY, and PLP_ERR_INTERNAL for a bug
+ * of ours; what else it returns is said beside it.
  *
  *     plp_engine_options options = { .model = "model.h5" };      everything else 0: the default
  *     plp_engine_create(&engine, MPI_COMM_WORLD, &options);
@@ -44,6 +46,7 @@ typedef enum plp_cache { PLP_CACHE_NONE, PLP_CACHE_ALIGN, PLP_CACHE_ALL } plp_ca
  * CUDA. */
 typedef enum plp_ahead { PLP_AHEAD_AUTO, PLP_AHEAD_OFF, PLP_AHEAD_ON } plp_ahead;
 
+/* Borrowed for the call of plp_engine_create, strings included. */
 typedef struct plp_engine_options {
     const char *model;    /* a polylepis model file or a checkpoint directory                              */
     plp_device device;    /* auto: CUDA where every rank sees a GPU                                        */
@@ -64,7 +67,16 @@ typedef struct plp_engine_options {
     int allow_nonfinite; /* weights may be NaN, infinite or useless: they are not looked at               */
 } plp_engine_options;
 
-/* Collective.  Opens the model on every rank of `comm`, which is duplicated. */
+/* Collective.  Opens the model on every rank of `comm`, which is duplicated.  *engine: the caller's, to be destroyed; NULL after a failure.
+ *
+ *   PLP_ERR_USAGE     an option out of its range, or one that does not fit the model (compute, cache_block); more ranks than it has heads;
+ *                     an environment that makes HDF5 load code
+ *   PLP_ERR_INPUT     the model, or the program that parses model files, is not there;  PLP_ERR_PERM: it may not be read
+ *   PLP_ERR_DATA      the model's files break a rule, or its weights are NaN, infinite or useless;  PLP_ERR_SHAPE: a tensor has another shape
+ *   PLP_ERR_IO        reading failed
+ *   PLP_ERR_DEVICE    no GPU where one is asked for, or CUDA or NCCL failed
+ *   PLP_ERR_MEMORY    before anything is loaded: the message says what is needed, what is there, and what would fit
+ *   PLP_ERR_DISAGREE  the ranks have other options or another model */
 plp_status plp_engine_create(plp_engine **engine, MPI_Comm comm, const plp_engine_options *options);
 /* Collective.  NULL is accepted; leaves NULL. */
 void plp_engine_destroy(plp_engine **engine);
@@ -76,7 +88,8 @@ typedef struct plp_engine_info {
     int has_tokenizer; /* without one, requests have no text and no stop strings */
     int max_seqs, max_batch_tokens;
     uint64_t weight_bytes, state_bytes, work_bytes; /* of this rank */
-    const char *backend, *link;                     /* "cpu", "cuda"; "mpi", "nccl", "peers and nccl", "none"; static storage */
+    const char *backend;                            /* "cpu", "cuda"; static storage */
+    const char *link; /* "none" (one rank), "mpi", "mpi, staged through host memory" (of GPUs), "nccl", "peers and nccl"; static storage */
 } plp_engine_info;
 void plp_engine_describe(const plp_engine *engine, plp_engine_info *info);
 
@@ -92,15 +105,16 @@ typedef struct plp_engine_stats {
 } plp_engine_stats;
 void plp_engine_statistics(const plp_engine *engine, plp_engine_stats *stats);
 
-/* Ids of a text; add_special: with what the tokenizer's post-processor adds (BOS).  *ids is the caller's: plp_free.  PLP_ERR_USAGE
- * without a tokenizer. */
+/* Ids of a text; add_special: with what the tokenizer's post-processor adds (BOS).  What is not UTF-8 counts as U+FFFD, one for each byte, or
+ * for each character that is cut short, and is no error.  *ids is the caller's: plp_free; it is not NULL where *count is 0, and NULL after a
+ * failure.  PLP_ERR_USAGE without a tokenizer, PLP_ERR_DATA for a text that the tokenizer cannot split or has no token for. */
 plp_status plp_encode(plp_engine *engine, const char *text, size_t bytes, int add_special, int **ids, size_t *count);
 /* The text of ids: whole characters, without special tokens unless they are to be kept.  *text ends with a NUL and is the caller's: plp_free.
- * PLP_ERR_USAGE without a tokenizer, PLP_ERR_DATA for an id outside its vocabulary and the model's. */
+ * NULL after a failure.  PLP_ERR_USAGE without a tokenizer, PLP_ERR_DATA for an id outside its vocabulary and the model's. */
 plp_status plp_decode(plp_engine *engine, const int *ids, size_t count, int keep_special, char **text, size_t *bytes);
-/* A token as the tokenizer spells it; NULL for one without a spelling.  Borrowed from the engine. */
+/* A token as the tokenizer spells it; NULL for one without a spelling, and without a tokenizer.  Borrowed from the engine, until it is destroyed. */
 const char *plp_token(const plp_engine *engine, int id);
-void plp_free(void *memory);
+void plp_free(void *memory); /* NULL is accepted */
 
 /* ------------------------------------------------------------------------------------------------------------------- requests */
 enum { PLP_MOST_LOGPROBS = 20, PLP_ALL_LOGPROBS = 0x7fffffff };
@@ -118,7 +132,7 @@ typedef struct plp_sampling {
     uint64_t seed;      /* equal seeds and prompts give equal outputs */
 } plp_sampling;
 
-/* Borrowed for the call of plp_engine_submit. */
+/* Borrowed for the call of plp_engine_submit, with all that it points to. */
 typedef struct plp_request {
     const int *ids; /* the prompt: at least one id, but for a state that is continued */
     size_t count;
@@ -149,16 +163,22 @@ typedef struct plp_request {
 /* temperature 1, no filter, no penalty, no logprobs, seed 0, 16 tokens. */
 plp_request plp_request_defaults(void);
 
-/* Puts a request into the queue.  PLP_ERR_DATA for an empty prompt, an id outside the vocabulary, or a state file that is damaged or of
- * another model; PLP_ERR_USAGE for a parameter out of its range. */
+/* Puts a request into the queue.  *id names it in events; with `answers` it is the first one's, and the others' follow it.  A failure leaves
+ * *id and the queue as they were; where only some ranks fail, their queues differ and the next step says so (PLP_ERR_DISAGREE).
+ * PLP_ERR_DATA for an empty prompt, an id outside the vocabulary, or a state file that is damaged or of another model; PLP_ERR_USAGE for a
+ * parameter out of its range.  Of a state file also PLP_ERR_INPUT: it, or the program that parses it, is not there; PLP_ERR_PERM: it may not
+ * be read; PLP_ERR_IO: reading failed; PLP_ERR_SHAPE: its sizes are not the model's. */
 plp_status plp_engine_submit(plp_engine *engine, const plp_request *request, uint64_t *id);
-/* Ends a request, waiting or running, with a PLP_FINISH_CANCELLED event after the next step.  Unknown or finished ids do nothing. */
+/* Ends a request, waiting or running, with a PLP_FINISH_CANCELLED event after the next step.  Of several answers it ends the one of this id;
+ * the others go on.  Unknown or finished ids do nothing. */
 void plp_engine_cancel(plp_engine *engine, uint64_t id);
 
 /* Collective.  Writes the state of a request that runs, or that the last step finished, to a file from which it can go on at any number
  * of ranks; rank 0 writes, and an existing file is replaced once the new one is complete.  With the same seed and at the same number of
  * ranks it goes on as if it had never stopped; penalties count what was there as prompt.  PLP_ERR_USAGE for other requests, for one of
- * which nothing has been computed, and for one that has ended while the engine was ahead of it.  May add events. */
+ * which nothing has been computed, and for one that has ended while the engine was ahead of it.  PLP_ERR_CREATE: the file cannot be made,
+ * or for want of permission PLP_ERR_PERM; PLP_ERR_IO: it cannot be completed, and an old one is as it was; PLP_ERR_DEVICE: as plp_engine_step.
+ * May add events. */
 plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *path);
 
 /* --------------------------------------------------------------------------------------------------------------------- events */
@@ -188,7 +208,10 @@ typedef struct plp_event {
 } plp_event;
 
 /* Collective.  Computes one step: a token of every running request whose prompt is done, and slices of prompts.  *left: requests that
- * wait or run afterwards.  With none of them it does nothing. */
+ * wait or run afterwards.  With none of them it does nothing.  A request that fails by itself, because its numbers are not finite, is an
+ * event and no failure of the step.  PLP_ERR_DISAGREE: the ranks have other requests, or drew other tokens; PLP_ERR_DEVICE: a GPU, CUDA or NCCL
+ * failed; PLP_ERR_REMOTE: MPI did.  After a failure the engine is of no more use: every later step returns the same status, and leaves *left as it
+ * was. */
 plp_status plp_engine_step(plp_engine *engine, int *left);
 /* The next event of the last step; 0 when there is none. */
 int plp_engine_next_event(plp_engine *engine, plp_event *event);

@@ -308,6 +308,7 @@ plp_status plp_encode(plp_engine *e, const char *text, size_t bytes, int add_spe
     PLP_TRY(PLP_GIVEN(e, "engine"));
     PLP_TRY(PLP_GIVEN(ids, "ids"));
     PLP_TRY(PLP_GIVEN(count, "count"));
+    *ids = NULL, *count = 0;
     if (bytes > 0) PLP_TRY(PLP_GIVEN(text, "text"));
     if (e->tokenizer == NULL)
         return PLP_FAIL(PLP_ERR_USAGE,
@@ -320,6 +321,7 @@ plp_status plp_decode(plp_engine *e, const int *ids, size_t count, int keep_spec
     PLP_TRY(PLP_GIVEN(e, "engine"));
     PLP_TRY(PLP_GIVEN(text, "text"));
     PLP_TRY(PLP_GIVEN(bytes, "bytes"));
+    *text = NULL, *bytes = 0;
     if (count > 0) PLP_TRY(PLP_GIVEN(ids, "ids"));
     if (e->tokenizer == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "the model has no tokenizer; fix: convert it with tokenizer.json in its directory");

@@ -133,10 +133,18 @@ static void what_is_wrong_is_refused(plp_engine *e)
         CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_USAGE);
         *counts[i] = 0;
     }
-    char *text = NULL;
+    char *text = (char *)&r;
     size_t bytes;
     CHECK(plp_decode(e, (const int[]){ 5, -1 }, 2, 0, &text, &bytes) == PLP_ERR_DATA && text == NULL);
     CHECK(plp_decode(e, (const int[]){ 5, 1 << 30 }, 2, 0, &text, &bytes) == PLP_ERR_DATA && text == NULL);
+    int *ids = NULL;
+    size_t count = 9;
+    CHECK(plp_encode(e, "", 0, 0, &ids, &count) == PLP_OK && ids != NULL && count == 0);
+    plp_free(ids);
+    CHECK(plp_encode(e, "a\xff\xe2\x82z", 5, 0, &ids, &count) == PLP_OK); /* a byte, and a character that is cut short */
+    CHECK(plp_decode(e, ids, count, 0, &text, &bytes) == PLP_OK && strcmp(text, "a\xef\xbf\xbd\xef\xbf\xbdz") == 0);
+    plp_free(text);
+    plp_free(ids);
     r.state = "/nonexistent/state";
     CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_INPUT && id == 99);
     plp_engine_cancel(e, 12345);
