@@ -147,14 +147,6 @@ sampling_result sampling_from_choice(sampling_work *w, const sampling_row *r, co
     return SAMPLING_DONE;
 }
 
-sampling_result sampling_from_candidates(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks,
-                                         sampling_choice *choice)
-{
-    const kn_sample_row k = sampling_kernel_row(r, 0);
-    const kn_choice c = kn_choose_row(&k, all, stride, ranks, w->sorted, w->next);
-    return sampling_from_choice(w, r, &c, all, stride, ranks, choice);
-}
-
 /* ------------------------------------------------------------------------------------------------------------ from the whole row */
 static bool before(kn_item a, kn_item b) { return a.p > b.p || (a.p == b.p && a.id < b.id); }
 

@@ -52,9 +52,6 @@ bool sampling_wants_candidates(const sampling_row *r);
 /* Rank i's candidates are all[i * stride], here and below.  c: what the backend chose. */
 sampling_result sampling_from_choice(sampling_work *w, const sampling_row *r, const kn_choice *c, const kn_candidates *all, int stride,
                                      int ranks, sampling_choice *choice);
-/* Without a backend that chooses. */
-sampling_result sampling_from_candidates(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks,
-                                         sampling_choice *choice);
 /* After SAMPLING_NEEDS_ROW: with the whole row, (vocab) of which the first `valid` may be drawn. */
 void sampling_from_logits(sampling_work *w, const sampling_row *r, const kn_candidates *all, int stride, int ranks, const float *logits,
                           int valid, sampling_choice *choice);

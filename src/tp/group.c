@@ -79,26 +79,6 @@ plp_status tp_broadcast(const tp_group *g, void *data, size_t bytes, int root)
     return PLP_OK;
 }
 
-plp_status tp_same(const tp_group *g, const char *what, const void *data, size_t bytes)
-{
-    plp_status st = PLP_OK;
-    unsigned long long length = bytes;
-    int differs = g->size;
-    char *first = NULL;
-    PLP_TRY(tp_broadcast(g, &length, sizeof length, 0));
-    PLP_TRY(tp_agree(g, PLP_ALLOCATED(first = malloc(length + 1))));
-    if (g->rank == 0) memcpy(first, data, bytes);
-    PLP_DO(tp_broadcast(g, first, length, 0));
-    if (length != bytes || memcmp(first, data, bytes) != 0) differs = g->rank;
-    PLP_DO(TP_COLLECTIVE(g, TP_AGREE, sizeof differs, MPI_Allreduce(MPI_IN_PLACE, &differs, 1, MPI_INT, MPI_MIN, g->comm)));
-    if (differs < g->size)
-        st = PLP_FAIL(PLP_ERR_DISAGREE, "rank %d has another %s than rank 0; fix: start every rank with the same files and options",
-                      differs, what);
-done:
-    free(first);
-    return st;
-}
-
 plp_status tp_gather_all(const tp_group *g, const void *mine, size_t bytes, void *all)
 {
     if (bytes > MOST_BYTES) return PLP_FAIL(PLP_ERR_INTERNAL, "gathering %zu bytes from a rank, at most %d", bytes, MOST_BYTES);

@@ -35,8 +35,6 @@ plp_status tp_group_self(tp_group **g);
 /* Collective.  Ranks leave together: one that failed with its own code, the others with PLP_ERR_REMOTE, and none waits in the next
  * collective for a rank that has gone. */
 plp_status tp_agree(const tp_group *g, plp_status mine);
-/* Collective.  PLP_ERR_DISAGREE, naming `what` and the lowest rank that differs from rank 0, unless all ranks pass the same bytes. */
-plp_status tp_same(const tp_group *g, const char *what, const void *data, size_t bytes);
 /* Collective, host memory. */
 plp_status tp_broadcast(const tp_group *g, void *data, size_t bytes, int root);
 plp_status tp_gather_all(const tp_group *g, const void *mine, size_t bytes, void *all);

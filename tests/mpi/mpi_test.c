@@ -51,6 +51,19 @@ bool mpi_test_check(bool good, const char *condition, const char *file, int line
     return false;
 }
 
+bool mpi_test_same(const void *data, size_t bytes)
+{
+    int same = 1;
+    char *first = malloc(bytes + 1);
+    if (first == NULL) MPI_Abort(MPI_COMM_WORLD, 1);
+    memcpy(first, data, bytes);
+    MPI_Bcast(first, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD);
+    same = memcmp(first, data, bytes) == 0;
+    MPI_Allreduce(MPI_IN_PLACE, &same, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    free(first);
+    return same;
+}
+
 int mpi_test_end(tp_group *g)
 {
     int sums[2] = { checks, failures }; /* by MPI itself: the collectives under test must not judge themselves */

@@ -25,6 +25,9 @@ tp_group *mpi_test_begin(int *argc, char ***argv);
 /* Local.  Prints what failed, with the library's last message. */
 bool mpi_test_check(bool good, const char *condition, const char *file, int line);
 
+/* Collective, by MPI itself.  Whether all ranks have the same bytes. */
+bool mpi_test_same(const void *data, size_t bytes);
+
 /* Collective.  Destroys the group, sums the failures and ends MPI: 0, or 1 on every rank if a check failed on any. */
 int mpi_test_end(tp_group *g);
 

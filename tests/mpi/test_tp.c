@@ -18,16 +18,6 @@ static void agreement(const tp_group *g)
     CHECK(tp_agree(g, PLP_OK) == PLP_OK);
 }
 
-static void sameness(const tp_group *g)
-{
-    int value = 5;
-    CHECK(tp_same(g, "number", &value, sizeof value) == PLP_OK);
-    if (tp_rank(g) == tp_size(g) - 1) value = 6;
-    CHECK(tp_same(g, "number", &value, sizeof value) == (tp_size(g) > 1 ? PLP_ERR_DISAGREE : PLP_OK));
-    const char *text = tp_rank(g) == tp_size(g) - 1 ? "longer text" : "text";
-    CHECK(tp_same(g, "text", text, strlen(text)) == (tp_size(g) > 1 ? PLP_ERR_DISAGREE : PLP_OK));
-}
-
 /* Element i of rank r: small integers sum exactly in any order, thirds do not. */
 static float element(int64_t i, int r, bool exact)
 {
@@ -92,7 +82,7 @@ static void sums(tp_group *g, const kn_backend *kn, kn_context *c, int64_t count
         }
         CHECK(wrong == 0);
         memcpy(first, data, bytes);
-        CHECK(tp_same(g, "sum", first, bytes) == PLP_OK);
+        CHECK(mpi_test_same(first, bytes));
     }
     free(expected);
     free(data);
@@ -187,7 +177,7 @@ static void norms(tp_group *g, const kn_backend *kn, kn_context *c, int tokens, 
     int64_t wrong = 0;
     for (int64_t i = 0; i < 2 * n; i++) wrong += !(fabsf(host[i] - want[i]) <= 1e-5f * fabsf(want[i]) + 1e-5f);
     if (!CHECK(wrong == 0)) printf("add_norm of %d x %d over %d ranks: %lld values differ\n", tokens, hidden, tp_size(g), (long long)wrong);
-    CHECK(tp_same(g, "residual and its norm", host, 2 * (size_t)n * sizeof(float)) == PLP_OK);
+    CHECK(mpi_test_same(host, 2 * (size_t)n * sizeof(float)));
     kn->release(c, &there);
     free(host);
     free(want);
@@ -224,7 +214,6 @@ int main(int argc, char **argv)
     int skipped;
     if (!place_chosen(argc, argv, g, &on, &skipped)) return skipped;
     agreement(g);
-    sameness(g);
     kn_context *c = NULL;
     const kn_backend *kn = on.backend;
     CHECK(kn->create(&c, &(kn_options){ .device = on.device, .threads = 1, .act = PLP_F32, .max_tokens = 1, .max_k = 64, .max_n = 64 }) ==

@@ -1,6 +1,7 @@
 /* Sampling over sharded candidates against float64 brute force over the whole row: the same token from any number of ranks, whether the
  * candidates or the gathered row decide, and the distribution it stands for. */
 #include "engine/sampling.h"
+#include "kernels/choose.h"
 #include "tp/tp.h"
 
 #include <stdarg.h>
@@ -55,6 +56,17 @@ static void find_candidates(const float *logits, int vocab, int ranks, const sam
                                        .out = &all[i] };
         assert_int_equal(kn_cpu()->candidates(context, &a), PLP_OK);
     }
+}
+
+/* What a backend chooses of them, and what that gives. */
+static sampling_result from_candidates(sampling_work *w, const sampling_row *r, const kn_candidates *all, int ranks,
+                                       sampling_choice *choice)
+{
+    static kn_item sorted[MOST_RANKS * KN_CANDIDATES];
+    int next[MOST_RANKS];
+    const kn_sample_row k = sampling_kernel_row(r, 0);
+    const kn_choice c = kn_choose_row(&k, all, 1, ranks, sorted, next);
+    return sampling_from_choice(w, r, &c, all, 1, ranks, choice);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------- brute force */
@@ -179,7 +191,7 @@ static void candidates_and_rows_agree_with_brute_force(void **state)
             sampling_choice c = { .token = -7 };
             assert_int_equal(sampling_work_create(&w, t.vocab, ranks), PLP_OK);
             find_candidates(t.logits, t.vocab, ranks, &t.row, all);
-            if (sampling_from_candidates(w, &t.row, all, 1, ranks, &c) == SAMPLING_DONE) {
+            if (from_candidates(w, &t.row, all, ranks, &c) == SAMPLING_DONE) {
                 settled++;
                 if (c.token != want) fail_msg("trial %d, %d ranks: candidates gave %d, brute force %d", i, ranks, c.token, want);
             } else
@@ -211,7 +223,7 @@ static void ties_go_to_the_lower_id(void **state)
         sampling_choice c = { .token = -7 };
         assert_int_equal(sampling_work_create(&w, t.vocab, ranks), PLP_OK);
         find_candidates(t.logits, t.vocab, ranks, &t.row, all);
-        if (sampling_from_candidates(w, &t.row, all, 1, ranks, &c) == SAMPLING_DONE) assert_int_equal(c.token, want);
+        if (from_candidates(w, &t.row, all, ranks, &c) == SAMPLING_DONE) assert_int_equal(c.token, want);
         sampling_from_logits(w, &t.row, all, 1, ranks, t.logits, t.vocab, &c);
         assert_int_equal(c.token, want);
         sampling_work_destroy(&w);
@@ -243,7 +255,7 @@ static void draws_follow_the_distribution(void **state)
         for (r.position = 0; r.position < DRAWS; r.position++) {
             sampling_choice c;
             find_candidates(logits, VOCAB, RANKS, &r, all);
-            assert_int_equal(sampling_from_candidates(w, &r, all, 1, RANKS, &c), SAMPLING_DONE);
+            assert_int_equal(from_candidates(w, &r, all, RANKS, &c), SAMPLING_DONE);
             hits[c.token]++;
         }
         sampling_work_destroy(&w);
@@ -272,7 +284,7 @@ static void logprobs_are_of_the_logits_as_they_are(void **state)
         sampling_choice c;
         assert_int_equal(sampling_work_create(&w, t.vocab, ranks), PLP_OK);
         find_candidates(t.logits, t.vocab, ranks, &t.row, all);
-        if (sampling_from_candidates(w, &t.row, all, 1, ranks, &c) == SAMPLING_NEEDS_ROW)
+        if (from_candidates(w, &t.row, all, ranks, &c) == SAMPLING_NEEDS_ROW)
             sampling_from_logits(w, &t.row, all, 1, ranks, t.logits, t.vocab, &c);
         sampling_work_destroy(&w);
 
@@ -304,7 +316,7 @@ static void a_row_with_a_nan_on_one_rank_is_refused(void **state)
         sampling_choice c;
         assert_int_equal(sampling_work_create(&w, t.vocab, 3), PLP_OK);
         find_candidates(t.logits, t.vocab, 3, &t.row, all);
-        assert_int_equal(sampling_from_candidates(w, &t.row, all, 1, 3, &c), SAMPLING_NOT_FINITE);
+        assert_int_equal(from_candidates(w, &t.row, all, 3, &c), SAMPLING_NOT_FINITE);
         sampling_work_destroy(&w);
     }
 }
@@ -329,7 +341,7 @@ static void a_row_whose_ids_are_all_banned_is_drawn_from(void **state)
         sampling_choice c;
         assert_int_equal(sampling_work_create(&w, ALL, 3), PLP_OK);
         find_candidates(t.logits, ALL, 3, &t.row, all);
-        assert_int_equal(sampling_from_candidates(w, &t.row, all, 1, 3, &c), SAMPLING_NEEDS_ROW);
+        assert_int_equal(from_candidates(w, &t.row, all, 3, &c), SAMPLING_NEEDS_ROW);
         sampling_from_logits(w, &t.row, all, 1, 3, t.logits, ALL, &c);
         assert_int_equal(c.token, wanted);
         sampling_work_destroy(&w);
