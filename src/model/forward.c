@@ -5,6 +5,7 @@
 #include "tp/stamp.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -238,6 +239,7 @@ static bool decodes_alone(const model *m, const model_step *s)
 static plp_status compute_shares(model *m, const model_step *s)
 {
     plp_status st = PLP_OK;
+    char why[1024] = ""; /* a message is its thread's own */
     m->dealt++;
     m->pending = (layer_pending){ 0 };
 #pragma omp parallel for schedule(static, 1) num_threads(m->crew_size)
@@ -252,12 +254,11 @@ static plp_status compute_shares(model *m, const model_step *s)
                                     .outs = rows };
         layer_pending none;
         const plp_status mine = compute_share(m, s, &share, &none);
-        if (mine != PLP_OK)
-#pragma omp atomic write
-            st = mine;
+        if (mine == PLP_OK) continue;
+#pragma omp critical
+        st = mine, snprintf(why, sizeof why, "%s", plp_last_error());
     }
-    return st == PLP_OK ? PLP_OK
-                        : PLP_FAIL(st, "a thread could not compute its rows of a step of %d", s->tokens); /* its message is its own */
+    return st == PLP_OK ? PLP_OK : PLP_FAIL(st, "%s", why);
 }
 
 static plp_status compute_and_draw(model *m, const model_step *s)

@@ -343,7 +343,6 @@ void model_destroy(model **out)
 
 const model_config *model_config_of(const model *m) { return &m->config; }
 model_memory model_memory_of(const model *m) { return m->memory; }
-int64_t model_dealt_steps(const model *m) { return m->dealt; }
 int model_threads(const model *m) { return own_threads(&m->options, m->group); }
 double model_load_seconds(const model *m) { return m->load_seconds; }
 const model_options *model_options_of(const model *m) { return &m->options; }

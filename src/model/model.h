@@ -46,7 +46,6 @@ void model_destroy(model **m);
 const model_config *model_config_of(const model *m);
 model_memory model_memory_of(const model *m);
 int model_threads(const model *m);         /* of this rank */
-int64_t model_dealt_steps(const model *m); /* so far: whose decode rows threads shared out, each taking its own through all layers */
 double model_load_seconds(const model *m); /* from the source into the backend's memory, on the slowest rank */
 const model_options *model_options_of(const model *m);
 tp_group *model_group(model *m);

@@ -1,4 +1,4 @@
-/* src/model/state.h -- inside a model; for src/model alone. */
+/* src/model/state.h -- inside a model; for src/model, and tests of it, alone. */
 #ifndef MODEL_STATE_H
 #define MODEL_STATE_H
 

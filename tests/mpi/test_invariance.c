@@ -10,8 +10,10 @@
 #include "mpi_test.h"
 
 #include "engine/engine.h"
+#include "model/state.h"
 
 #include "base/clock.h"
+#include "base/error.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -288,6 +290,23 @@ static void share(model *m)
     jobs = had_jobs, count = had;
 }
 
+static kn_context *whole;
+static plp_status fail_in_threads(kn_context *c, const kn_embed_args *a)
+{
+    return c == whole ? kn_cpu()->embed(c, a) : PLP_FAIL(PLP_ERR_DEVICE, "an embedding that fails, on purpose");
+}
+
+/* Whoever made the step reads why a thread could not. */
+static void a_thread_fails(model *m, plp_engine *e)
+{
+    const kn_backend *const had = m->kn;
+    kn_backend broken = *had;
+    broken.embed = fail_in_threads, whole = m->context;
+    m->kn = &broken;
+    CHECK(run_jobs(e, 0, count, count) == PLP_ERR_DEVICE && strstr(plp_last_error(), "on purpose") != NULL);
+    m->kn = had;
+}
+
 /* By this rank alone: short prompts one at a time by one thread, then together by three, which share out the rows of a step where they
  * know the size of their cache. */
 static void deal(const model_source *s, const model_config *shape)
@@ -320,7 +339,8 @@ static void deal(const model_source *s, const model_config *shape)
             CHECK(run_jobs(e, 0, PROMPTS, PROMPTS) == PLP_OK);
             for (int i = 0; i < PROMPTS; i++) CHECK(equal(&jobs[i].got, &jobs[i].alone));
         }
-        CHECK(!dealt || model_dealt_steps(m) > 0);
+        CHECK(!dealt || m->dealt > 0);
+        if (dealt) a_thread_fails(m, e);
         engine_destroy(&e);
         model_destroy(&m);
     }
