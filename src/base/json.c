@@ -155,7 +155,7 @@ plp_status plp_json_read(const char *path, size_t most, json_object **root)
     return st;
 }
 
-static json_object *member(json_object *object, const char *key)
+json_object *plp_json_member(json_object *object, const char *key)
 {
     json_object *value = NULL;
     return json_object_is_type(object, json_type_object) && json_object_object_get_ex(object, key, &value) ? value : NULL;
@@ -169,7 +169,7 @@ static plp_status wrong_type(json_object *value, const char *key, const char *wh
 
 plp_status plp_json_int(json_object *object, const char *key, const char *where, int64_t least, int64_t most, int64_t *value)
 {
-    json_object *v = member(object, key);
+    json_object *v = plp_json_member(object, key);
     if (v == NULL) return PLP_OK;
     if (json_object_is_type(v, json_type_double) && json_object_get_double(v) != trunc(json_object_get_double(v)))
         return wrong_type(v, key, where, "an integer");
@@ -191,7 +191,7 @@ plp_status plp_json_int(json_object *object, const char *key, const char *where,
 
 plp_status plp_json_double(json_object *object, const char *key, const char *where, double least, double most, double *value)
 {
-    json_object *v = member(object, key);
+    json_object *v = plp_json_member(object, key);
     if (v == NULL) return PLP_OK;
     if (!json_object_is_type(v, json_type_int) && !json_object_is_type(v, json_type_double)) return wrong_type(v, key, where, "a number");
     const double d = json_object_get_double(v);
@@ -202,7 +202,7 @@ plp_status plp_json_double(json_object *object, const char *key, const char *whe
 
 plp_status plp_json_bool(json_object *object, const char *key, const char *where, bool *value)
 {
-    json_object *v = member(object, key);
+    json_object *v = plp_json_member(object, key);
     if (v == NULL) return PLP_OK;
     if (!json_object_is_type(v, json_type_boolean)) return wrong_type(v, key, where, "true or false");
     *value = json_object_get_boolean(v);
@@ -211,7 +211,7 @@ plp_status plp_json_bool(json_object *object, const char *key, const char *where
 
 plp_status plp_json_string(json_object *object, const char *key, const char *where, const char **value)
 {
-    json_object *v = member(object, key);
+    json_object *v = plp_json_member(object, key);
     if (v == NULL) return PLP_OK;
     if (!json_object_is_type(v, json_type_string)) return wrong_type(v, key, where, "a string");
     if (strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v)) return wrong_type(v, key, where, "free of NUL");
@@ -221,7 +221,7 @@ plp_status plp_json_string(json_object *object, const char *key, const char *whe
 
 plp_status plp_json_ids(json_object *object, const char *key, const char *where, int **ids, size_t *count)
 {
-    json_object *list = member(object, key);
+    json_object *list = plp_json_member(object, key);
     if (list == NULL) return PLP_OK;
     if (!json_object_is_type(list, json_type_array)) return wrong_type(list, key, where, "a list of token ids");
     const size_t n = json_object_array_length(list);
@@ -238,7 +238,7 @@ plp_status plp_json_ids(json_object *object, const char *key, const char *where,
 
 plp_status plp_json_any_number(json_object *value, const char *key, const char *where, double *number)
 {
-    json_object *inner = member(value, "__float__");
+    json_object *inner = plp_json_member(value, "__float__");
     if (inner != NULL) value = inner;
     if (json_object_is_type(value, json_type_int) || json_object_is_type(value, json_type_double)) {
         *number = json_object_get_double(value);

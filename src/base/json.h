@@ -24,6 +24,8 @@ plp_status plp_json_check(const char *text, size_t bytes, const char *where);
 /* The four hexadecimal digits of an escape, at p < end.  false: there are no four. */
 bool plp_json_hex4(const char *p, const char *end, unsigned *value);
 
+/* NULL for a missing key, a null, or where `object` is none.  Borrowed. */
+json_object *plp_json_member(json_object *object, const char *key);
 /* Members of an object.  A missing key or a null leaves *value as it is (the caller put the default there); another type, or a value
  * outside [least, most], is PLP_ERR_DATA.  A float is accepted as an integer only where it is one. */
 plp_status plp_json_int(json_object *object, const char *key, const char *where, int64_t least, int64_t most, int64_t *value);

@@ -53,11 +53,13 @@ static plp_status join(const io_checkpoint *c, const char *name, char path[MOST_
     return PLP_OK;
 }
 
-static bool exists(const io_checkpoint *c, const char *name)
+static plp_status find_file(const io_checkpoint *c, const char *name, bool *there)
 {
     char path[MOST_PATH];
     struct stat info;
-    return join(c, name, path) == PLP_OK && stat(path, &info) == 0;
+    PLP_TRY(join(c, name, path));
+    *there = stat(path, &info) == 0;
+    return PLP_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------- files */
@@ -244,10 +246,13 @@ static plp_status open_index(io_checkpoint *c, const char *name)
 static plp_status no_weights(const io_checkpoint *c)
 {
     static const char *const pickles[] = { "pytorch_model.bin", "pytorch_model.bin.index.json" };
-    for (size_t i = 0; i < sizeof pickles / sizeof *pickles; i++)
-        if (exists(c, pickles[i]))
+    for (size_t i = 0; i < sizeof pickles / sizeof *pickles; i++) {
+        bool there = false;
+        PLP_TRY(find_file(c, pickles[i], &there));
+        if (there)
             return PLP_FAIL(PLP_ERR_INPUT, "%s: %s is a pickle, which is a program and is not run; fix: save the model as safetensors",
                             c->dir, pickles[i]);
+    }
     return PLP_FAIL(PLP_ERR_INPUT,
                     "%s: no weights; fix: a model.safetensors, with model.safetensors.index.json if in parts, or a "
                     "consolidated.safetensors belongs there",
@@ -255,6 +260,21 @@ static plp_status no_weights(const io_checkpoint *c)
 }
 
 /* -------------------------------------------------------------------------------------------------------------------- open */
+static plp_status open_files(io_checkpoint *c)
+{
+    static const char *const whole[] = { "model.safetensors", "consolidated.safetensors" };
+    bool there = false;
+    PLP_TRY(find_file(c, "model.safetensors.index.json", &there));
+    if (there) return open_index(c, "model.safetensors.index.json");
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++) {
+        PLP_TRY(find_file(c, whole[i], &there));
+        if (!there) continue;
+        PLP_TRY(add_file(c, whole[i]));
+        return merge(c);
+    }
+    return no_weights(c);
+}
+
 plp_status io_checkpoint_open(io_checkpoint **out, const char *dir)
 {
     plp_status st = PLP_OK;
@@ -268,17 +288,7 @@ plp_status io_checkpoint_open(io_checkpoint **out, const char *dir)
     plp_sha256_init(&c->headers);
     PLP_DO(PLP_ALLOCATED(c->dir = strdup(dir)));
     for (size_t n = strlen(c->dir); n > 1 && c->dir[n - 1] == '/'; n--) c->dir[n - 1] = 0;
-    if (exists(c, "model.safetensors.index.json"))
-        PLP_DO(open_index(c, "model.safetensors.index.json"));
-    else {
-        const char *name = exists(c, "model.safetensors") ? "model.safetensors" : "consolidated.safetensors";
-        if (!exists(c, name)) {
-            st = no_weights(c);
-            goto done;
-        }
-        PLP_DO(add_file(c, name));
-        PLP_DO(merge(c));
-    }
+    PLP_DO(open_files(c));
 done:
     if (st != PLP_OK) io_checkpoint_close(&c);
     *out = c;

@@ -19,36 +19,32 @@ typedef struct {
     const char *where;       /* of config */
 } id_sources;
 
-static json_object *member(json_object *o, const char *key)
-{
-    json_object *value = NULL;
-    return json_object_is_type(o, json_type_object) && json_object_object_get_ex(o, key, &value) ? value : NULL;
-}
-
 static plp_status read_optional(const char *dir, const char *name, json_object **root)
 {
     char path[MOST_PATH];
     *root = NULL;
-    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= MOST_PATH || access(path, F_OK) != 0) return PLP_OK;
-    return plp_json_read(path, MOST_BYTES, root);
+    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= MOST_PATH)
+        return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes", dir, MOST_PATH - 1);
+    return access(path, F_OK) == 0 ? plp_json_read(path, MOST_BYTES, root) : PLP_OK;
 }
 
 /* ------------------------------------------------------------------------------------------------------- the vocabulary's view */
 /* What tokenizer.json or, failing that, tokenizer_config.json calls `content`; -1: nothing. */
 static int64_t id_of(const id_sources *s, const char *content)
 {
-    json_object *added = member(s->tokenizer, "added_tokens"), *vocab = member(member(s->tokenizer, "model"), "vocab");
+    json_object *added = plp_json_member(s->tokenizer, "added_tokens"),
+                *vocab = plp_json_member(plp_json_member(s->tokenizer, "model"), "vocab");
     for (size_t i = 0; json_object_is_type(added, json_type_array) && i < json_object_array_length(added); i++) {
-        json_object *token = json_object_array_get_idx(added, i), *text = member(token, "content");
+        json_object *token = json_object_array_get_idx(added, i), *text = plp_json_member(token, "content");
         if (json_object_is_type(text, json_type_string) && strcmp(json_object_get_string(text), content) == 0)
-            return json_object_get_int64(member(token, "id"));
+            return json_object_get_int64(plp_json_member(token, "id"));
     }
-    if (json_object_is_type(member(vocab, content), json_type_int)) return json_object_get_int64(member(vocab, content));
-    json_object *decoder = member(s->tokens, "added_tokens_decoder"); /* {"2": {"content": "</s>", ...}} */
+    if (json_object_is_type(plp_json_member(vocab, content), json_type_int)) return json_object_get_int64(plp_json_member(vocab, content));
+    json_object *decoder = plp_json_member(s->tokens, "added_tokens_decoder"); /* {"2": {"content": "</s>", ...}} */
     if (!json_object_is_type(decoder, json_type_object)) return -1;
     json_object_object_foreach(decoder, id, token)
     {
-        json_object *text = member(token, "content");
+        json_object *text = plp_json_member(token, "content");
         int64_t number = -1;
         if (json_object_is_type(text, json_type_string) && strcmp(json_object_get_string(text), content) == 0)
             return json_parse_int64(id, &number) == 0 ? number : -1;
@@ -66,10 +62,10 @@ static void count_id(json_object *id, int64_t *count)
 /* Ids that tokenizer.json knows: the highest + 1. */
 static int64_t count_ids(json_object *tokenizer)
 {
-    json_object *added = member(tokenizer, "added_tokens"), *vocab = member(member(tokenizer, "model"), "vocab");
+    json_object *added = plp_json_member(tokenizer, "added_tokens"), *vocab = plp_json_member(plp_json_member(tokenizer, "model"), "vocab");
     int64_t count = 0;
     for (size_t i = 0; json_object_is_type(added, json_type_array) && i < json_object_array_length(added); i++)
-        count_id(member(json_object_array_get_idx(added, i), "id"), &count);
+        count_id(plp_json_member(json_object_array_get_idx(added, i), "id"), &count);
     if (!json_object_is_type(vocab, json_type_object)) return count;
     json_object_object_foreach(vocab, token, value)
     {
@@ -83,7 +79,7 @@ static int64_t count_ids(json_object *tokenizer)
 /* A number or a list of numbers.  *count stays when the key is missing or null. */
 static plp_status read_ids(json_object *o, const char *key, const char *where, int64_t ids[MODEL_STOPS], int *count)
 {
-    json_object *value = member(o, key);
+    json_object *value = plp_json_member(o, key);
     if (value == NULL) return PLP_OK;
     const bool list = json_object_is_type(value, json_type_array);
     const size_t n = list ? json_object_array_length(value) : 1;
@@ -100,8 +96,8 @@ static plp_status read_ids(json_object *o, const char *key, const char *where, i
 /* "</s>", or {"content": "</s>", ...}. */
 static void read_token(const id_sources *s, const char *key, int64_t ids[MODEL_STOPS], int *count)
 {
-    json_object *value = member(s->tokens, key);
-    if (json_object_is_type(value, json_type_object)) value = member(value, "content");
+    json_object *value = plp_json_member(s->tokens, key);
+    if (json_object_is_type(value, json_type_object)) value = plp_json_member(value, "content");
     const int64_t id = json_object_is_type(value, json_type_string) ? id_of(s, json_object_get_string(value)) : -1;
     if (id >= 0) ids[0] = id, *count = 1;
 }
@@ -110,8 +106,8 @@ static void read_token(const id_sources *s, const char *key, int64_t ids[MODEL_S
  * other ids since: what differs is no copy. */
 static bool is_copy(const id_sources *s, const char *key)
 {
-    json_object *told = member(s->config, key);
-    return s->copied && (told == NULL || json_object_equal(told, member(s->generation, key)));
+    json_object *told = plp_json_member(s->config, key);
+    return s->copied && (told == NULL || json_object_equal(told, plp_json_member(s->generation, key)));
 }
 
 /* One kind of id ("eos") from the first file that tells.  A generation_config.json that was only copied from config.json knows no more than

@@ -9,12 +9,6 @@
 
 enum { MOST = INT32_MAX };
 
-static json_object *member(json_object *o, const char *key)
-{
-    json_object *value = NULL;
-    return json_object_object_get_ex(o, key, &value) ? value : NULL;
-}
-
 /* A size: the key must be there unless *value holds a default above 0. */
 static plp_status read_size(json_object *o, const char *key, const char *where, int64_t *value)
 {
@@ -46,7 +40,7 @@ static plp_status read_expand(json_object *o, const char *where, model_config *c
 /* [least, most] of dt; "most" is infinite in most files, spelled in four ways. */
 static plp_status read_limits(json_object *o, const char *key, const char *where, model_config *c)
 {
-    json_object *list = member(o, key);
+    json_object *list = plp_json_member(o, key);
     if (list == NULL) return PLP_OK;
     if (!json_object_is_type(list, json_type_array) || json_object_array_length(list) != 2)
         return PLP_FAIL(PLP_ERR_DATA, "%s: %s is not a list of two numbers", where, key);
@@ -57,7 +51,7 @@ static plp_status read_limits(json_object *o, const char *key, const char *where
 /* A number, or "auto" for a sixteenth of the hidden size. */
 static plp_status read_dt_rank(json_object *o, const char *key, const char *where, model_config *c)
 {
-    json_object *value = member(o, key);
+    json_object *value = plp_json_member(o, key);
     c->dt_rank = (c->hidden + 15) / 16;
     if (value != NULL && json_object_is_type(value, json_type_string) && strcmp(json_object_get_string(value), "auto") == 0) return PLP_OK;
     return read_size(o, key, where, &c->dt_rank);
@@ -168,7 +162,7 @@ static plp_status resolve_state_spaces(json_object *o, const char *where, model_
 {
     int64_t head_dim = 64, groups = 1, d_intermediate = 0;
     bool rmsnorm = true;
-    json_object *ssm = member(o, "ssm_cfg"), *attention = member(o, "attn_layer_idx");
+    json_object *ssm = plp_json_member(o, "ssm_cfg"), *attention = plp_json_member(o, "attn_layer_idx");
     if (ssm != NULL && !json_object_is_type(ssm, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: ssm_cfg is no object", where);
     PLP_TRY(read_layer(ssm, where, c));
     const bool two = c->kind == MODEL_MAMBA2;
@@ -219,7 +213,7 @@ static plp_status resolve_codestral(json_object *o, const char *where, model_con
     const char *type = "";
     int64_t groups = 0;
     for (size_t i = 0; i < sizeof required / sizeof *required; i++)
-        if (member(o, required[i]) == NULL)
+        if (plp_json_member(o, required[i]) == NULL)
             return PLP_FAIL(PLP_ERR_DATA, "%s: %s is missing; fix: params.json of a Mamba model belongs there", where, required[i]);
     PLP_TRY(plp_json_string(o, "model_type", where, &type));
     if (strcmp(type, "mamba") != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: model_type %.40s; fix: mamba", where, type);
@@ -243,7 +237,7 @@ static void report_code(json_object *o, const char *where)
 {
     static const char *const keys[] = { "auto_map", "trust_remote_code" };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (member(o, keys[i]) != NULL) plp_log(PLP_LOG_WARN, "%s: %s is ignored: no code of a checkpoint is run", where, keys[i]);
+        if (plp_json_member(o, keys[i]) != NULL) plp_log(PLP_LOG_WARN, "%s: %s is ignored: no code of a checkpoint is run", where, keys[i]);
 }
 
 plp_status model_config_resolve(json_object *root, const char *where, model_config *c)
@@ -252,9 +246,9 @@ plp_status model_config_resolve(json_object *root, const char *where, model_conf
     c->conv = 4, c->chunk = 256, c->norm_eps = 1e-5, c->dt_max = INFINITY, c->conv_bias = true, c->bos = c->pad = -1;
     if (!json_object_is_type(root, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: no JSON object", where);
     report_code(root, where);
-    if (member(root, "dim") != NULL) return resolve_codestral(root, where, c);
-    if (member(root, "model_type") != NULL) return resolve_hugging_face(root, where, c);
-    if (member(root, "d_model") != NULL && member(root, "n_layer") != NULL) return resolve_state_spaces(root, where, c);
+    if (plp_json_member(root, "dim") != NULL) return resolve_codestral(root, where, c);
+    if (plp_json_member(root, "model_type") != NULL) return resolve_hugging_face(root, where, c);
+    if (plp_json_member(root, "d_model") != NULL && plp_json_member(root, "n_layer") != NULL) return resolve_state_spaces(root, where, c);
     return PLP_FAIL(PLP_ERR_DATA,
                     "%s: neither model_type, nor d_model and n_layer, nor dim: no config of a Mamba model; fix: fetch it again", where);
 }

@@ -70,13 +70,6 @@ static plp_status index_tokens(text_tokenizer *t, const char *where)
     return PLP_OK;
 }
 
-static json_object *member(json_object *root, const char *key) /* NULL for a null as well */
-{
-    json_object *value = NULL;
-    json_object_object_get_ex(root, key, &value);
-    return value;
-}
-
 static plp_status read_parts(text_tokenizer *t, json_object *root, const char *where)
 {
     const char *version = "1.0";
@@ -86,14 +79,14 @@ static plp_status read_parts(text_tokenizer *t, json_object *root, const char *w
     if (strcmp(version, "1.0") != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: version %.60s; only 1.0 is read", where, version);
     PLP_TRY(text_need(root, "model", where, json_type_object, &model));
     PLP_TRY(text_bpe_create(&t->bpe, model, where));
-    PLP_TRY(text_normalizer_create(&t->normalizer, member(root, "normalizer"), where));
-    PLP_TRY(text_added_create(&t->added, member(root, "added_tokens"), text_bpe_vocab(t->bpe), t->normalizer, where));
-    PLP_TRY(text_splitter_create(&t->splitter, member(root, "pre_tokenizer"), where));
-    PLP_TRY(text_template_read(&t->template, member(root, "post_processor"), where));
-    PLP_TRY(text_decoder_create(&t->decoder, member(root, "decoder"), where));
+    PLP_TRY(text_normalizer_create(&t->normalizer, plp_json_member(root, "normalizer"), where));
+    PLP_TRY(text_added_create(&t->added, plp_json_member(root, "added_tokens"), text_bpe_vocab(t->bpe), t->normalizer, where));
+    PLP_TRY(text_splitter_create(&t->splitter, plp_json_member(root, "pre_tokenizer"), where));
+    PLP_TRY(text_template_read(&t->template, plp_json_member(root, "post_processor"), where));
+    PLP_TRY(text_decoder_create(&t->decoder, plp_json_member(root, "decoder"), where));
     PLP_TRY(index_tokens(t, where));
-    if (member(root, "truncation") != NULL) plp_log(PLP_LOG_WARN, "%s: truncation is ignored: texts are never cut", where);
-    if (member(root, "padding") != NULL) plp_log(PLP_LOG_WARN, "%s: padding is ignored: batches need none", where);
+    if (plp_json_member(root, "truncation") != NULL) plp_log(PLP_LOG_WARN, "%s: truncation is ignored: texts are never cut", where);
+    if (plp_json_member(root, "padding") != NULL) plp_log(PLP_LOG_WARN, "%s: padding is ignored: batches need none", where);
     return PLP_OK;
 }
 

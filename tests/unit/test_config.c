@@ -421,16 +421,40 @@ static void places_in_a_model_file(void **state)
     assert_int_equal(model_layout_block(&c), 1);
 }
 
+/* A file is not there only where it can be looked for. */
+static void paths_that_are_too_long(void **state)
+{
+    (void)state;
+    char deep[4081];
+    model_config c;
+    json_object *root = NULL;
+    put("generation_config.json", "{\"eos_token_id\":7}");
+    size_t n = (size_t)snprintf(deep, sizeof deep, "%s", dir);
+    for (; n + 2 < sizeof deep; n += 2) memcpy(deep + n, "/.", 3);
+    assert_int_equal(plp_json_parse(HF "}", strlen(HF "}"), "config.json", &root), PLP_OK);
+    assert_int_equal(model_config_resolve(root, "config.json", &c), PLP_OK);
+    c.vocab = 300;
+    assert_int_equal(model_config_resolve_ids(&c, root, "config.json", deep, NULL, 0), PLP_ERR_USAGE);
+    assert_non_null(strstr(plp_last_error(), "a path of more than 4095 bytes"));
+    json_object_put(root);
+}
+
 #define IN_DIR(f) cmocka_unit_test_setup_teardown(f, make_dir, drop_dir)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(published_sizes),           cmocka_unit_test(fields_of_published_configs),
-        cmocka_unit_test(hybrids_are_named),         cmocka_unit_test(limits_in_all_spellings),
-        cmocka_unit_test(defaults_and_missing_keys), cmocka_unit_test(variants_are_refused),
-        cmocka_unit_test(rules_between_fields),      cmocka_unit_test(places_in_a_model_file),
-        IN_DIR(ids_come_from_the_first_that_tells),  IN_DIR(attributes_give_the_config_back),
+        cmocka_unit_test(published_sizes),
+        cmocka_unit_test(fields_of_published_configs),
+        cmocka_unit_test(hybrids_are_named),
+        cmocka_unit_test(limits_in_all_spellings),
+        cmocka_unit_test(defaults_and_missing_keys),
+        cmocka_unit_test(variants_are_refused),
+        cmocka_unit_test(rules_between_fields),
+        cmocka_unit_test(places_in_a_model_file),
+        IN_DIR(ids_come_from_the_first_that_tells),
+        IN_DIR(attributes_give_the_config_back),
+        IN_DIR(paths_that_are_too_long),
     };
     return cmocka_run_group_tests(tests, read_published, drop_published);
 }

@@ -466,6 +466,19 @@ static void kinds_of_nothing(void **state)
     assert_int_equal(io_checkpoint_open(&c, path), PLP_ERR_INPUT);
 }
 
+/* Where the index could not be looked for, the first of its shards would be taken for all. */
+static void paths_that_are_too_long(void **state)
+{
+    (void)state;
+    io_checkpoint *c = NULL;
+    char deep[4073];
+    put_tensors("model.safetensors", "{" T("t", 0, 2) "}", 2);
+    size_t n = (size_t)snprintf(deep, sizeof deep, "%s", dir);
+    for (; n + 2 < sizeof deep; n += 2) memcpy(deep + n, "/.", 3);
+    assert_int_equal(io_checkpoint_open(&c, deep), PLP_ERR_USAGE);
+    assert_non_null(strstr(plp_last_error(), "a path of more than 4095 bytes"));
+}
+
 static void digest_of(const char *path, uint8_t digest[PLP_SHA256_BYTES])
 {
     io_checkpoint *c = NULL;
@@ -550,6 +563,7 @@ int main(void)
         IN_DIR(reading),
         IN_DIR(shards),
         IN_DIR(kinds_of_nothing),
+        IN_DIR(paths_that_are_too_long),
         IN_DIR(digests),
         IN_DIR(digests_of_values),
     };
