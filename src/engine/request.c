@@ -111,9 +111,12 @@ static plp_status check(const plp_request *g, const model_config *c, const text_
     if (g->answers < 0 || g->answers > MOST_ANSWERS)
         return PLP_FAIL(PLP_ERR_USAGE, "%d answers; request; fix: 1 to %d", g->answers, MOST_ANSWERS);
     PLP_TRY(check_wishes(g, c->vocab_used));
-    if (g->stop_count > MOST_STOPS || g->stop_id_count > MOST_STOPS || g->stop_id_count + c->stops >= c->vocab_used)
+    if (g->stop_count > MOST_STOPS || g->stop_id_count > MOST_STOPS)
         return PLP_FAIL(PLP_ERR_USAGE, "%d stop strings and %d stop ids; request; fix: at most %d of each", g->stop_count, g->stop_id_count,
                         MOST_STOPS);
+    if (g->stop_id_count + c->stops >= c->vocab_used)
+        return PLP_FAIL(PLP_ERR_USAGE, "%d stop ids, and %d of the model's, of a vocabulary of %lld; request; fix: leave ids to draw",
+                        g->stop_id_count, c->stops, (long long)c->vocab_used);
     if (g->stop_count > 0 && t == NULL)
         return PLP_FAIL(PLP_ERR_USAGE,
                         "stop strings without a tokenizer; request; fix: use stop ids, or convert the model with its tokenizer");

@@ -718,6 +718,10 @@ static void bad_requests_are_refused(void **state)
     REFUSED(PLP_ERR_USAGE, r.sampling.top_p = 1.5);
     REFUSED(PLP_ERR_USAGE, r.sampling.repetition = 0);
     REFUSED(PLP_ERR_USAGE, (r.stops = (const char *const[]){ "x" }, r.stop_count = 1)); /* no tokenizer */
+    int stops[USED - 1];
+    for (int i = 0; i < USED - 1; i++) stops[i] = i;
+    REFUSED(PLP_ERR_USAGE, (r.stop_ids = stops, r.stop_id_count = USED - 1)); /* with the model's own no id is left */
+    assert_non_null(strstr(plp_last_error(), "and 1 of the model's, of a vocabulary of"));
 #undef REFUSED
     engine_destroy(&e);
     kn_cpu()->destroy(&m.context);
