@@ -312,14 +312,14 @@ typedef struct {
  *     begin  norm, in_proj, convolution and its state, and this rank's share of x_proj: mixed[row][slice] are the sums over slices of its
  *            columns.  The ranks add them up as they are, or begin and end do that through mixed_exchange
  *     end    the sum of the slices, RMSNorm of its parts (mixer_eps 0: none; no weights), dt_proj, the state, the gate, out_proj
- * More than KN_MIXER_ROWS rows have one slice.
- * All else as for mixer_step, but that no more than KN_MIXER_ROWS rows leave nothing in `ready`.  end follows begin with the same arguments, and
- * nothing but that collective lies between. */
+ * In KN_MIXER_SLICES slices, for up to KN_MIXER_ROWS rows, x_proj is a part of in_proj's kernel; in one, for up to KN_MIXER_WIDE rows, it is a kernel of
+ * its own, and only then does a step leave something in `ready`, which lies as that of more than KN_MIXER_ROWS rows.
+ * All else as for mixer_step.  end follows begin with the same arguments, and nothing but that collective lies between. */
 enum { KN_MIXER_SLICES = 8 };
-static inline int kn_mixer_slices(int rows) { return rows > KN_MIXER_ROWS ? 1 : KN_MIXER_SLICES; }
 typedef struct {
     int rows, hidden, channels, state, width, dt_rank;
     int most_channels; /* of any rank */
+    int slices;        /* 1 or KN_MIXER_SLICES */
     float *residual;   /* (rows, hidden) */
     float *delta;      /* (rows, ld_delta), or NULL */
     int64_t ld_delta;
@@ -340,7 +340,7 @@ typedef struct {
     plp_dtype w_dtype;
     void *conv_state, *ssm_state;
     plp_dtype conv_dtype, ssm_dtype;
-    float *mixed; /* (rows, kn_mixer_slices(rows), dt_rank + 2 state), this rank's alone; undefined if not `between` */
+    float *mixed; /* (rows, slices, dt_rank + 2 state), this rank's alone; undefined if not `between` */
     void *work;   /* kn->scan_mixer_work() bytes */
 } kn_scan_mixer_args;
 

@@ -4,27 +4,27 @@
 
 static int parts(const layer_dims *d) { return d->dt_rank + 2 * d->state; } /* dt before its projection, B, C */
 
-/* The whole mixer in the backend's fused form, for steps of decode rows alone.  *done = false: not for this shape.  *up_to_date: the
- * residual has this layer's output, summed over the ranks. */
-static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
+/* kn->scan_mixer's arguments with x_proj in so many slices.  Whether the mixer adds its output to the residual itself: a.delta is NULL. */
+static kn_scan_mixer_args fused_args(const layer_call *l, int slices)
 {
-    enum { VECTOR = 64 }; /* all ranks go one way: what fused forms ask of the channels holds on every rank, or is asked of none */
-    enum { FEW = 2 };     /* rows whose sums every block of the second kernel may add up for itself; of KN_MIXER_ROWS and fewer */
+    enum { FEW = 2 }; /* rows whose sums of several slices every block of the second kernel may add up for itself */
     const layer_dims *d = l->d;
     const layer_weights *w = l->w;
-    const kn_batch *b = l->b;
-    const kn_exchange *exchange = tp_exchange(l->g, (size_t)b->seqs * (size_t)layer_ld_delta(d) * sizeof(float));
-    const int64_t mixed = (int64_t)b->seqs * kn_mixer_slices(b->seqs) * parts(d);
-    const bool adds = tp_size(l->g) == 1 || exchange != NULL, wide = b->seqs > KN_MIXER_ROWS;
-    const kn_exchange *mixed_exchange = b->seqs <= FEW || wide ? tp_exchange(l->g, (size_t)mixed * sizeof(float)) : NULL;
-    const kn_scan_mixer_args a = {
-        .rows = b->seqs,
+    const int rows = l->b->seqs;
+    const kn_exchange *exchange = tp_exchange(l->g, (size_t)rows * (size_t)layer_ld_delta(d) * sizeof(float));
+    const bool adds = tp_size(l->g) == 1 || exchange != NULL, leaves = adds && slices == 1 && (rows > KN_MIXER_ROWS || !l->last);
+    const kn_exchange *mixed_exchange = rows <= FEW || slices == 1
+                                            ? tp_exchange(l->g, (size_t)rows * (size_t)(slices * parts(d)) * sizeof(float))
+                                            : NULL;
+    return (kn_scan_mixer_args){
+        .rows = rows,
         .hidden = d->hidden,
         .channels = layer_inner(d),
         .most_channels = d->most_heads * d->dim,
         .state = d->state,
         .width = d->conv,
         .dt_rank = d->dt_rank,
+        .slices = slices,
         .residual = l->residual,
         .delta = adds ? NULL : l->s->delta,
         .ld_delta = layer_ld_delta(d),
@@ -36,7 +36,7 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
         .mixer_eps = d->mixer_eps,
         .ready = l->s->ready,
         .is_ready = l->pending->ready,
-        .next_norm = l->next_norm,
+        .next_norm = leaves ? l->next_norm : NULL, /* the head reads what lies otherwise, see kn_ready_at */
         .in_proj = w->in_proj,
         .in_bias = w->in_bias,
         .conv_weight = w->conv,
@@ -56,17 +56,33 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
         .mixed = l->s->mixed,
         .work = l->s->step,
     };
+}
+
+/* The whole mixer in the backend's fused form, for steps of decode rows alone.  *done = false: not for this shape.  *up_to_date: the
+ * residual has this layer's output, summed over the ranks. */
+static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
+{
+    enum { VECTOR = 64 }; /* all ranks go one way: what fused forms ask of the channels holds on every rank, or is asked of none */
+    enum { APART = 5 };   /* of more rows x_proj by itself, which adds up over the ranks, beats a collective between two kernels */
+    const layer_dims *d = l->d;
+    const kn_batch *b = l->b;
+    kn_scan_mixer_args a = fused_args(l, 1);
     *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->scan_mixer_begin == NULL || d->deterministic || b->decodes != b->seqs || d->unit % VECTOR != 0) return PLP_OK;
     if (b->seqs > KN_MIXER_WIDE) return PLP_OK; /* the pieces add what is pending while they norm */
     PLP_TRY(layer_settle(l));
-    PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
+    if (b->seqs > KN_MIXER_ROWS || (b->seqs > APART && a.exchange != NULL && a.mixed_exchange != NULL))
+        PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
+    if (!*done && b->seqs <= KN_MIXER_ROWS) {
+        a = fused_args(l, KN_MIXER_SLICES);
+        PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
+    }
     if (!*done) return PLP_OK;
-    if (a.between) PLP_TRY(tp_all_reduce(l->g, l->s->mixed, mixed, PLP_F32));
+    if (a.between) PLP_TRY(tp_all_reduce(l->g, l->s->mixed, (int64_t)a.rows * a.slices * parts(d), PLP_F32));
     PLP_TRY(l->kn->scan_mixer_end(l->c, &a, b));
-    *up_to_date = adds;
-    l->pending->ready = adds && wide && l->next_norm != NULL;
+    *up_to_date = a.delta == NULL;
+    l->pending->ready = a.next_norm != NULL;
     return PLP_OK;
 }
 

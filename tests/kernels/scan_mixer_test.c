@@ -8,7 +8,16 @@
  * What the reference rounds to bf16 is what the kernels store between them or multiply: the normalised row before its scale, the
  * convolution's input and output, z, dt's part of x_proj's sums before the scale of its norm, the gated y.  See mixer_step_test.c for what such a rounding may do. */
 enum { WIDTH = 4 };
-enum { DELTA = 1, BIASES = 2, NORMS = 4, BF16_STATE = 8, BARE = 16, READY = 32, TWIN = 64 };
+enum {
+    DELTA = 1,
+    BIASES = 2,
+    NORMS = 4,
+    BF16_STATE = 8,
+    BARE = 16,
+    READY = 32,
+    TWIN = 64,
+    APART = 128 /* x_proj in one slice, also of few rows */
+};
 
 typedef struct {
     int rows, hidden, channels, state, rank, flags, parts;
@@ -52,7 +61,8 @@ static step step_make(kt *t, const int *size)
     s.out_bias = kt_random(t, PLP_F32, h, 0, 1);
     s.conv_state = kt_state(t, &s.batch, PLP_BF16, (WIDTH - 1) * I);
     s.ssm_state = kt_state(t, &s.batch, s.ssm_dtype, I * (size_t)s.state);
-    s.mixed = kt_nan(t, PLP_F32, rows * (size_t)kn_mixer_slices(s.rows) * parts);
+    const int slices = s.rows > KN_MIXER_ROWS || s.flags & APART ? 1 : KN_MIXER_SLICES;
+    s.mixed = kt_nan(t, PLP_F32, rows * (size_t)slices * parts);
     s.a = (kn_scan_mixer_args){ .rows = s.rows,
                                 .hidden = s.hidden,
                                 .channels = s.channels,
@@ -60,6 +70,7 @@ static step step_make(kt *t, const int *size)
                                 .state = s.state,
                                 .width = WIDTH,
                                 .dt_rank = s.rank,
+                                .slices = slices,
                                 .residual = s.residual.p,
                                 .delta = s.flags & DELTA ? s.delta.p : NULL,
                                 .ld_delta = ld,
@@ -86,7 +97,7 @@ static step step_make(kt *t, const int *size)
     s.ahead = s.residual;
     s.next_norm = kt_random(t, PLP_F32, h, 1, 0.3);
     if (s.flags & READY) s.ahead = kt_random(t, PLP_F32, rows * h, 0.1, 1);
-    s.ready = kt_ready_make(t, s.rows, &s.ahead, &s.norm);
+    s.ready = kt_ready_make(t, slices == 1 ? KN_MIXER_WIDE : s.rows, &s.ahead, &s.norm);
     if (s.flags & READY) s.a.is_ready = true, s.a.next_norm = s.next_norm.p, s.a.ready = s.ready.r;
     s.work = kt_nan(t, PLP_F32, t->kn->scan_mixer_work(&s.a) / sizeof(float));
     s.a.work = s.work.p;
@@ -153,7 +164,7 @@ static void run_once(kt *t, const int *size, bool between)
 {
     const bool expected = t->act == PLP_BF16;
     step s = step_make(t, size);
-    const int slices = kn_mixer_slices(s.rows);
+    const int slices = s.a.slices;
     bool done = !expected;
     s.a.between = between;
     if (s.flags & TWIN) kt_twin_make(t, &s.twin), s.a.exchange = s.a.mixed_exchange = &s.twin.x;
@@ -190,7 +201,7 @@ static void run_once(kt *t, const int *size, bool between)
     kt_expect(t, "conv state", &s.conv_state, conv);
     kt_expect(t, "ssm state", &s.ssm_state, ssm);
     if (done && s.flags & TWIN) kt_expect_twin(t, &s.twin, 2);
-    if (done && s.flags & READY && !(s.flags & DELTA)) kt_expect_ready(t, s.rows, &s.ready, got, &s.next_norm);
+    if (done && s.flags & READY && !(s.flags & DELTA)) kt_expect_ready(t, KN_MIXER_WIDE, &s.ready, got, &s.next_norm);
     if (s.flags & DELTA) kt_expect(t, "residual", &s.residual, s.residual.v);
 }
 
@@ -209,10 +220,11 @@ static void run_unknown(kt *t, const int *size)
 {
     if (!t->kn->scan_mixer_begin) return;
     step s = step_make(t, size);
-    kn_scan_mixer_args odd[10];
+    kn_scan_mixer_args odd[11];
     int n = 0;
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) odd[i] = s.a;
     odd[n++].rows = 9;
+    odd[n].slices = 1, odd[n++].hidden = 200;
     odd[n++].channels = 32;
     odd[n].channels = 4096, odd[n++].most_channels = 4096; /* more slices than there are */
     odd[n++].most_channels = 4096;
@@ -256,7 +268,7 @@ static bool chain(kt *t, step *s, int first, int rows, kt_array *residual)
             a.residual = (float *)residual->p + first * s->hidden;
             a.mixed = s->mixed.p;
             a.work = s->work.p;
-            a.is_ready = rows > KN_MIXER_ROWS && l > 0; /* the step's first norm finds nothing */
+            a.is_ready = a.slices == 1 && l > 0; /* the step's first norm finds nothing */
             a.next_norm = s[(l + 1) % LAYERS].norm.p;
             a.ready = s->ready.r;
             if (!kt_ok(t, t->kn->scan_mixer_begin(t->c, &a, &b, &done)) || !done) return false;
@@ -290,7 +302,7 @@ static void run_same(kt *t, const int *size)
             kt_expect_same(t, again % 2 ? "again" : "one after the other", kt_fetch(t, &s->residual), together, n);
         unsetenv("PLP_PDL");
     }
-    int alone = 1; /* of more rows than KN_MIXER_ROWS, as in mixer_step_test.c */
+    int alone = 1; /* in one slice, as more rows in mixer_step_test.c */
     if (s->rows > KN_MIXER_ROWS)
         for (alone = KN_MIXER_ROWS + 1; 2 * (alone - 1) < s->rows;) alone = 2 * (alone - 1) + 1;
     const int others = s->rows - alone, stride = alone > 1 && others > 0 ? others : 1;
@@ -440,6 +452,10 @@ const kt_case kt_scan_mixer_rows[] = {
     { "scan_mixer.wide.twin.9", run, { 9, 320, 320, 16, 24, TWIN }, WIDE },
     { "scan_mixer.wide.twin.30", run, { 30, 1024, 2048, 32, 64, TWIN | NORMS | READY | BIASES }, WIDE },
     { "scan_mixer.wide.twin.64", run, { 64, 2048, 1088, 16, 128, TWIN | NORMS | BF16_STATE }, WIDE },
+    { "scan_mixer.wide.few.1", run, { 1, 512, 576, 16, 40, APART | NORMS }, STEP },
+    { "scan_mixer.wide.few.5", run, { 5, 1024, 2048, 16, 64, APART | READY | BIASES }, STEP },
+    { "scan_mixer.wide.few.twin", run, { 8, 2048, 1088, 8, 128, APART | TWIN | READY | NORMS | BF16_STATE }, STEP },
+    { "scan_mixer.wide.same.few", run_same, { 7, 1024, 1088, 16, 64, APART | NORMS }, 0, 0 },
     { "scan_mixer.wide.same", run_same, { 35, 1024, 1088, 16, 64, NORMS }, 0, 0 },
     { "scan_mixer.wide.same.64", run_same, { 64, 512, 2048, 32, 48, BF16_STATE }, 0, 0 },
     { "scan_mixer.wide.same.long", run_same, { 64, 256, 4352, 16, 48, NORMS }, 0, 0 },

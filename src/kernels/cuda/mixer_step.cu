@@ -21,16 +21,16 @@ bool knows(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
            c->sms <= KN_READY_PARTS && mixer_step_in_knows(a) && mixer_step_out_knows(a, c->sms);
 }
 
-/* More rows, for mixer_step_wide.cuh: the products of both kinds of mixer. */
+/* For mixer_step_wide.cuh: the products of both kinds of mixer. */
 bool knows_wide_products(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
 {
     const bool decodes = b->tokens == a->rows && b->seqs == a->rows && b->decodes == a->rows;
-    return decodes && a->rows > STEP_ROWS && a->rows <= WIDE_ROWS && a->heads >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) && step_aligned(a->work) &&
+    return decodes && a->rows >= 1 && a->rows <= WIDE_ROWS && a->heads >= 1 && a->w_dtype == PLP_BF16 && step_runs_on(c) && step_aligned(a->work) &&
            mixer_step_out_knows(a, c->sms) && mixer_step_wide_in_knows(a, c->sms) && mixer_step_wide_out_knows(c, a);
 }
 bool knows_wide(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b)
 {
-    return knows_wide_products(c, a, b) && a->groups >= 1 && mixer_step_ssm_knows(a);
+    return a->rows > STEP_ROWS && knows_wide_products(c, a, b) && a->groups >= 1 && mixer_step_ssm_knows(a);
 }
 
 /* A Mamba-1 mixer as `in` and `out` see it: 64 channels are a head, there are no groups, and no rows of in_proj for dt. */
@@ -41,7 +41,7 @@ kn_mixer_step_args common_of(const kn_scan_mixer_args *a)
     m.most_heads = a->most_channels / STEP_DIM;
     m.residual = a->residual, m.delta = a->delta, m.ld_delta = a->ld_delta, m.exchange = a->exchange;
     m.norm_weight = a->norm_weight, m.norm_eps = a->norm_eps;
-    if (a->rows > STEP_ROWS) m.ready = a->ready, m.is_ready = a->is_ready, m.next_norm = a->next_norm;
+    if (a->slices == 1) m.ready = a->ready, m.is_ready = a->is_ready, m.next_norm = a->next_norm;
     m.in_proj = a->in_proj, m.in_bias = a->in_bias, m.conv_weight = a->conv_weight, m.conv_bias = a->conv_bias;
     m.out_proj = a->out_proj, m.out_bias = a->out_bias, m.w_dtype = a->w_dtype;
     m.conv_state = a->conv_state, m.conv_dtype = a->conv_dtype, m.work = a->work;
@@ -93,12 +93,13 @@ bool knows_scan_wide(const kn_context *c, const kn_scan_mixer_args *a, const kn_
            mixer_step_wide_scan_knows(a);
 }
 
-/* Where the arrays between the kernels lie behind a->work, and the bytes they take.  The last are for more than STEP_ROWS rows. */
+/* Where the arrays between the kernels lie behind a->work, and the bytes they take.  The last are for mixer_step_wide.cuh, which few rows of Mamba-1 (no
+ * groups) may be for, too. */
 enum { ARRAYS = 7 };
 size_t place_work(const kn_mixer_step_args *a, size_t at[ARRAYS])
 {
     const size_t m = a->rows < WIDE_ROWS ? a->rows : WIDE_ROWS, inner = step_inner(a), channels = step_channels(a), heads = a->heads;
-    const size_t hidden = m > STEP_ROWS ? a->hidden : 0;
+    const size_t hidden = m > STEP_ROWS || a->groups == 0 ? a->hidden : 0;
     const size_t bytes[ARRAYS] = { m * inner * 2, m * channels * 2, m * inner * 2, m * heads * 4, m * heads * 4 * (m > STEP_ROWS ? 1 : STEP_PARTS),
                                    m * hidden * 2, m * 4 };
     size_t top = 0;
@@ -253,9 +254,9 @@ extern "C" plp_status kn_scan_mixer_begin_cuda(kn_context *c, const kn_scan_mixe
     scan_share share;
     int available;
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
-    *done = knows_scan_wide(c, a, &m, b);
+    *done = a->slices == 1 && knows_scan_wide(c, a, &m, b);
     if (*done) return scan_begin_wide(c, a, &m, &batch);
-    if (!knows_scan(c, a, &m, b)) return PLP_OK;
+    if (a->slices == 1 || !knows_scan(c, a, &m, b)) return PLP_OK;
     PLP_TRY(available_on(c, &available));
     if (!share_of(c, a, &m, available, &share)) return PLP_OK;
     const step_work w = work_of(&m);
@@ -274,7 +275,7 @@ extern "C" plp_status kn_scan_mixer_end_cuda(kn_context *c, const kn_scan_mixer_
     const kn_mixer_step_args m = common_of(a);
     const step_work w = work_of(&m);
     const step_batch batch = { b->src_slot, b->dst_slot, b->past };
-    if (a->rows > STEP_ROWS) {
+    if (a->slices == 1) {
         PLP_TRY(mixer_step_wide_scan(c, a, &batch, &w));
         return mixer_step_wide_out(c, &m, &w);
     }
