@@ -265,7 +265,9 @@ bool split_of(const kn_context *c, const kn_mixer_step_args *a, out_split *s)
     }
     return best > 0;
 }
-bool is_x_proj(const kn_mixer_step_args *a) { return a->residual == NULL; }
+
+bool is_x_proj(const kn_mixer_step_args *a) { return a->residual == NULL; } /* its sums are nobody's output yet */
+
 template <int N, int GROUPS> plp_status launch(kn_context *c, const kn_mixer_step_args *a, const out_split &s, out_args &o, int available)
 {
     const int scales = o.span * N * (int)sizeof(float), threads = all_threads(GROUPS);
@@ -277,6 +279,7 @@ template <int N, int GROUPS> plp_status launch(kn_context *c, const kn_mixer_ste
     if (a->exchange != NULL) return step_launch<wide_out_kernel<N, GROUPS, true>>(c, grid, bytes, o, threads, s.parts);
     return step_launch<wide_out_kernel<N, GROUPS, false>>(c, grid, bytes, o, threads, s.parts);
 }
+
 /* The most norm groups that a part has heads of. */
 int span_of(const out_args &o)
 {

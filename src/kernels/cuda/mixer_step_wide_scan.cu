@@ -1,5 +1,5 @@
 /* src/kernels/cuda/mixer_step_wide_scan.cu -- Mamba-1's selective scan of 9 to 64 decode rows, from x_proj's sums to the gated y: RMSNorms of dt, B
- * and C, dt_proj, softplus, the states, D, the gate.
+ * and C, dt_proj, softplus, the states, D, the gate.  On several ranks of fewer rows, too.
  *
  * A block has 64 channels of 8 or 16 rows: 4 neighbouring lanes have a channel, and a quarter of its states each.  Before it waits for the kernels
  * before, it asks for its part of dt_proj and for the states of its first rows; the others follow as those are used. */
@@ -71,7 +71,7 @@ template <int N, int ROWS> __device__ __forceinline__ void take_row(const scan_a
     if (lane == 0) sh.scale[row] = a.eps > 0 ? squares[0] : 1.f;
 }
 
-template <class T, int V, int ROWS, int AHEAD> __global__ void __launch_bounds__(STEP_THREADS, 4) wide_scan_kernel(const __grid_constant__ scan_args a)
+template <class T, int V, int ROWS, int AHEAD> __global__ void __launch_bounds__(STEP_THREADS, RESIDENT) wide_scan_kernel(const __grid_constant__ scan_args a)
 {
 #if STEP_CODE
     constexpr int N = LANES * V, TILES = ROWS / 8, VECTORS = ROWS * STEP_DIM / 8; /* of 16 bytes, of x and of z */
