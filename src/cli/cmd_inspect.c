@@ -22,6 +22,7 @@ static double megabytes(uint64_t bytes) { return 1e-6 * (double)bytes; }
 
 static plp_status print_config(const model_source *s)
 {
+    static const char *const norms[] = { "no", "yes", "yes, with weights" };
     const model_config *c = model_source_config(s);
     model_plan whole;
     const char *tokenizer;
@@ -35,7 +36,8 @@ static plp_status print_config(const model_source *s)
         printf("heads           %lld of %lld channels\ngroups          %lld (B, C), %lld (gated norm)\n", (long long)c->heads,
                (long long)c->head_dim, (long long)c->groups, (long long)c->norm_groups);
     else
-        printf("dt_rank         %lld\nnorm of dt,B,C  %s\n", (long long)c->dt_rank, c->mixer_norm_eps > 0 ? "yes" : "no");
+        printf("dt_rank         %lld\nnorm of dt,B,C  %s\n", (long long)c->dt_rank,
+               norms[c->mixer_norm_weights ? 2 : c->mixer_norm_eps > 0]);
     printf("state           %lld\nconv            %lld\nchunk           %lld\n", (long long)c->state, (long long)c->conv,
            (long long)c->chunk);
     printf("vocabulary      %lld ids, %lld rows; head %s\n", (long long)c->vocab_used, (long long)c->vocab,

@@ -57,6 +57,7 @@ typedef struct {
     const float *in_bias;          /* or NULL */
     const float *conv, *conv_bias; /* (I + 2 G N, K); or NULL */
     const void *x_proj, *dt_proj;  /* Mamba-1: (R + 2 N, I), (I, R) */
+    const float *mixer_norm;       /* Mamba-1: (R + 2 N), of the norms of dt, B and C, or NULL: they have none */
     const float *A, *dt_bias, *D;  /* (heads); Mamba-1: A (I, N) */
     const float *gate_norm;        /* (I) or NULL */
     const void *out_proj;          /* (hidden, I) */

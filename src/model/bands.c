@@ -30,6 +30,9 @@ static const model_band_info bands[MODEL_BANDS] = {
     [MODEL_OUT_BIAS] = { "out_proj/bias", true, false, false },
     [MODEL_FINAL_NORM] = { "final_norm/weight", false, false, false },
     [MODEL_HEAD] = { "lm_head/weight", false, true, false },
+    [MODEL_DT_NORM] = { "dt_norm/weight", true, false, false },
+    [MODEL_B_NORM] = { "B_norm/weight", true, false, false },
+    [MODEL_C_NORM] = { "C_norm/weight", true, false, false },
 };
 
 const model_band_info *model_band_of(model_band band) { return &bands[band]; }
@@ -68,6 +71,9 @@ void model_band_shape(const model_config *c, model_band band, int64_t *rows, int
     case MODEL_OUT_BIAS: r = c->proj_bias ? c->hidden : 0; break;
     case MODEL_FINAL_NORM: r = c->hidden; break;
     case MODEL_HEAD: r = c->tied ? 0 : c->vocab, k = c->hidden; break;
+    case MODEL_DT_NORM: r = c->mixer_norm_weights ? c->dt_rank : 0; break;
+    case MODEL_B_NORM:
+    case MODEL_C_NORM: r = c->mixer_norm_weights ? c->state : 0; break;
     case MODEL_BANDS: break;
     }
     *rows = r;

@@ -55,6 +55,9 @@ static const stack mamba1[] = {
     { "mixer.D", "inner", 1, { MODEL_D }, 1 },
     { "mixer.out_proj.weight", "hidden, inner", 2, { MODEL_OUT_PROJ }, 1 },
     { "mixer.out_proj.bias", "hidden", 1, { MODEL_OUT_BIAS }, 1 },
+    { "mixer.dt_layernorm.weight", "dt_rank", 1, { MODEL_DT_NORM }, 1 }, /* Jamba's names */
+    { "mixer.b_layernorm.weight", "state", 1, { MODEL_B_NORM }, 1 },
+    { "mixer.c_layernorm.weight", "state", 1, { MODEL_C_NORM }, 1 },
 };
 
 #define COUNT(table) ((int)(sizeof(table) / sizeof *(table)))
@@ -155,15 +158,36 @@ static plp_status settle_vocab(const model_checkpoint_map *m, model_config *c)
     return PLP_OK;
 }
 
+/* The config's, which is not checked yet: no more than there can be. */
+static int64_t layers_of(const model_checkpoint_map *m, const model_config *c)
+{
+    const int64_t tensors = io_checkpoint_tensors(m->checkpoint);
+    return c->layers < tensors ? c->layers : tensors;
+}
+
+/* Whether any layer has a weight of a norm of dt, B or C.  No key tells: one that is there and not used would make another model of it. */
+static bool has_mixer_norms(const model_checkpoint_map *m, const model_config *c)
+{
+    int count = 0;
+    const stack *s = stacks_of(c, true, &count);
+    for (int64_t layer = 0; layer < layers_of(m, c); layer++)
+        for (int i = 0; i < count; i++) {
+            char name[IO_NAME];
+            if (s[i].band[0] < MODEL_DT_NORM || s[i].band[0] > MODEL_C_NORM) continue;
+            name_of(m, &s[i], true, layer, name);
+            if (io_checkpoint_find(m->checkpoint, name) != NULL) return true;
+        }
+    return false;
+}
+
 /* The common type of the matrices that the model uses; float32, which holds both, where they differ. */
 static plp_status settle_dtype(const model_checkpoint_map *m, model_config *c)
 {
-    const int64_t tensors = io_checkpoint_tensors(m->checkpoint), layers = c->layers < tensors ? c->layers : tensors; /* not checked yet */
     int count = 0;
     const stack *s = stacks_of(c, true, &count);
     c->dtype = m->embedding->dtype;
     bool mixed = m->head != NULL && m->head->dtype != c->dtype;
-    for (int64_t layer = 0; layer < layers; layer++)
+    for (int64_t layer = 0; layer < layers_of(m, c); layer++)
         for (int i = 0; i < count; i++) {
             char name[IO_NAME];
             if (!model_band_of(s[i].band[0])->matrix) continue;
@@ -187,6 +211,7 @@ plp_status model_checkpoint_map_open(model_checkpoint_map *m, const io_checkpoin
     PLP_TRY(settle_vocab(m, c));
     c->proj_bias = find(m, "backbone.layers.0.mixer.in_proj.bias") || find(m, "backbone.layers.0.mixer.out_proj.bias");
     c->conv_bias = find(m, "backbone.layers.0.mixer.conv1d.bias") != NULL;
+    c->mixer_norm_weights = has_mixer_norms(m, c);
     return settle_dtype(m, c);
 }
 
@@ -257,8 +282,9 @@ plp_status model_checkpoint_map_check(const model_checkpoint_map *m, const model
     PLP_TRY(check_stacks(m, c, false, 0, &lost));
     for (int64_t i = 0; i < c->layers; i++) PLP_TRY(check_stacks(m, c, true, i, &lost));
     if (lost.count > 0)
-        return PLP_FAIL(PLP_ERR_DATA, "%s: %lld tensors are missing: %s; fix: fetch the checkpoint again", io_checkpoint_dir(m->checkpoint),
-                        (long long)lost.count, model_name_list_text(&lost));
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %lld tensors are missing: %s%s; fix: fetch the checkpoint again",
+                        io_checkpoint_dir(m->checkpoint), (long long)lost.count, model_name_list_text(&lost),
+                        c->mixer_norm_weights ? " (norms of dt, B and C: all three in every layer, or none in any)" : "");
     for (int64_t i = 0; i < io_checkpoint_tensors(m->checkpoint); i++)
         if (!known(m, c, io_checkpoint_tensor(m->checkpoint, i)))
             model_name_list_add(&unknown, io_checkpoint_tensor(m->checkpoint, i)->name);

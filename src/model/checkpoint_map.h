@@ -13,8 +13,8 @@ typedef struct {
     const io_tensor *head; /* NULL: tied */
 } model_checkpoint_map;
 
-/* Finds the dialect of the names, and settles what only the tensors tell: vocab, tied, the biases, dtype.  PLP_ERR_DATA for missing
- * tensors, PLP_ERR_SHAPE for an embedding that does not hold the config's vocabulary. */
+/* Finds the dialect of the names, and settles what only the tensors tell: vocab, tied, the biases, whether norms of dt, B and C have
+ * weights, dtype.  PLP_ERR_DATA for missing tensors, PLP_ERR_SHAPE for an embedding that does not hold the config's vocabulary. */
 plp_status model_checkpoint_map_open(model_checkpoint_map *m, const io_checkpoint *checkpoint, model_config *c);
 /* Every tensor is there with the shape that the config makes (PLP_ERR_DATA names the missing, PLP_ERR_SHAPE the first that differs); unknown
  * ones are warned of. */

@@ -60,6 +60,10 @@ plp_status model_config_check(const model_config *c)
     if (!(c->norm_eps > 0 && c->norm_eps < 1)) return PLP_FAIL(PLP_ERR_DATA, "config: norm_eps %g is outside (0, 1)", c->norm_eps);
     if (!(c->mixer_norm_eps >= 0 && c->mixer_norm_eps < 1))
         return PLP_FAIL(PLP_ERR_DATA, "config: mixer_norm_eps %g is outside [0, 1)", c->mixer_norm_eps);
+    if (c->mixer_norm_weights && c->kind != MODEL_MAMBA1)
+        return PLP_FAIL(PLP_ERR_DATA, "config: mixer_norm_weights 1: only Mamba-1 has norms of dt, B and C");
+    if (c->mixer_norm_weights && !(c->mixer_norm_eps > 0)) /* which stands for no norm */
+        return PLP_FAIL(PLP_ERR_DATA, "config: mixer_norm_eps 0: norms of dt, B and C that have weights need one above 0");
     if (!(c->dt_min >= 0 && c->dt_min <= c->dt_max && isfinite(c->dt_min)))
         return PLP_FAIL(PLP_ERR_DATA, "config: the limits of dt, %g and %g, are no range above 0", c->dt_min, c->dt_max);
     PLP_TRY(check_id(c, "bos", c->bos, -1));

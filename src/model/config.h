@@ -26,12 +26,13 @@ typedef struct {
     int64_t vocab_used;              /* ids that may be emitted: rows without the padding     */
     double norm_eps;                 /* of every norm but those of dt, B and C                */
     double dt_min, dt_max;           /* clamp of the softplus: 0, INFINITY when none          */
-    double mixer_norm_eps;           /* FalconMamba: weightless norms of dt, B, C; 0: none    */
+    double mixer_norm_eps;           /* Mamba-1: of norms of dt, B and C; 0: none             */
     int64_t norm_groups;             /* of the gated norm: groups, or 1 on request; 0: no norm */
     bool tied;                       /* the head is the embedding                             */
     bool proj_bias, conv_bias;
-    plp_dtype dtype;  /* of the matrices as they are stored                    */
-    int64_t bos, pad; /* -1: none                                              */
+    bool mixer_norm_weights; /* the norms of dt, B and C have weights, as in Jamba; FalconMamba's have none */
+    plp_dtype dtype;         /* of the matrices as they are stored                    */
+    int64_t bos, pad;        /* -1: none                                              */
     int64_t stop[MODEL_STOPS];
     int stops;
 } model_config;

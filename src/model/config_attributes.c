@@ -20,6 +20,8 @@ static const field ints[] = {
 };
 static const field doubles[] = { { FIELD(norm_eps) }, { FIELD(dt_min) }, { FIELD(dt_max) }, { FIELD(mixer_norm_eps) } };
 static const field bools[] = { { FIELD(tied) }, { FIELD(proj_bias) }, { FIELD(conv_bias) } };
+/* In the file where true: one without them is as it was before there were any, and so is its digest. */
+static const field extras[] = { { FIELD(mixer_norm_weights) } };
 static const char *const kinds[] = { [MODEL_MAMBA2] = "mamba2", [MODEL_MAMBA1] = "mamba1" };
 
 #define COUNT(table)   (sizeof(table) / sizeof *(table))
@@ -34,6 +36,8 @@ plp_status model_config_write(io_model_writer *w, const model_config *config)
     for (const field *f = ints; f < ints + COUNT(ints); f++) PLP_TRY(io_model_put_int(w, f->name, *IN(c, f, int64_t)));
     for (const field *f = doubles; f < doubles + COUNT(doubles); f++) PLP_TRY(io_model_put_double(w, f->name, *IN(c, f, double)));
     for (const field *f = bools; f < bools + COUNT(bools); f++) PLP_TRY(io_model_put_int(w, f->name, *IN(c, f, bool)));
+    for (const field *f = extras; f < extras + COUNT(extras); f++)
+        if (*IN(c, f, bool)) PLP_TRY(io_model_put_int(w, f->name, 1));
     if (c->stops > 0) PLP_TRY(io_model_put_ints(w, "stop", c->stop, c->stops)); /* HDF5 tools stumble over empty attributes */
     return PLP_OK;
 }
@@ -60,10 +64,19 @@ static plp_status read_int(const io_model_file *f, const char *name, int64_t *va
     return *value != INT64_MIN ? PLP_OK : missing(name);
 }
 
+static plp_status read_bool(const io_model_file *file, model_config *c, const field *f, bool extra)
+{
+    int64_t number = 0;
+    PLP_TRY(extra ? io_model_get_int(file, f->name, &number) : read_int(file, f->name, &number));
+    if (number != 0 && number != 1)
+        return PLP_FAIL(PLP_ERR_DATA, "model file: attribute %s is %lld, not 0 or 1", f->name, (long long)number);
+    *IN(c, f, bool) = number != 0;
+    return PLP_OK;
+}
+
 plp_status model_config_read(const io_model_file *file, model_config *c)
 {
     const char *word = NULL;
-    int64_t number = 0;
     memset(c, 0, sizeof *c);
     PLP_TRY(read_word(file, "family", &word));
     snprintf(c->family, sizeof c->family, "%s", word);
@@ -80,12 +93,8 @@ plp_status model_config_read(const io_model_file *file, model_config *c)
         PLP_TRY(io_model_get_double(file, f->name, value));
         if (isnan(*value)) return missing(f->name);
     }
-    for (const field *f = bools; f < bools + COUNT(bools); f++) {
-        PLP_TRY(read_int(file, f->name, &number));
-        if (number != 0 && number != 1)
-            return PLP_FAIL(PLP_ERR_DATA, "model file: attribute %s is %lld, not 0 or 1", f->name, (long long)number);
-        *IN(c, f, bool) = number != 0;
-    }
+    for (const field *f = bools; f < bools + COUNT(bools); f++) PLP_TRY(read_bool(file, c, f, false));
+    for (const field *f = extras; f < extras + COUNT(extras); f++) PLP_TRY(read_bool(file, c, f, true));
     PLP_TRY(io_model_get_ints(file, "stop", c->stop, MODEL_STOPS, &c->stops));
     return model_config_check(c);
 }

@@ -252,3 +252,12 @@ plp_status model_config_resolve(json_object *root, const char *where, model_conf
     return PLP_FAIL(PLP_ERR_DATA,
                     "%s: neither model_type, nor d_model and n_layer, nor dim: no config of a Mamba model; fix: fetch it again", where);
 }
+
+/* The tensors have Jamba's names, the config is Mamba's: so FalconMamba's key, else Jamba's, and 1e-6 is what both have without. */
+plp_status model_config_resolve_mixer_norms(model_config *c, json_object *root, const char *where)
+{
+    if (!c->mixer_norm_weights) return PLP_OK;
+    c->mixer_norm_eps = 1e-6;
+    PLP_TRY(plp_json_double(root, "rms_norm_eps", where, 0, 1, &c->mixer_norm_eps));
+    return plp_json_double(root, "mixer_rms_eps", where, 0, 1, &c->mixer_norm_eps);
+}

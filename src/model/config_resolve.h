@@ -10,6 +10,9 @@
  * not given), the biases, tied, dtype, and norm_groups 0.  PLP_ERR_DATA names the key, or the variant or family that is not supported. */
 plp_status model_config_resolve(json_object *root, const char *where, model_config *c);
 
+/* mixer_norm_eps of norms that have weights, once the tensors have shown that (c->mixer_norm_weights): else nothing. */
+plp_status model_config_resolve_mixer_norms(model_config *c, json_object *root, const char *where);
+
 /* Stop, bos and pad ids, and vocab_used.  Ids come from the first that tells: generation_config.json, tokenizer_config.json, the config,
  * tokenizer.json (a text of `bytes`, NULL when there is none), and what the dialect is known for.  c->vocab must be settled. */
 plp_status model_config_resolve_ids(model_config *c, json_object *root, const char *where, const char *dir, const char *tokenizer,

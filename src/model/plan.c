@@ -111,7 +111,7 @@ tp_slice model_plan_band(const model_plan *p, const model_config *c, model_band 
     case MODEL_A_LOG:
     case MODEL_D: return p->heads;
     case MODEL_HEAD: return p->vocab;
-    default: return (tp_slice){ 0, rows }; /* the embedding and the norms over hidden: on every rank */
+    default: return (tp_slice){ 0, rows }; /* the embedding and the norms over hidden, dt, B and C: on every rank */
     }
 }
 

@@ -118,6 +118,7 @@ static plp_status open_directory(model_source *s, const char *dir, const model_s
     PLP_DO(model_config_resolve(root, path, c));
     PLP_DO(model_checkpoint_map_open(&s->map, s->checkpoint, c));
     if (options != NULL && options->full_norm && c->norm_groups > 1) c->norm_groups = 1;
+    PLP_DO(model_config_resolve_mixer_norms(c, root, path));
     PLP_DO(model_config_resolve_ids(c, root, path, dir, s->tokenizer, s->tokenizer_bytes));
     if ((st = model_config_check(c)) != PLP_OK) {
         st = PLP_FAIL(st, "%s: %s", path, plp_last_error());

@@ -39,6 +39,9 @@ typedef enum {
     MODEL_OUT_BIAS,    /* (E)         */
     MODEL_FINAL_NORM,  /* (E)         */
     MODEL_HEAD,        /* (V, E)      absent when tied                                         */
+    MODEL_DT_NORM,     /* (R)         Mamba-1, behind what else a layer has: random weights are drawn by a band's number, */
+    MODEL_B_NORM,      /* (N)         and those of other bands stay as they are */
+    MODEL_C_NORM,      /* (N)         */
     MODEL_BANDS
 } model_band;
 

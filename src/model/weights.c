@@ -32,6 +32,7 @@ static const entry table[] = {
     { PLACE(gate_norm), 1, { MODEL_GATE_NORM } },
     { PLACE(out_proj), 1, { MODEL_OUT_PROJ } },
     { PLACE(out_bias), 1, { MODEL_OUT_BIAS } },
+    { PLACE(mixer_norm), 3, { MODEL_DT_NORM, MODEL_B_NORM, MODEL_C_NORM } },
 #undef PLACE
 };
 enum { ENTRIES = sizeof table / sizeof *table };

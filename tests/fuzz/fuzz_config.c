@@ -15,6 +15,8 @@ static plp_status resolve(model_config *c, json_object *root, const char *tokeni
 {
     PLP_TRY(model_config_resolve(root, "config.json", c));
     if (c->vocab == 0) c->vocab = 256; /* what the tensors would say */
+    c->mixer_norm_weights = c->kind == MODEL_MAMBA1 && c->conv_bias;
+    PLP_TRY(model_config_resolve_mixer_norms(c, root, "config.json"));
     PLP_TRY(model_config_resolve_ids(c, root, "config.json", "no/such/directory", bytes > 0 ? tokenizer : NULL, bytes));
     return model_config_check(c);
 }

@@ -25,6 +25,7 @@ static model_config read_config(fuzz_input *in)
     const int flags = fuzz_byte(in);
     c.norm_groups = !two || flags & 1 ? 0 : flags & 2 ? 1 : c.groups;
     c.tied = flags & 4, c.proj_bias = flags & 8, c.conv_bias = flags & 16, c.mixer_norm_eps = flags & 32 ? 1e-6 : 0;
+    c.mixer_norm_weights = !two && flags & 32 && flags & 64;
     c.norm_eps = 1e-5, c.dt_max = 1, c.bos = c.pad = -1, c.dtype = PLP_F32;
     return c;
 }
@@ -53,6 +54,7 @@ static bool needs(const model_config *c, model_band band, int64_t i, int64_t uni
         return false;
     }
     if (band == MODEL_EMBED || band == MODEL_NORM || band == MODEL_FINAL_NORM || band == MODEL_OUT_BIAS) return true;
+    if (band == MODEL_DT_NORM || band == MODEL_B_NORM || band == MODEL_C_NORM) return true;
     return head_owner[i / (units / c->heads)] == rank; /* heads, or their channels */
 }
 

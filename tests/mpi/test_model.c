@@ -30,14 +30,14 @@ static const struct {
     SHAPE(12, 4, 1, true, true),    /* several groups of B and C, one norm                  */
     SHAPE(7, 7, 7, true, false),    /* a number of heads that nothing divides               */
     SHAPE(12, 3, 0, false, false),  /* no gated norm                                        */
-#define MAMBA1(CHANNELS, STATE, RANK, EPS, BIAS)                                                                                           \
+#define MAMBA1(CHANNELS, STATE, RANK, EPS, WEIGHTS, BIAS)                                                                                  \
     {                                                                                                                                      \
-        "channels " #CHANNELS " state " #STATE " dt_rank " #RANK " norm " #EPS,                                                            \
+        "channels " #CHANNELS " state " #STATE " dt_rank " #RANK " norm " #EPS " weights " #WEIGHTS,                                       \
         {                                                                                                                                  \
             .family = "mamba", .kind = MODEL_MAMBA1, .hidden = 48, .layers = 3, .heads = CHANNELS, .head_dim = 1, .inner = CHANNELS,       \
             .groups = 1, .state = STATE, .conv = 4, .dt_rank = RANK, .chunk = 16, .vocab = VOCAB + 3, .vocab_used = VOCAB,                 \
-            .norm_eps = 1e-5, .dt_max = INFINITY, .mixer_norm_eps = EPS, .tied = !(BIAS), .proj_bias = BIAS, .conv_bias = true,            \
-            .dtype = PLP_BF16                                                                                                              \
+            .norm_eps = 1e-5, .dt_max = INFINITY, .mixer_norm_eps = EPS, .mixer_norm_weights = WEIGHTS, .tied = !(BIAS),                   \
+            .proj_bias = BIAS, .conv_bias = true, .dtype = PLP_BF16                                                                        \
         }                                                                                                                                  \
     }
 #define FUSED(G, NORMS, BIAS)                                                                                                              \
@@ -49,24 +49,28 @@ static const struct {
             .norm_groups = NORMS, .tied = true, .proj_bias = BIAS, .conv_bias = true, .dtype = PLP_BF16                                    \
         }                                                                                                                                  \
     }
-    FUSED(1, 1, true),              /* in 16 bits and of a size that a GPU's fused decode step knows, the norm over all ranks... */
-    FUSED(9, 9, false),             /* ... its groups whole on each                                                                */
-    FUSED(3, 3, true),              /* ... and groups that two ranks have parts of                                                 */
-    MAMBA1(96, 16, 3, 0, false),    /* units of several channels, and at np 5 of unequal counts */
-    MAMBA1(96, 16, 5, 1e-6, true),  /* norms of dt, B and C behind the sum over the ranks      */
-    MAMBA1(23, 7, 50, 1e-6, false), /* nothing divides anything; dt_rank is the widest product */
-    MAMBA1(5, 33, 1, 0, true),      /* fewer channels than ranks at np 8                       */
-#define FUSED1(HIDDEN, CHANNELS, STATE, RANK, EPS)                                                                                         \
+    FUSED(1, 1, true),                     /* in 16 bits and of a size that a GPU's fused decode step knows, the norm over all ranks... */
+    FUSED(9, 9, false),                    /* ... its groups whole on each                                                                */
+    FUSED(3, 3, true),                     /* ... and groups that two ranks have parts of                                                 */
+    MAMBA1(96, 16, 3, 0, false, false),    /* units of several channels, and at np 5 of unequal counts */
+    MAMBA1(96, 16, 5, 1e-6, false, true),  /* norms of dt, B and C behind the sum over the ranks      */
+    MAMBA1(23, 7, 50, 1e-6, false, false), /* nothing divides anything; dt_rank is the widest product */
+    MAMBA1(5, 33, 1, 0, false, true),      /* fewer channels than ranks at np 8                       */
+    MAMBA1(96, 16, 5, 1e-6, true, false),  /* norms that have weights, on every rank */
+    MAMBA1(23, 7, 50, 1e-3, true, true),
+#define FUSED1(HIDDEN, CHANNELS, STATE, RANK, EPS, WEIGHTS)                                                                                \
     {                                                                                                                                      \
-        "bf16 hidden " #HIDDEN " channels " #CHANNELS " state " #STATE " dt_rank " #RANK " norm " #EPS,                                    \
+        "bf16 hidden " #HIDDEN " channels " #CHANNELS " state " #STATE " dt_rank " #RANK " norm " #EPS " weights " #WEIGHTS,               \
         {                                                                                                                                  \
             .family = "mamba", .kind = MODEL_MAMBA1, .hidden = HIDDEN, .layers = 3, .heads = CHANNELS, .head_dim = 1, .inner = CHANNELS,   \
             .groups = 1, .state = STATE, .conv = 4, .dt_rank = RANK, .chunk = 16, .vocab = VOCAB + 3, .vocab_used = VOCAB,                 \
-            .norm_eps = 1e-5, .dt_max = INFINITY, .mixer_norm_eps = EPS, .tied = true, .conv_bias = true, .dtype = PLP_BF16                \
+            .norm_eps = 1e-5, .dt_max = INFINITY, .mixer_norm_eps = EPS, .mixer_norm_weights = WEIGHTS, .tied = true, .conv_bias = true,   \
+            .dtype = PLP_BF16                                                                                                              \
         }                                                                                                                                  \
     }
-    FUSED1(256, 512, 16, 16, 0),    /* of a width that a GPU's fused mixer knows; on a GPU alone */
-    FUSED1(512, 1536, 8, 32, 1e-6), /* 512 channels on each of 3 ranks */
+    FUSED1(256, 512, 16, 16, 0, false),    /* of a width that a GPU's fused mixer knows; on a GPU alone */
+    FUSED1(512, 1536, 8, 32, 1e-6, false), /* 512 channels on each of 3 ranks */
+    FUSED1(256, 512, 16, 16, 1e-6, true),  /* of such a width, but fused mixers know no weights of these norms */
 };
 
 static place on;

@@ -45,6 +45,7 @@ static const model_config configs[] = { { .family = "mamba2",
                                           .mixer_norm_eps = 1e-6,
                                           .tied = true,
                                           .conv_bias = true,
+                                          .mixer_norm_weights = true,
                                           .dtype = PLP_BF16 } };
 
 /* The shard, the whole model, and in 16 bits the whole model in float32 (NULL in float32). */

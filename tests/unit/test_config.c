@@ -269,6 +269,7 @@ static void rules_between_fields(void **state)
     BREAK(c.norm_eps = NAN, "norm_eps");
     BREAK(c.norm_eps = 0, "norm_eps");
     BREAK(c.mixer_norm_eps = NAN, "mixer_norm_eps");
+    BREAK((c.mixer_norm_weights = true, c.mixer_norm_eps = 1e-6), "mixer_norm_weights 1: only Mamba-1");
     BREAK(c.dt_min = NAN, "limits of dt");
     BREAK((c.dt_min = 2, c.dt_max = 1), "limits of dt, 2 and 1");
     BREAK(c.dt_min = c.dt_max = INFINITY, "limits of dt");
@@ -280,6 +281,7 @@ static void rules_between_fields(void **state)
     BREAK(c.dtype = (plp_dtype)9, "dtype 9");
     take("state-spaces/mamba-130m", &good);
     BREAK(c.dt_rank = 0, "dt_rank 0");
+    BREAK(c.mixer_norm_weights = true, "mixer_norm_eps 0: norms");
     BREAK((c.groups = 2, c.norm_groups = 0), "groups 2");
 }
 
@@ -361,9 +363,9 @@ static void ids_come_from_the_first_that_tells(void **state)
 
 static void attributes_give_the_config_back(void **state)
 {
-    static const char *const names[] = { "mistralai/Mamba-Codestral-7B-v0.1", "tiiuae/falcon-mamba-7b" };
+    static const char *const names[] = { "mistralai/Mamba-Codestral-7B-v0.1", "tiiuae/falcon-mamba-7b", "state-spaces/mamba-130m" };
     (void)state;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < 3; i++) {
         char path[128];
         io_model_writer *w = NULL;
         io_model_file *f = NULL;
@@ -372,6 +374,7 @@ static void attributes_give_the_config_back(void **state)
         take(names[i], &c);
         c.dtype = PLP_BF16, c.stops = 3, c.stop[0] = 2, c.stop[1] = 11, c.stop[2] = 7, c.dt_min = 0.1 + 0.2;
         if (i == 1) c.stops = 0;
+        if (i == 2) c.mixer_norm_weights = true, c.mixer_norm_eps = 3e-5;
         snprintf(path, sizeof path, "%s/%zu.h5", dir, i);
         assert_int_equal(io_model_create(&w, path, false), PLP_OK);
         assert_int_equal(model_config_write(w, &c), PLP_OK);
@@ -382,6 +385,9 @@ static void attributes_give_the_config_back(void **state)
         assert_int_equal(io_model_open(&f, path), PLP_OK);
         memset(&back, 0xee, sizeof back);
         if (model_config_read(f, &back) != PLP_OK) fail_msg("%s", plp_last_error());
+        int64_t weights = -1; /* not in a file of a model without: its digest is that of files from before there were any */
+        assert_int_equal(io_model_get_int(f, "mixer_norm_weights", &weights), PLP_OK);
+        assert_int_equal(weights, i == 2 ? 1 : -1);
         io_model_close(&f);
         assert_string_equal(back.family, c.family);
         for (int s = 0; s < c.stops; s++) assert_int_equal(back.stop[s], c.stop[s]);
@@ -391,6 +397,7 @@ static void attributes_give_the_config_back(void **state)
         assert_memory_equal(&back.hidden, &c.hidden, offsetof(model_config, norm_eps) - offsetof(model_config, hidden));
         assert_true(back.norm_eps == c.norm_eps && back.dt_min == c.dt_min && back.dt_max == c.dt_max);
         assert_true(back.mixer_norm_eps == c.mixer_norm_eps && back.norm_groups == c.norm_groups);
+        assert_true(back.mixer_norm_weights == c.mixer_norm_weights);
     }
 }
 

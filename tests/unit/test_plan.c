@@ -207,8 +207,10 @@ static model_config mamba1(int64_t channels)
                            .vocab = 101,
                            .vocab_used = 97,
                            .norm_eps = 1e-5,
+                           .mixer_norm_eps = 1e-6,
                            .conv_bias = true,
-                           .proj_bias = true };
+                           .proj_bias = true,
+                           .mixer_norm_weights = true };
 }
 
 /* What a rank of Mamba-1 keeps of each band, from its channels alone: the layer computes with these, at any number of ranks up to that of
@@ -236,6 +238,9 @@ static void mamba1_is_cut_by_channel(void **state)
                 }
                 assert_int_equal(model_plan_band(&p, &c, MODEL_IN_B).count, 0);
                 assert_int_equal(model_plan_band(&p, &c, MODEL_GATE_NORM).count, 0);
+                assert_int_equal(model_plan_band(&p, &c, MODEL_DT_NORM).count, 5); /* whole: the sum over the ranks comes before */
+                assert_int_equal(model_plan_band(&p, &c, MODEL_B_NORM).count, 16);
+                assert_int_equal(model_plan_band(&p, &c, MODEL_C_NORM).count, 16);
                 assert_int_equal(p.in_rows, 2 * p.channels.count);
                 assert_int_equal(p.conv_channels, p.channels.count);
                 assert_int_equal(p.norm, MODEL_NORM_NONE);
@@ -277,6 +282,9 @@ static void a_published_mamba1_by_hand(void **state)
     assert_int_equal(model_plan_collectives(&third, &c, 5, list), 2);
     assert_int_equal(list[0].elements, 5 * (256 + 2 * 16));
     assert_int_equal(list[1].elements, 5 * 4096);
+    model_config weighted = c;
+    weighted.mixer_norm_weights = true; /* float32, on each rank */
+    assert_int_equal(model_plan_weights(&third, &weighted, PLP_BF16) - model_plan_weights(&third, &c, PLP_BF16), 64 * (256 + 2 * 16) * 4);
 }
 
 /* Slices of a vocabulary tile it, by eights; with few rows for each rank by ones, so that none is empty sooner than it must be. */
