@@ -59,7 +59,8 @@ def layer_bands(config, mixer):
             assert split(rows, name, kind, parts) == tensor.shape[0]
             bands.update({band: tensor[a:b] for band, (a, b) in rows.items()})
     plain = {"out_proj.weight": "out_proj/weight", "out_proj.bias": "out_proj/bias", "x_proj.weight": "x_proj/weight", "A_log": "A_log", "D": "D",
-             "dt_proj.weight": "dt_proj/weight", "dt_proj.bias": "dt_bias", "dt_bias": "dt_bias", "norm.weight": "gate_norm/weight"}
+             "dt_proj.weight": "dt_proj/weight", "dt_proj.bias": "dt_bias", "dt_bias": "dt_bias", "norm.weight": "gate_norm/weight",
+             "dt_layernorm.weight": "dt_norm/weight", "b_layernorm.weight": "B_norm/weight", "c_layernorm.weight": "C_norm/weight"}
     bands.update({band: mixer[name] for name, band in plain.items() if name in mixer})
     return bands
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# mamba1.sh POLYLEPIS NP SOURCE -- Mamba-1 and FalconMamba through the commands: what they do for Mamba-2, with token ids, for these have no tokenizer.
+# mamba1.sh POLYLEPIS NP SOURCE -- Mamba-1, FalconMamba and a Mamba-1 whose norms of dt, B and C have weights through the commands: what they do for Mamba-2, with token ids, for these have no tokenizer.
 # shellcheck source=tests/cli/lib.sh
 . "$(dirname "$0")/lib.sh"
 other=$([ "$np" = 1 ] && echo 3 || echo 1)
@@ -7,7 +7,7 @@ here=$np
 ids() { sed 's/.*"token_ids":\[\([0-9,]*\)\].*/\1/' "$work/out"; }
 
 # shellcheck disable=SC2086 # $draw is a list
-for model in mamba1 falcon-mamba; do
+for model in mamba1 falcon-mamba mamba1-norms; do
     m=$source/tests/data/fixtures/$model
     heat=$([ $model = mamba1 ] && echo 14 || echo 1.5) # mamba1's most probable token is 8 for ever: nothing could be seen by it
     draw="-t $heat --seed 7" drawn="\"temperature\":$heat,\"seed\":7"
@@ -49,7 +49,13 @@ for model in mamba1 falcon-mamba; do
     done
     np=$here
     run inspect "$m" --plan 2
-    grep -q "^dt_rank  *4$" "$work/out" || fail "$model: inspect"
+    case $model in
+    mamba1) rank=4 norms=no ;;
+    falcon-mamba) rank=4 norms=yes ;;
+    *) rank=5 norms="yes, with weights" ;;
+    esac
+    grep -q "^dt_rank  *$rank$" "$work/out" || fail "$model: inspect"
+    grep -q "^norm of dt,B,C  $norms$" "$work/out" || fail "$model: inspect: norms"
 done
 refused 65 "is a state of model" generate -m "$source/tests/data/fixtures/mamba1" -q --load-state "$work/state" -n 2
 refused 64 "tokenizer" generate -m "$source/tests/data/fixtures/mamba1" -q -p "a text" -n 2

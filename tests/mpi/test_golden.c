@@ -163,7 +163,8 @@ static void examine_model(tp_group *group, const char *dir, const char *const *r
 
 int main(int argc, char **argv)
 {
-    static const char *const fixtures[] = { "mamba2-g1", "mamba2-g8", "mamba2-g2-h6", "mamba2-dtlimit", "mamba1", "falcon-mamba" };
+    static const char *const fixtures[] = { "mamba2-g1", "mamba2-g8",    "mamba2-g2-h6", "mamba2-dtlimit",
+                                            "mamba1",    "falcon-mamba", "mamba1-norms" };
     static const char *const demo[] = { PLP_TEST_DATA "/demo/golden-0.safetensors", PLP_TEST_DATA "/demo/golden-1.safetensors",
                                         PLP_TEST_DATA "/demo/golden-2.safetensors", PLP_TEST_DATA "/demo/golden-3.safetensors",
                                         PLP_TEST_DATA "/demo/golden-long.safetensors" };

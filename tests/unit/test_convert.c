@@ -56,8 +56,8 @@ static void assert_message(const char *words)
 static void pieces_do_not_show(void **state)
 {
     (void)state;
-    static const char *const models[] = { "mamba2-g2-h6", "falcon-mamba" };
-    for (int i = 0; i < 2; i++) {
+    static const char *const models[] = { "mamba2-g2-h6", "falcon-mamba", "mamba1-norms" };
+    for (int i = 0; i < 3; i++) {
         char from[512], *want, *got;
         snprintf(from, sizeof from, PLP_TEST_DATA "/fixtures/%s", models[i]);
         convert_to(from, target, 0);

@@ -73,12 +73,13 @@ static bool write_model(const char *name, const model_config *c, model_band alte
 static void every_band_is_checked(void **state)
 {
     (void)state;
-    static const char *const models[] = { PLP_TEST_DATA "/fixtures/mamba2-g2-h6", PLP_TEST_DATA "/fixtures/mamba1" };
+    static const char *const models[] = { PLP_TEST_DATA "/fixtures/mamba2-g2-h6", PLP_TEST_DATA "/fixtures/mamba1",
+                                          PLP_TEST_DATA "/fixtures/mamba1-norms" };
     static const char *const words[WAYS] = { "1 tensors are missing: ", " is ", " is ", " is ", " holds " };
     char name[128];
     int tried = 0;
     snprintf(name, sizeof name, "%s/model.h5", dir);
-    for (int m = 0; m < 2; m++) {
+    for (int m = 0; m < 3; m++) {
         model_source *s = NULL, *opened = NULL;
         assert_int_equal(model_source_open(&s, models[m], NULL), PLP_OK);
         const model_config *c = model_source_config(s);
@@ -97,8 +98,8 @@ static void every_band_is_checked(void **state)
                     fail_msg("%s, way %d: %s: %s", path, how, plp_status_name(st), plp_last_error());
                 tried++;
             }
-        static const char *const extra[] = { "/layers/000/more", "/layers/999/norm/weight", "/more/weight" };
-        for (int i = 0; i < 3; i++) {
+        static const char *const extra[] = { "/layers/000/more", "/layers/999/norm/weight", "/more/weight", "/layers/000/dt_norm/weight" };
+        for (int i = 0; i < (c->mixer_norm_weights ? 3 : 4); i++) {
             write_model(name, c, MODEL_EMBED, WAYS, extra[i]);
             assert_int_equal(model_source_open(&opened, name, NULL), PLP_ERR_DATA);
             if (strstr(plp_last_error(), "1 unknown tensors: ") == NULL || strstr(plp_last_error(), extra[i]) == NULL)

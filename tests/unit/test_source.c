@@ -112,6 +112,7 @@ static const char *const checkpoints[][2] = {
     { "mamba2-dtlimit", PLP_TEST_DATA "/fixtures/mamba2-dtlimit" },
     { "mamba1", PLP_TEST_DATA "/fixtures/mamba1" },
     { "falcon-mamba", PLP_TEST_DATA "/fixtures/falcon-mamba" },
+    { "mamba1-norms", PLP_TEST_DATA "/fixtures/mamba1-norms" },
 };
 enum { CHECKPOINTS = sizeof checkpoints / sizeof *checkpoints };
 
@@ -147,6 +148,7 @@ static void model_files_give_the_same(void **state)
         expect_recorded(b, checkpoints[i][0]);
         const model_config *ca = model_source_config(a), *cb = model_source_config(b);
         assert_memory_equal(&ca->hidden, &cb->hidden, offsetof(model_config, tied) - offsetof(model_config, hidden));
+        assert_true(ca->mixer_norm_weights == cb->mixer_norm_weights);
         assert_true(ca->dtype == cb->dtype && ca->tied == cb->tied && ca->stops == cb->stops && ca->stop[0] == cb->stop[0]);
         assert_string_equal(model_source_config_text(a), model_source_config_text(b));
         assert_int_equal(model_source_tokenizer(a, &ta, &na), PLP_OK);
@@ -185,6 +187,11 @@ static void configs_of_the_fixtures(void **state)
     open_source(&s, checkpoints[6][1]);
     c = model_source_config(s);
     assert_true(c->kind == MODEL_MAMBA1 && c->mixer_norm_eps == 1e-6 && c->dt_rank == 4 && c->dtype == PLP_BF16 && c->inner == 128);
+    assert_false(c->mixer_norm_weights);
+    model_source_close(&s);
+    open_source(&s, checkpoints[7][1]);
+    c = model_source_config(s);
+    assert_true(c->kind == MODEL_MAMBA1 && c->mixer_norm_weights && c->mixer_norm_eps == 1e-2 && c->norm_eps == 1e-5);
     model_source_close(&s);
     model_source_options full = { .full_norm = true };
     assert_int_equal(model_source_open(&s, checkpoints[3][1], &full), PLP_OK);
@@ -744,6 +751,157 @@ static void other_values_are_another_model(void **state)
     bag_free(&b);
 }
 
+/* A Mamba-1 of 2 layers, inner 32, state 16, dt_rank 3, in which dt, B and C are normed with weights. */
+static void bag_mamba1(bag *b)
+{
+    static const struct {
+        const char *name;
+        int rank;
+        int64_t rows, columns;
+    } parts[] = { { "norm.weight", 1, 16, 1 },
+                  { "mixer.in_proj.weight", 2, 64, 16 },
+                  { "mixer.conv1d.weight", 3, 32, 4 },
+                  { "mixer.conv1d.bias", 1, 32, 1 },
+                  { "mixer.x_proj.weight", 2, 35, 32 },
+                  { "mixer.dt_proj.weight", 2, 32, 3 },
+                  { "mixer.dt_proj.bias", 1, 32, 1 },
+                  { "mixer.A_log", 2, 32, 16 },
+                  { "mixer.D", 1, 32, 1 },
+                  { "mixer.out_proj.weight", 2, 16, 32 },
+                  { "mixer.dt_layernorm.weight", 1, 3, 1 },
+                  { "mixer.b_layernorm.weight", 1, 16, 1 },
+                  { "mixer.c_layernorm.weight", 1, 16, 1 } };
+    char name[IO_NAME];
+    seed = 5;
+    b->count = 0;
+    bag_add(b, "backbone.embeddings.weight", 2, 48, 16);
+    bag_add(b, "backbone.norm_f.weight", 1, 16, 1);
+    for (int layer = 0; layer < 2; layer++)
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+            snprintf(name, sizeof name, "backbone.layers.%d.%s", layer, parts[i].name);
+            bag_add(b, name, parts[i].rank, parts[i].rows, parts[i].columns);
+        }
+}
+static const struct {
+    const char *name;
+    model_band band;
+} mixer_norms[] = { { "dt_layernorm", MODEL_DT_NORM }, { "b_layernorm", MODEL_B_NORM }, { "c_layernorm", MODEL_C_NORM } };
+enum { MIXER_NORMS = 6 }; /* three in each layer */
+static model_band name_mixer_norm(int i, char name[IO_NAME])
+{
+    snprintf(name, IO_NAME, "backbone.layers.%d.mixer.%s.weight", i / 3, mixer_norms[i % 3].name);
+    return mixer_norms[i % 3].band;
+}
+
+#define MAMBA1(type, more) "{\"model_type\":\"" type "\",\"hidden_size\":16,\"num_hidden_layers\":2,\"time_step_rank\":3" more "}"
+
+/* The tensors tell that there are weights, in every dialect; the config may tell the eps, under the name of either family. */
+static void weights_of_mixer_norms(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *config;
+        double eps, without; /* when there are weights; when there are none, 0: no norm */
+    } rows[] = { { MAMBA1("mamba", ""), 1e-6, 0 },
+                 { MAMBA1("mamba", ",\"rms_norm_eps\":0.125"), 0.125, 0 },
+                 { MAMBA1("mamba", ",\"mixer_rms_eps\":0.25"), 0.25, 0 },
+                 { MAMBA1("mamba", ",\"rms_norm_eps\":0.125,\"mixer_rms_eps\":0.25"), 0.25, 0 },
+                 { MAMBA1("falcon_mamba", ""), 1e-6, 1e-6 },
+                 { MAMBA1("falcon_mamba", ",\"mixer_rms_eps\":0.5"), 0.5, 0.5 },
+                 { "{\"d_model\":16,\"n_layer\":2,\"vocab_size\":48,\"ssm_cfg\":{\"dt_rank\":3}}", 1e-6, 0 },
+                 { "{\"d_model\":16,\"n_layer\":2,\"vocab_size\":48,\"ssm_cfg\":{\"dt_rank\":3},\"rms_norm_eps\":0.125}", 0.125, 0 } };
+    char name[IO_NAME], path[512];
+    bag with, without;
+    bag_mamba1(&with);
+    bag_mamba1(&without);
+    for (int i = 0; i < MIXER_NORMS; i++) {
+        name_mixer_norm(i, name);
+        bag_drop(&without, name);
+        if (i == 4) retype(bag_find(&with, name), PLP_BF16); /* as matrices may be beside them: these stay what they are */
+    }
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        model_source *s = NULL;
+        put("config.json", rows[r].config);
+        bag_save(&without, "model.safetensors", "");
+        open_source(&s, dir);
+        assert_false(model_source_config(s)->mixer_norm_weights);
+        assert_true(model_source_config(s)->mixer_norm_eps == rows[r].without);
+        model_source_close(&s);
+        bag_save(&with, "model.safetensors", "");
+        convert(dir, path);
+        for (int file = 0; file < 2; file++) {
+            open_source(&s, file ? path : dir);
+            const model_config *c = model_source_config(s);
+            assert_true(c->mixer_norm_weights && c->mixer_norm_eps == rows[r].eps && c->dtype == PLP_F32);
+            for (int i = 0; i < MIXER_NORMS; i++) {
+                const model_band band = name_mixer_norm(i, name);
+                item want = *bag_find(&with, name);
+                float values[16];
+                plp_convert(values, PLP_F32, want.data, want.dtype, (size_t)elements(&want));
+                want.data = values;
+                expect_values(s, band, i / 3, &want, 0);
+            }
+            model_source_close(&s);
+        }
+    }
+    for (int i = 0; i < MIXER_NORMS; i++) { /* each counts in the digest */
+        char before[PLP_SHA256_HEX], after[PLP_SHA256_HEX];
+        if (i == 4) continue; /* not float32 */
+        digest_of_directory(before);
+        name_mixer_norm(i, name);
+        *(float *)bag_find(&with, name)->data += 0.5f;
+        bag_save(&with, "model.safetensors", "");
+        digest_of_directory(after);
+        assert_string_not_equal(before, after);
+    }
+    put("config.json", MAMBA1("mamba", ",\"mixer_rms_eps\":0"));
+    open_fails(PLP_ERR_DATA, "mixer_norm_eps 0: norms of dt, B and C that have weights need one above 0");
+    put("config.json", MAMBA1("mamba", ",\"rms_norm_eps\":\"x\""));
+    open_fails(PLP_ERR_DATA, "rms_norm_eps");
+    bag_free(&with);
+    bag_free(&without);
+}
+
+/* One that is missing, or alone, or of another shape is named: nothing is computed without a norm that the model was trained with. */
+static void mixer_norms_are_whole(void **state)
+{
+    (void)state;
+    bag b;
+    char name[IO_NAME], other[IO_NAME];
+    put("config.json", MAMBA1("mamba", ""));
+    for (int i = 0; i < MIXER_NORMS; i++) {
+        name_mixer_norm(i, name);
+        bag_mamba1(&b);
+        bag_drop(&b, name);
+        bag_save(&b, "model.safetensors", "");
+        open_fails(PLP_ERR_DATA, "1 tensors are missing: ");
+        open_fails(PLP_ERR_DATA, name);
+        open_fails(PLP_ERR_DATA, "norms of dt, B and C: all three in every layer, or none in any");
+        bag_free(&b);
+        bag_mamba1(&b);
+        for (int k = 0; k < MIXER_NORMS; k++) {
+            name_mixer_norm(k, other);
+            if (k != i) bag_drop(&b, other);
+        }
+        bag_save(&b, "model.safetensors", "");
+        open_fails(PLP_ERR_DATA, "5 tensors are missing: ");
+        bag_free(&b);
+        for (int how = 0; how < 3; how++) {
+            bag_mamba1(&b);
+            item *t = bag_find(&b, name);
+            const int64_t n = t->shape[0];
+            if (how == 0) /* shorter, a column, a row */
+                t->shape[0] = n - 1;
+            else
+                t->rank = 2, t->shape[0] = how == 1 ? n : 1, t->shape[1] = how == 1 ? 1 : n;
+            bag_save(&b, "model.safetensors", "");
+            open_fails(PLP_ERR_SHAPE, name);
+            open_fails(PLP_ERR_SHAPE, i % 3 == 0 ? "the config makes it [dt_rank] = [3]" : "the config makes it [state] = [16]");
+            bag_free(&b);
+        }
+    }
+}
+
 static void what_is_no_model(void **state)
 {
     (void)state;
@@ -789,6 +947,8 @@ int main(void)
         IN_DIR(unknown_tensors_are_warned_of),
         IN_DIR(another_tokenizer_is_another_model),
         IN_DIR(other_values_are_another_model),
+        IN_DIR(weights_of_mixer_norms),
+        IN_DIR(mixer_norms_are_whole),
         IN_DIR(what_is_no_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -50,7 +50,7 @@ static void poison(const model_config *c, model_band band, plp_dtype dtype, floa
 static void what_is_not_finite(void **state)
 {
     (void)state;
-    static const char *const models[] = { PLP_TEST_DATA "/fixtures/mamba2-g2-h6", PLP_TEST_DATA "/fixtures/mamba1", PLP_DEMO };
+    static const char *const models[] = { PLP_TEST_DATA "/fixtures/mamba2-g2-h6", PLP_TEST_DATA "/fixtures/mamba1-norms", PLP_DEMO };
     static const float bad[] = { NAN, -NAN, INFINITY, -INFINITY };
     for (int m = 0; m < 3; m++) {
         model_source *s = NULL;
