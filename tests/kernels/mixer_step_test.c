@@ -414,7 +414,11 @@ const kt_case kt_mixer_step_rows[] = {
     { "mixer_step.wide.tall", run, { 20, 256, 4, 110, 128, 1, BIASES }, WIDE }, /* rows of in_proj for 4 warpgroups */
     { "mixer_step.wide.one_head", run, { 40, 256, 1, 1, 64, 1, BARE }, WIDE },
     { "mixer_step.wide.many_heads", run, { 9, 256, 130, 1, 64, 10, BF16_STATE }, WIDE },
+    { "mixer_step.wide.sweep", run, { 64, 256, 17, 3, 128, 5, UNEVEN | LIMITS }, WIDE },
+    { "mixer_step.wide.sweep.64", run, { 33, 256, 33, 2, 64, 3, BARE | NO_NORM }, WIDE },
+    { "mixer_step.wide.sweep.bf16", run, { 64, 256, 17, 1, 128, 1, BF16_STATE | DELTA | FOLD }, WIDE },
     { "mixer_step.wide.same", run_same, { 35, 1024, 4, 2, 64, 2, 0 }, 0, 0 },
+    { "mixer_step.wide.same.sweep", run_same, { 64, 256, 17, 1, 128, 1, 0 }, 0, 0 },
     { "mixer_step.wide.same.64", run_same, { 64, 512, 5, 1, 128, 5, BF16_STATE }, 0, 0 },
     { "mixer_step.unknown", run_unknown, { 8, 256, 4, 1, 64, 1, 0 }, 0, 0 },
     { "mixer_step.same", run_same, { 8, 1024, 16, 2, 128, 2, 0 }, 0, 0 },

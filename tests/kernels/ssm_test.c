@@ -98,9 +98,10 @@ static void reference(const inputs *in, int row, int head, double *h, double *y)
     }
 }
 
-static bool on_tensor_cores(const kt *t, const inputs *in)
+static bool on_tensor_cores(const kt *t, const inputs *in, const kt_batch *b)
 {
-    return t->kn != kn_cpu() && t->act == PLP_BF16 && in->dim == 64 && (in->state == 64 || in->state == 128) && in->flags & ALIGNED;
+    return b->b.seqs > b->b.decodes && t->kn != kn_cpu() && t->act == PLP_BF16 && in->dim == 64 && (in->state == 64 || in->state == 128) &&
+           in->flags & ALIGNED;
 }
 
 static void run(kt *t, const int *size)
@@ -141,7 +142,7 @@ static void run(kt *t, const int *size)
             }
             memcpy(want + (size_t)b.dst[s] * slot + (size_t)j * head, state, head * sizeof *state);
         }
-    if (on_tensor_cores(t, &in)) { /* what they multiply is bf16: dt and decay in x or in C B^T, and the state before C */
+    if (on_tensor_cores(t, &in, &b)) { /* what they multiply is bf16: dt and decay in x or in C B^T, and the state before C */
         kt_expect_blocks(t, "y", &in.y, y, (size_t)in.ld_y, 1e-2);
         kt_expect_blocks(t, "h", &h, want, head, 4e-3);
         return;
@@ -244,6 +245,11 @@ const kt_case kt_ssm_rows[] = {
     { "ssm.decode.bf16", run, { 6, 2, 64, 128, 256, KT_DECODE, 0, SKIP, PLP_BF16 }, 1e-5, 1e-5 },
     { "ssm.decode.f16", run, { 5, 1, 33, 16, 256, KT_DECODE, 0, LIMITS, PLP_F16 }, 1e-5, 1e-5 },
     { "ssm.decode.wide", run, { 3, 1, 80, 256, 256, KT_DECODE, 0, SKIP | LARGE_DT }, 5e-5, 5e-5 },
+    { "ssm.sweep", run, { 63, 4, 64, 128, 256, KT_DECODE, 0, SKIP | ALIGNED }, 1e-5, 1e-5 }, /* more heads than a GPU has places for */
+    { "ssm.sweep.64", run, { 70, 3, 64, 64, 256, KT_DECODE, 0, LIMITS | ALIGNED }, 1e-5, 1e-5 },
+    { "ssm.sweep.bf16", run, { 70, 1, 64, 128, 256, KT_DECODE, 0, SKIP | LARGE_DT | ALIGNED, PLP_BF16 }, 5e-5, 5e-5 },
+    { "ssm.sweep.bf16.64", run, { 130, 7, 64, 64, 256, KT_DECODE, 0, SKIP | ALIGNED, PLP_BF16 }, 1e-5, 1e-5 },
+    { "ssm.sweep.f16", run, { 70, 5, 64, 128, 256, KT_DECODE, 0, ALIGNED, PLP_F16 }, 1e-5, 1e-5 },
     { "ssm.short", run, { 24, 1, 64, 128, 16, KT_SHORT, 0, SKIP }, 1e-5, 1e-5 },
     { "ssm.short.odd", run, { 7, 3, 7, 33, 16, KT_SHORT, 0, LIMITS }, 1e-5, 1e-5 },
     { "ssm.short.large_dt", run, { 6, 2, 16, 32, 16, KT_SHORT, 0, SKIP | LARGE_DT }, 5e-5, 5e-5 },

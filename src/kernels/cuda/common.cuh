@@ -22,6 +22,7 @@ enum { KN_TURNS = 4, KN_TOLD = 1 << 20 };
 enum { KN_CLUSTER = 6 }; /* blocks, at most */
 struct kn_linear_cuda; /* linear.cu */
 struct kn_ssd_cuda;    /* ssd.cuh   */
+struct ssm_sweep_counters; /* ssm_sweep.cuh */
 
 struct kn_context {
     kn_options options;
@@ -34,6 +35,8 @@ struct kn_context {
     void *candidates;  /* partial results of kn->candidates, see candidates.cu           */
     uint32_t *told;    /* (KN_TURNS, KN_TOLD) see mixer_step_turn(); 0 when a mixer begins */
     unsigned turn;     /* of mixers                                                        */
+    ssm_sweep_counters *sweep; /* ssm_sweep.cuh                                            */
+    int sweep_flight;          /* stages that a sweep has on their way                     */
     int clusters[KN_CLUSTER + 1]; /* of so many blocks of out_proj's for many rows that the device holds at once, see mixer_step_wide_out.cu */
 };
 
@@ -43,6 +46,7 @@ void kn_linear_destroy_cuda(kn_context *c);
 plp_status kn_ssd_create_cuda(kn_context *c);
 void kn_ssd_destroy_cuda(kn_context *c);
 plp_status kn_candidates_create_cuda(kn_context *c);
+plp_status ssm_sweep_create(kn_context *c); /* what ssm_sweep.cu needs in the context */
 
 plp_status kn_read_time_cuda(kn_context *c, size_t bytes, double *seconds);
 void kn_describe_cuda(kn_context *c, char *line, size_t size);

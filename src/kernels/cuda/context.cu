@@ -31,6 +31,7 @@ static void destroy(kn_context **c)
     kn_ssd_destroy_cuda(x);
     cudaFree(x->candidates);
     cudaFree(x->told);
+    cudaFree(x->sweep);
     for (int i = 0; i < KN_MARKS; i++)
         if (x->mark[i] != NULL) cudaEventDestroy(x->mark[i]);
     if (x->stream != NULL) cudaStreamDestroy(x->stream);
@@ -82,6 +83,7 @@ static plp_status setup(kn_context *c)
     PLP_TRY(KN_CUDA(cudaMalloc((void **)&c->told, KN_TURNS * KN_TOLD * sizeof *c->told)));
     PLP_TRY(KN_CUDA(cudaMemsetAsync(c->told, 0, KN_TURNS * KN_TOLD * sizeof *c->told, c->stream)));
     PLP_TRY(mixer_step_wide_create(c));
+    PLP_TRY(ssm_sweep_create(c));
     PLP_TRY(kn_linear_create_cuda(c));
     PLP_TRY(kn_ssd_create_cuda(c));
     return kn_candidates_create_cuda(c);

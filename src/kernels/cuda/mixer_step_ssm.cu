@@ -1,10 +1,11 @@
 /* src/kernels/cuda/mixer_step_ssm.cu -- the second kernel of a mixer's decode step: the state update, the D term and the gate.
  *
- * One block per (head, row): 8 warps x 8 rows of the (64, state) matrix; a lane owns state / 32 neighbouring columns of each row.  The whole
+ * One block per (head, row), but for many of both (ssm_sweep.cuh): 8 warps x 8 rows of the (64, state) matrix; a lane owns state / 32 neighbouring columns of each row.  The whole
  * state is asked for before the wait.  Where `in` tells x, B, C, dt and then z (up to STEP_ROWS rows), the states move while it streams z, and
  * the end of `in` is not waited for; else it is.  Writes v * weight (bf16, not yet normalised) and sums of v^2, of 8 channels or of the
  * head (no atomics: the same bits in every run). */
 #include "kernels/cuda/mixer_step.cuh"
+#include "kernels/cuda/ssm_sweep.cuh"
 
 namespace {
 
@@ -161,6 +162,13 @@ bool mixer_step_ssm_knows(const kn_mixer_step_args *a)
 
 plp_status mixer_step_ssm(kn_context *c, const kn_mixer_step_args *a, const step_batch *b, const step_work *w, const step_told *told)
 {
+    if (told == NULL) {
+        const int inner = step_inner(a), channels = step_channels(a);
+        const bf16 *B = w->xbc + inner;
+        const ssm_sweep_args sweep = { a->rows, a->heads, a->ssm_state, b->src, b->dst, b->past, a->group, w->xbc, B, B + a->groups * a->state, w->dt,
+                                       channels, channels, a->heads, a->A, a->D, NULL, 0, 0, w->v, inner, w->z, a->gate_weight, w->squares };
+        if (ssm_sweep_knows(c, &sweep, a->dim, a->state, PLP_BF16, a->ssm_dtype)) return ssm_sweep(c, &sweep, a->state, PLP_BF16, a->ssm_dtype);
+    }
     /* Two blocks a multiprocessor beside `in` would keep `out` from starting early: 2 and 3 rows are cheaper one after the other. */
     const int each = a->rows <= 3 && a->rows * a->heads > c->sms ? a->rows : 1;
     const ssm_args s = { a->ssm_state, *b, *w, a->group, a->A, a->D, a->gate_weight, a->groups, each, told ? *told : step_told{} };

@@ -186,7 +186,7 @@ template <class T, int ROWS> plp_status launch(kn_context *c, const kn_scan_mixe
 }
 template <class T> plp_status launch(kn_context *c, const kn_scan_mixer_args *a, const scan_args &s)
 {
-    const bool at_once = a->channels / STEP_DIM * kn_ceil(a->rows, SHORT) <= RESIDENT * c->sms; /* the same sums either way */
+    const bool at_once = a->channels / STEP_DIM * kn_ceil(a->rows, SHORT) <= RESIDENT * c->sms; /* the same but for the order in which squares of a long dt are added */
     return at_once ? launch<T, SHORT>(c, a, s) : launch<T, LONG>(c, a, s);
 }
 

@@ -3,6 +3,7 @@
  * The state is read and written once and is nearly all of the traffic, so everything serves its 16-byte accesses: L neighbouring lanes hold
  * one row of it (V values each), a thread has R rows, and all its loads are in flight before the first is used. */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/ssm_sweep.cuh"
 
 namespace
 {
@@ -99,6 +100,9 @@ plp_status kn_ssm_step_cuda(kn_context *c, const kn_ssm_args *a, const kn_batch 
 {
     if (b->decodes == 0 || a->heads == 0) return PLP_OK;
     const plp_dtype act = c->options.act;
+    const ssm_sweep_args sweep = { b->decodes, a->heads, a->h, b->src_slot, b->dst_slot, b->past, a->group, a->x, a->B, a->C, a->dt,
+                                   a->ld_x, a->ld_bc, a->ld_dt, a->A, a->D, a->dt_bias, a->dt_min, a->dt_max, a->y, a->ld_y, NULL, NULL, NULL };
+    if (ssm_sweep_knows(c, &sweep, a->dim, a->state, act, a->state_dtype)) return ssm_sweep(c, &sweep, a->state, act, a->state_dtype);
     kn_by_type(act, [&](auto t) {
         kn_by_type(a->state_dtype, [&](auto s) {
             using T = decltype(t);
