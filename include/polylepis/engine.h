@@ -17,7 +17,8 @@
  *         while (plp_engine_next_event(engine, &event)) ...
  *
  * A NULL where something is needed is PLP_ERR_USAGE, on the rank that gave it; functions without a status then do nothing, or describe no
- * engine.  One thread at a time per engine. */
+ * engine.  One thread at a time per engine.  Of several engines on the same GPUs, one at a time: a step is over
+ * when all of its events have come.  Kernels of two that wait for each other's ranks could keep one another from running. */
 #ifndef POLYLEPIS_ENGINE_H
 #define POLYLEPIS_ENGINE_H
 

@@ -113,7 +113,7 @@ static plp_status resolve_hugging_face(json_object *o, const char *where, model_
     PLP_TRY(plp_json_bool(o, "tie_word_embeddings", where, &c->tied));
     PLP_TRY(plp_json_bool(o, "use_bias", where, &c->proj_bias));
     PLP_TRY(plp_json_bool(o, "use_conv_bias", where, &c->conv_bias));
-    if (falcon) PLP_TRY(plp_json_double(o, "mixer_rms_eps", where, 0, 1, &c->mixer_norm_eps));
+    if (falcon) PLP_TRY(plp_json_double(o, "mixer_rms_eps", where, 1e-20, 1, &c->mixer_norm_eps));
     if (two) { /* its time_step_rank is a left-over and means nothing */
         PLP_TRY(read_size(o, "head_dim", where, &head_dim));
         PLP_TRY(plp_json_int(o, "num_heads", where, 1, MOST, &heads));

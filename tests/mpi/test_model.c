@@ -64,7 +64,7 @@ static const struct {
         {                                                                                                                                  \
             .family = "mamba", .kind = MODEL_MAMBA1, .hidden = HIDDEN, .layers = 3, .heads = CHANNELS, .head_dim = 1, .inner = CHANNELS,   \
             .groups = 1, .state = STATE, .conv = 4, .dt_rank = RANK, .chunk = 16, .vocab = VOCAB + 3, .vocab_used = VOCAB,                 \
-            .norm_eps = 1e-5, .dt_max = INFINITY, .mixer_norm_eps = EPS, .mixer_norm_weights = WEIGHTS, .tied = true, .conv_bias = true,   \
+            .norm_eps = 1e-5, .dt_max = INFINITY, .mixer_norm_eps = EPS, .mixer_norm_weights = WEIGHTS, .conv_bias = true,                 \
             .dtype = PLP_BF16                                                                                                              \
         }                                                                                                                                  \
     }
@@ -210,7 +210,8 @@ int main(int argc, char **argv)
         const int slices[] = { TOKENS, 64, 7, 1 };
         /* float32 sums of a few hundred terms in another order, three layers deep; a GPU's exponentials are a few units in the last
          * place off */
-        const double most = sixteen(c) ? 3e-2 : gpu ? 3e-5 : 1e-5; /* 16 bits: roundings, which `verify` measures */
+        /* 16 bits: roundings, which `verify` measures; small against what the head makes of Mamba-1's mixers, whose defects must show */
+        const double most = sixteen(c) ? c->kind == MODEL_MAMBA1 ? 6e-3 : 3e-2 : gpu ? 3e-5 : 1e-5;
         for (size_t i = 0; i < sizeof slices / sizeof *slices; i++)
             for (int crowd = 0; crowd < 2; crowd++) {
                 const int every = crowd && i % 2 == 0 ? EVERY : ALL_ROWS;

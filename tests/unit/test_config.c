@@ -165,6 +165,8 @@ static void hybrids_are_named(void **state)
         assert_non_null(strstr(plp_last_error(), needle));
     }
     refused("{\"model_type\":\"falcon_h1\"}", "falcon_h1 is a hybrid");
+    refused("{\"model_type\":\"falcon_mamba\",\"hidden_size\":8,\"num_hidden_layers\":1,\"mixer_rms_eps\":0}",
+            "mixer_rms_eps: 0 is outside"); /* it would stand for no norm */
     refused("{\"model_type\":\"zamba2\"}", "zamba2 is a hybrid");
     refused("{\"model_type\":\"jamba\"}", "jamba is a hybrid");
     refused("{\"model_type\":\"llama\"}", "model_type llama; fix: one of");
