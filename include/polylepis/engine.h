@@ -144,7 +144,7 @@ typedef struct plp_request {
     int ignore_eos;     /* the model's own stop ids do not stop      */
     const int *stop_ids;
     int stop_id_count;
-    const char *const *stops; /* text that ends the request; it is not given out */
+    const char *const *stops; /* text that ends the request, in UTF-8; it is not given out */
     int stop_count;
     int logprobs;        /* -1: none; k: of the token and the k most probable, of the logits as they are; PLP_ALL_LOGPROBS: of every id */
     int prompt_logprobs; /* -1 or k, of the prompt's tokens but the first; then its prompt is computed whole, whatever is kept */

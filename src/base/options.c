@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/sha256.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -136,6 +137,8 @@ static plp_status read_value(const plp_option *o, const char *text)
         return PLP_OK;
     }
     plp_texts *list = o->value;
+    if (!plp_is_utf8(text)) /* it would go into JSON, which nobody could read again */
+        return PLP_FAIL(PLP_ERR_USAGE, "%s %.*s: invalid UTF-8; command line; fix: give text in UTF-8", o->name, SHOWN, text);
     if (list->count == PLP_TEXTS)
         return PLP_FAIL(PLP_ERR_USAGE, "%s %.*s; command line; fix: give it at most %d times", o->name, SHOWN, text, PLP_TEXTS);
     list->item[list->count++] = text;

@@ -27,7 +27,7 @@ typedef enum {
     PLP_OPTION_INT,   /* int64_t *, in [least, most]                                          */
     PLP_OPTION_REAL,  /* double *, in [least, most]                                           */
     PLP_OPTION_TEXT,  /* const char **, of at least `least` bytes                             */
-    PLP_OPTION_TEXTS, /* plp_texts *, the same; repeatable                                    */
+    PLP_OPTION_TEXTS, /* plp_texts *, the same, in UTF-8; repeatable                          */
     PLP_OPTION_INTS,  /* plp_ints *, "1,2,3", each in [least, most]                           */
     PLP_OPTION_CHOICE /* int *, the index among `argument`, which reads "auto|cpu|cuda"       */
 } plp_option_kind;

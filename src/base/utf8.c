@@ -1,5 +1,7 @@
 #include "base/utf8.h"
 
+#include <string.h>
+
 size_t plp_utf8_length(const char *p, const char *end)
 {
     const unsigned char *u = (const unsigned char *)p;
@@ -14,4 +16,12 @@ size_t plp_utf8_length(const char *p, const char *end)
     if ((u[0] == 0xe0 && u[1] < 0xa0) || (u[0] == 0xed && u[1] > 0x9f) || (u[0] == 0xf0 && u[1] < 0x90) || (u[0] == 0xf4 && u[1] > 0x8f))
         return 0;
     return n;
+}
+
+bool plp_is_utf8(const char *text)
+{
+    const char *const end = text + strlen(text);
+    for (size_t n; text < end; text += n)
+        if ((n = plp_utf8_length(text, end)) == 0) return false;
+    return true;
 }

@@ -1,6 +1,7 @@
 #include "engine/request.h"
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -120,8 +121,11 @@ static plp_status check(const plp_request *g, const model_config *c, const text_
     if (g->stop_count > 0 && t == NULL)
         return PLP_FAIL(PLP_ERR_USAGE,
                         "stop strings without a tokenizer; request; fix: use stop ids, or convert the model with its tokenizer");
-    for (int i = 0; i < g->stop_count; i++)
+    for (int i = 0; i < g->stop_count; i++) {
         if (g->stops[i][0] == 0) return PLP_FAIL(PLP_ERR_USAGE, "stop string %d is empty; request; fix: leave it out", i);
+        if (!plp_is_utf8(g->stops[i])) /* it could end the text within a character */
+            return PLP_FAIL(PLP_ERR_USAGE, "stop string %d: invalid UTF-8; request; fix: give text in UTF-8", i);
+    }
     return PLP_OK;
 }
 

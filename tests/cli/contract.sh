@@ -26,6 +26,9 @@ refused 64 "its value is missing" generate --model "$demo" --prompt
 refused 64 "--model is missing" generate --prompt a
 refused 64 "0 prompts" generate --model "$demo"
 refused 64 "2 prompts" generate --model "$demo" --prompt a --prompt-token-ids 1
+for command in generate run-batch; do # half of an e with an acute accent: JSON with it could not be read again
+    refused 64 "--stop a?: invalid UTF-8; command line; fix: give text in UTF-8" $command --model "$demo" --stop "$(printf 'a\303')"
+done
 refused 64 "unexpected argument" generate --model "$demo" --prompt a b
 refused 64 "of 2" convert "$demo"
 refused 64 "--output is missing" logits --model "$demo" -i "$work/in"

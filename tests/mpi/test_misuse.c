@@ -133,6 +133,9 @@ static void what_is_wrong_is_refused(plp_engine *e)
         CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_USAGE);
         *counts[i] = 0;
     }
+    r.stops = (const char *const[]){ "a", "a\xc3" }, r.stop_count = 2; /* half of a character */
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_USAGE && strstr(plp_last_error(), "stop string 1: invalid UTF-8") != NULL);
+    r.stop_count = 0;
     char *text = (char *)&r;
     size_t bytes;
     CHECK(plp_decode(e, (const int[]){ 5, -1 }, 2, 0, &text, &bytes) == PLP_ERR_DATA && text == NULL);

@@ -99,6 +99,9 @@ static void mistakes_are_named(void **state)
     refused(parse("--prompt", NULL), "value is missing");
     refused(parse("--json=1", NULL), "takes no value");
     refused(parse("--stop", "", NULL), "empty value");
+    const char *const cut[] = { "\xff", "a\xc3", "\xc3(", "\xc0\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82" };
+    for (size_t i = 0; i < sizeof cut / sizeof *cut; i++) refused(parse("--stop", cut[i], NULL), ": invalid UTF-8; command line; fix:");
+    assert_int_equal(parse("--stop", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x8e\x89", "--prompt", "\xff", NULL), PLP_OK); /* prompts are repaired */
     refused(parse("a", "b", "c", NULL), "unexpected argument c");
     char *huge = malloc(1 << 20);
     memset(huge, '-', (1 << 20) - 1);
