@@ -349,7 +349,7 @@ static void note_digest(plp_engine *e, const void *data, size_t bytes)
 static void note_request(plp_engine *e, const request *r)
 {
     const plp_request *g = &r->given;
-    const int64_t numbers[] = { r->past,          g->max_tokens, g->min_tokens, g->logprobs,      g->prompt_logprobs,
+    const int64_t numbers[] = { r->past,          g->max_tokens, g->min_tokens, g->logprobs,      g->prompt_logprobs, r->drawn,
                                 r->stop_id_count, g->stop_count, g->bias_count, g->allowed_count, g->bad_count };
     note_digest(e, r->ids, (size_t)r->length * sizeof *r->ids);
     note_digest(e, &r->given.sampling, sizeof r->given.sampling);
@@ -382,7 +382,7 @@ static plp_status create_answers(plp_engine *e, const plp_request *given, reques
         if (given->seeds) one.sampling.seed = given->seeds[i];
         if (i > 0) one.prompt_logprobs = -1;
         PLP_DO(request_create(next, &one, e->config, e->tokenizer));
-        if (origin != NULL) request_restore(*next, origin);
+        if (origin != NULL) PLP_DO(request_restore(*next, origin));
     }
     return PLP_OK;
 done:
@@ -405,7 +405,11 @@ static plp_status restore_answers(plp_engine *e, const plp_request *given, reque
     if (given->count > 0) memcpy(ids + f.count, given->ids, given->count * sizeof *ids);
     whole.ids = ids;
     PLP_DO(PLP_ALLOCATED(origin = malloc(sizeof *origin)));
-    *origin = (request_origin){ .state = f.state, .past = f.past, .continues = given->count == 0 && f.past >= f.prompt, .holders = 1 };
+    *origin = (request_origin){ .state = f.state,
+                                .past = f.past,
+                                .prompt = given->count == 0 ? f.prompt : (int64_t)whole.count,
+                                .continues = given->count == 0 && f.past >= f.prompt,
+                                .holders = 1 };
     f.state = NULL;
     PLP_DO(create_answers(e, &whole, origin, first));
 done:
@@ -924,7 +928,7 @@ plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
                         "request %llu has no state; fix: save that of a request that runs, or right after the step that finished it",
                         (unsigned long long)id);
     PLP_TRY(settle(e));
-    if (r->past < r->length) return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, r->prompt, path);
+    if (r->past < r->length) return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, r->drawn, path);
     return PLP_FAIL(PLP_ERR_USAGE, "request %llu has ended at token %lld, its state is behind it; fix: an engine that does not look ahead",
                     (unsigned long long)id, (long long)r->length);
 }

@@ -164,11 +164,11 @@ static plp_status note(request *r, int id, bool output)
 
 bool request_looks_back(const request *r) { return sampling_penalises(&r->given.sampling) || r->given.bad_count > 0; }
 
-/* Whether the next token, after what is known, may complete the sequence: whether all but its last id are the last ones of the output. */
+/* Whether the next token, after what is known, may complete the sequence: whether all but its last id are the last ones that were drawn. */
 static bool completes(const request *r, const int *bad, int size)
 {
     const int before = size - 1;
-    return before <= request_outputs(r) && memcmp(bad, r->ids + r->length - before, (size_t)before * sizeof *bad) == 0;
+    return before <= r->length - r->drawn && memcmp(bad, r->ids + r->length - before, (size_t)before * sizeof *bad) == 0;
 }
 
 sampling_row request_sampling_row(request *r)
@@ -249,7 +249,7 @@ plp_status request_create(request **out, const plp_request *g, const model_confi
     PLP_DO(PLP_ALLOCATED(r = calloc(1, sizeof *r)));
     r->given = *g;
     r->slot = r->source = r->waited_block = -1;
-    r->prompt = r->length = r->begin = (int64_t)g->count, r->room = r->length + 64;
+    r->prompt = r->length = r->begin = r->drawn = (int64_t)g->count, r->room = r->length + 64;
     PLP_DO(PLP_ALLOCATED(r->ids = malloc((size_t)r->room * sizeof *r->ids)));
     memcpy(r->ids, g->ids, g->count * sizeof *r->ids);
     PLP_DO(copy_stops(r, g, c));
@@ -288,12 +288,14 @@ void request_destroy(request **out)
     *out = NULL;
 }
 
-void request_restore(request *r, request_origin *origin)
+plp_status request_restore(request *r, request_origin *origin)
 {
-    r->restored = true, r->origin = origin, r->past = origin->past;
+    r->restored = true, r->origin = origin, r->past = origin->past, r->drawn = origin->prompt;
     origin->holders++;
     if (origin->continues && r->past == r->length - 1)
         r->prompt = r->past; /* the last token is computed as one that was drawn: a decode row */
+    for (int64_t i = r->drawn; i < r->length && sampling_penalises(&r->given.sampling); i++) PLP_TRY(note(r, r->ids[i], true));
+    return PLP_OK;
 }
 
 void request_origin_drop(request_origin **out)

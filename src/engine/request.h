@@ -12,6 +12,7 @@
 typedef struct {
     float *state;   /* this rank's, for model_slot_write                        */
     int64_t past;   /* how many of the tokens are in it                         */
+    int64_t prompt; /* how many of the tokens were given, not drawn             */
     bool continues; /* no prompt is behind them, and the last of them was drawn */
     int holders;
 } request_origin;
@@ -22,6 +23,7 @@ typedef struct request {
     int *ids;          /* (length) prompt and output */
     int64_t prompt, length, room;
     int64_t begin;          /* the output begins here: where the prompt ends, but for a state that is continued without one */
+    int64_t drawn;          /* tokens from here on were drawn, by this request or before its state was saved */
     bool restored;          /* begins from a state file          */
     request_origin *origin; /* of that, while it waits for a slot */
     int64_t past;           /* tokens in the state        */
@@ -56,7 +58,7 @@ typedef struct request {
 plp_status request_create(request **r, const plp_request *given, const model_config *config, const text_tokenizer *t);
 void request_destroy(request **r);
 /* Begins a request that was created with the tokens of a state file, and perhaps others behind them, from its state: one more that holds it. */
-void request_restore(request *r, request_origin *origin);
+plp_status request_restore(request *r, request_origin *origin);
 void request_origin_drop(request_origin **origin); /* by one who holds it */
 
 static inline int64_t request_outputs(const request *r) { return r->length - r->begin; }

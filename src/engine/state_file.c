@@ -162,6 +162,15 @@ static plp_status read_tokens(state_file *f, const io_model_file *h, const char 
     return PLP_OK;
 }
 
+static plp_status read_prompt(state_file *f, const io_model_file *h, const char *path)
+{
+    f->prompt = f->past;
+    PLP_TRY(io_model_get_int(h, "prompt", &f->prompt));
+    if (f->prompt >= 1 && f->prompt <= f->count) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_DATA, "%s: %lld tokens, %lld of them given; fix: save it again", path, (long long)f->count,
+                    (long long)f->prompt);
+}
+
 static plp_status read_part(state_file *f, model *m, const io_model_file *h, int which, const char *path)
 {
     const model_config *c = model_config_of(m);
@@ -186,8 +195,8 @@ plp_status state_file_read(state_file *f, model *m, const char *digest, const ch
     *f = (state_file){ 0 };
     PLP_DO(trust ? io_model_open_trusted(&h, path) : io_model_open(&h, path));
     PLP_DO(check(h, digest, path, &f->past));
-    PLP_DO(io_model_get_int(h, "prompt", &f->prompt));
     PLP_DO(read_tokens(f, h, path));
+    PLP_DO(read_prompt(f, h, path));
     PLP_DO(PLP_ALLOCATED(f->state = malloc((size_t)model_slot_floats(m) * sizeof *f->state)));
     for (int which = 0; which < PARTS; which++) PLP_DO(read_part(f, m, h, which, path));
 done:

@@ -19,7 +19,7 @@ plp_status state_file_write(model *m, const char *digest, int slot, const int *t
 
 typedef struct {
     int *tokens;                 /* (count) */
-    int64_t count, past, prompt; /* prompt: 0 in files that do not say it */
+    int64_t count, past, prompt; /* prompt: past in files that do not say it */
     float *state;                /* this rank's, for model_slot_write */
 } state_file;
 

@@ -8,7 +8,7 @@ here=$np
 ids() { sed 's/.*"token_ids":\[\([0-9,]*\)\].*/\1/' "$work/out"; }
 probabilities() { sed 's/.*"logprobs"://; s/"text".*//' "$work/out" | tr -d '[]'; }
 
-# goes_on ARGS: 9 tokens and 15 more are the 24 of one go.
+# goes_on ARGS: 9 tokens and 15 more are the 24 of one go, and so are 9, 7 and 8.
 goes_on() {
     run generate -m "$demo" -q --json -p "In the beginning" --ignore-eos --logprobs 0 -n 24 "$@"
     [ $rc = 0 ] || fail "whole: exit $rc"
@@ -18,6 +18,11 @@ goes_on() {
     [ $rc = 0 ] || fail "first part: exit $rc"
     first=$(ids)
     for np in $here $other; do
+        run generate -m "$demo" -q --json --ignore-eos -n 7 --load-state "$work/state" --save-state "$work/later" "$@"
+        second=$(ids)
+        run generate -m "$demo" -q --json --ignore-eos --logprobs 0 -n 8 --load-state "$work/later" "$@"
+        [ $rc = 0 ] || fail "third part, np $np: exit $rc"
+        [ "$first,$second,$(ids)" = "$whole" ] || fail "np $here to $np: $first,$second,$(ids) is not $whole"
         run generate -m "$demo" -q --json --ignore-eos --logprobs 0 -n 15 --load-state "$work/state" "$@"
         [ $rc = 0 ] || fail "second part, np $np: exit $rc"
         [ "$first,$(ids)" = "$whole" ] || fail "np $here to $np: $first,$(ids) is not $whole"
@@ -30,15 +35,22 @@ goes_on() {
     np=$here
 }
 goes_on
+unpunished=$whole
 goes_on --temperature 0.8 --seed 5
+# Penalties on what was drawn, by whichever part.
+for penalty in --presence-penalty --frequency-penalty --repetition-penalty; do
+    goes_on $penalty 2
+    [ "$whole" != "$unpunished" ] || fail "$penalty 2 changes nothing"
+done
+goes_on --temperature 1 --seed 5 --presence-penalty 2 --frequency-penalty 0.5
 
-# A prompt behind the state: as behind the text.
+# A prompt behind the state: as behind the text, all of which was given.
 run generate -m "$demo" -q --json --prompt-token-ids 5,6,7,8 -n 1 --save-state "$work/state"
 drawn=$(ids)
-run generate -m "$demo" -q --json --prompt-token-ids 5,6,7,8,"$drawn",9,10,11 -n 12
+run generate -m "$demo" -q --json --prompt-token-ids 5,6,7,8,"$drawn",9,10,11 -n 12 --presence-penalty 2
 whole=$(ids)
 for np in $here $other; do
-    run generate -m "$demo" -q --json --load-state "$work/state" --prompt-token-ids 9,10,11 -n 12
+    run generate -m "$demo" -q --json --load-state "$work/state" --prompt-token-ids 9,10,11 -n 12 --presence-penalty 2
     [ "$(ids)" = "$whole" ] || fail "prompt behind a state, np $np: $(ids) is not $whole"
 done
 np=$here

@@ -2,8 +2,10 @@
  * its prompt, or whether the engine looks ahead: tokens, text, and logprobs, to the bit. */
 #include "mpi_test.h"
 
+#include "base/sha256.h"
 #include "engine/engine.h"
 #include "engine/score.h"
+#include "io/model_file.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -193,6 +195,66 @@ static void go_on_within_a_prompt(void)
     unlink(path);
 }
 
+/* Makes of a state file the beginning of one with 3 tokens, of which so many were given. */
+static bool give_prompt(const char *path, int64_t prompt)
+{
+    static char digest[PLP_SHA256_HEX];
+    const int tokens[] = { 5, 6, 7 };
+    const char *of = NULL;
+    io_model_file *h = NULL;
+    io_model_writer *w = NULL;
+    if (io_model_open(&h, path) != PLP_OK) return false;
+    const bool named = io_model_get_string(h, "state_of", &of) == PLP_OK && of != NULL;
+    if (named) snprintf(digest, sizeof digest, "%s", of);
+    io_model_close(&h);
+    const bool written = named && io_model_create(&w, path, true) == PLP_OK && io_model_put_string(w, "state_of", digest) == PLP_OK &&
+                         io_model_put_int(w, "past", 2) == PLP_OK && io_model_put_int(w, "prompt", prompt) == PLP_OK &&
+                         io_model_put_blob(w, "/tokens", tokens, sizeof tokens) == PLP_OK && io_model_finish(&w) == PLP_OK;
+    io_model_discard(&w);
+    return written;
+}
+
+/* Collective.  Bad words that end behind a saved state, and begin before it: what completes them is not drawn.  Of a file that has more
+ * tokens given than there are nothing is. */
+static void go_on_within_a_bad_word(const tp_group *g)
+{
+    enum { BEFORE = 5 };
+    const plp_engine_options options = { .model = PLP_DEMO, .device = device, .link = PLP_LINK_MPI, .max_seqs = 1, .ahead = PLP_AHEAD_OFF };
+    static answer plain, whole, rest;
+    char path[64];
+    int prompt[] = { 0, 1106, 260, 1894, 1074 }, word[2], name = (int)getpid(), left;
+    const int *const bad[] = { word }, size = 2;
+    plp_engine *e = NULL;
+    uint64_t id;
+    plp_request r = plp_request_defaults();
+    r.ids = prompt, r.count = sizeof prompt / sizeof *prompt, r.max_tokens = 2 * BEFORE, r.ignore_eos = 1, r.sampling.temperature = 0;
+    MPI_Bcast(&name, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    snprintf(path, sizeof path, "test_engine_%d.state", name);
+    if (!CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &options) == PLP_OK)) return;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_OK);
+    take(e, id, &plain);
+    word[0] = plain.token[BEFORE - 1], word[1] = plain.token[BEFORE];
+    r.bad = bad, r.bad_sizes = &size, r.bad_count = 1;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_OK);
+    for (int i = 0; i < BEFORE; i++) CHECK(plp_engine_step(e, &left) == PLP_OK && left == 1);
+    CHECK(plp_engine_save_state(e, id, path) == PLP_OK);
+    take(e, id, &whole);
+    CHECK(whole.tokens == BEFORE && whole.token[0] != word[1]);
+    r.ids = NULL, r.count = 0, r.state = path, r.max_tokens = BEFORE;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_OK);
+    take(e, id, &rest);
+    CHECK(rest.tokens == BEFORE && memcmp(whole.token, rest.token, BEFORE * sizeof *rest.token) == 0);
+    const int64_t wrong[] = { -1, 0, 4 };
+    for (int i = 0; i < 3; i++) {
+        if (tp_rank(g) == 0) CHECK(give_prompt(path, wrong[i]));
+        MPI_Barrier(MPI_COMM_WORLD);
+        CHECK(plp_engine_submit(e, &r, &id) == PLP_ERR_DATA && strstr(plp_last_error(), "of them given") != NULL);
+        MPI_Barrier(MPI_COMM_WORLD);
+    }
+    plp_engine_destroy(&e);
+    unlink(path);
+}
+
 /* Collective.  Slots by what memory holds: the demonstration model is small, so that other limits count. */
 static void size_by_memory(void)
 {
@@ -246,6 +308,7 @@ int main(int argc, char **argv)
     }
     score_prompts();
     go_on_within_a_prompt();
+    go_on_within_a_bad_word(g);
     size_by_memory();
     return mpi_test_end(g);
 }
