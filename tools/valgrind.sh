@@ -28,7 +28,7 @@ for np in 1 2; do
     rm -f "$work"/out*
     check "$np" "$polylepis" generate -q -m models/demo -p "In the beginning" -n 8 --ignore-eos --save-state "$work/state"
     check "$np" "$polylepis" generate -q -m models/demo --load-state "$work/state" -n 4 -t 1 --top-p 0.9 --json --logprobs 3
-    check "$np" "$polylepis" generate -q -m tests/data/fixtures/falcon-mamba --prompt-token-ids 1,2,3 -n 4
+    check "$np" "$polylepis" generate -q -m tests/data/fixtures/falcon-mamba --prompt-token-ids 1,2,3 -n 4 --json
     check "$np" "$polylepis" run-batch -q -m models/demo -i "$work/in" -o "$work/out.jsonl" --prefix-cache all
     check "$np" "$polylepis" logits -q -m models/demo -i "$work/in" -o "$work/out.h5"
 done

@@ -33,7 +33,8 @@ static const plp_option options[] = {
     { "--prompt-token-ids", NULL, "1,2,3", PLP_OPTION_INTS, &given.ids, 0, INT32_MAX, "the prompt as token ids; nothing is added" },
     { "--save-state", NULL, "FILE", PLP_OPTION_TEXT, &given.save, 1, 0, "keep the sequence's state here when all is done" },
     { "--load-state", NULL, "FILE", PLP_OPTION_TEXT, &given.load, 1, 0, "go on from such a state; a prompt may follow it" },
-    { "--json", NULL, NULL, PLP_OPTION_FLAG, &given.json, 0, 0, "print one object when all is done, instead of text as it comes" },
+    { "--json", NULL, NULL, PLP_OPTION_FLAG, &given.json, 0, 0,
+      "print one object when all is done, instead of text as it comes;\nof a model without tokenizer always" },
 };
 
 /* -------------------------------------------------------------------------------------------------------------------- prompt */
@@ -93,6 +94,7 @@ static plp_request request_of(const int *ids, size_t count, uint64_t seed)
 typedef struct {
     plp_engine *engine;
     bool prints;         /* rank 0 */
+    bool has_text;       /* the model has a tokenizer */
     json_object *answer; /* with --json */
     json_object *ids, *logprobs;
     char *text; /* all of it with --json; without, what stdout has not taken when we were asked to stop */
@@ -203,7 +205,8 @@ static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
     const int64_t decoded = o->tokens > 0 ? o->tokens - 1 : 0; /* the first comes of the prefill */
     if (o->answer != NULL) {
         json_object *t = json_object_new_object();
-        json_object_object_add(o->answer, "text", json_object_new_string_len(o->text != NULL ? o->text : "", (int)o->used));
+        json_object *text = o->has_text ? json_object_new_string_len(o->text != NULL ? o->text : "", (int)o->used) : NULL;
+        json_object_object_add(o->answer, "text", text);
         json_object_object_add(o->answer, "seed", json_object_new_int64((int64_t)seed));
         json_object_object_add(t, "load_seconds", json_object_new_double(load));
         json_object_object_add(t, "prefill_tokens", json_object_new_int64((int64_t)prompt));
@@ -273,6 +276,9 @@ static plp_status generate(const cli *c, plp_engine *e, output *o, double load)
     PLP_DO(choose_seed(c, &seed));
     const plp_request r = request_of(ids, count, seed);
     PLP_DO(tp_agree(c->group, plp_engine_submit(e, &r, &id)));
+    if (!o->has_text && !given.json)
+        PLP_DO(PLP_FAIL(PLP_ERR_USAGE, "%s has no tokenizer, so what is generated has no text; output; fix: give --json, which prints ids",
+                        c->model.model));
     if (o->prints && given.json) {
         json_object *prompt = json_object_new_array();
         for (size_t i = 0; i < count; i++) json_object_array_add(prompt, json_object_new_int(ids[i]));
@@ -320,7 +326,7 @@ static plp_status run(cli *c)
     plp_engine_describe(e, &info);
     plp_log(PLP_LOG_INFO, "ready in %.1f s: %d rank%s on %s%s%s", load, info.size, info.size == 1 ? "" : "s", info.backend,
             info.size == 1 ? "" : ", sums over ", info.size == 1 ? "" : info.link);
-    o.engine = e;
+    o.engine = e, o.has_text = info.has_tokenizer;
     if (o.prints && given.json) {
         json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
         o.answer = json_object_new_object();

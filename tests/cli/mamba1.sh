@@ -59,6 +59,10 @@ for model in mamba1 falcon-mamba mamba1-norms; do
 done
 refused 65 "is a state of model" generate -m "$source/tests/data/fixtures/mamba1" -q --load-state "$work/state" -n 2
 refused 64 "tokenizer" generate -m "$source/tests/data/fixtures/mamba1" -q -p "a text" -n 2
+refused 64 "has no tokenizer, so what is generated has no text; output; fix: give --json" generate -m "$source/tests/data/fixtures/mamba1" -q \
+    --prompt-token-ids 1 -n 2
+run generate -m "$source/tests/data/fixtures/mamba1" -q --json --prompt-token-ids 1 -n 2
+[ $rc = 0 ] && grep -q '"text":null' "$work/out" || fail "no tokenizer: exit $rc, $(cat "$work/out")"
 run bench --shape mamba-130m --device cpu --batch 1 --repeats 3 --csv
 [ $rc = 0 ] || fail "bench: exit $rc"
 grep -q '^decode,mamba-130m B=1,.*,ok$' "$work/out" || fail "bench: no row"
