@@ -175,6 +175,17 @@ plp_status plp_options_parse(const plp_option_table *tables, int n, int argc, ch
     return PLP_OK;
 }
 
+bool plp_options_name(const plp_option_table *tables, int n, int argc, char *const *argv, const char *name, const char *letter)
+{
+    for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        const char *a = argv[i];
+        if (strcmp(a, name) == 0 || strcmp(a, letter) == 0) return true;
+        const plp_option *o = a[0] == '-' ? find(tables, n, a, strlen(a)) : NULL; /* none for --name=value, which is whole */
+        if (o != NULL && o->kind != PLP_OPTION_FLAG) i++;
+    }
+    return false;
+}
+
 bool plp_option_is_path(const plp_option *o)
 {
     static const char *const paths[] = { "FILE", "PATH", "DIR" };

@@ -51,6 +51,8 @@ typedef struct {
 /* Reads argv[0 .. argc), program and command names not among it; words that are no options go to words[0 .. *count), borrowed from argv.
  * PLP_ERR_USAGE names the option, the value and what it may be. */
 plp_status plp_options_parse(const plp_option_table *tables, int n, int argc, char *const *argv, const char **words, int most, int *count);
+/* Whether an option is named among the same arguments: not as another one's value, nor behind `--`.  What is not in the table has no value. */
+bool plp_options_name(const plp_option_table *tables, int n, int argc, char *const *argv, const char *name, const char *letter);
 void plp_options_help(const plp_option_table *tables, int n, FILE *out);
 
 /* Whether the value names a file or a directory: "FILE", "PATH", "DIR", "OUT.h5". */

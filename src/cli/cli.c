@@ -140,11 +140,12 @@ static bool answer_without_mpi(int argc, char **argv)
         if (speaks) describe(argv[2]);
         return true;
     }
-    bool asked = strcmp(first, "help") == 0;
-    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) asked |= strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0;
-    if (!asked) return false;
-    const char *name = strcmp(first, "help") == 0 ? (argc > 2 ? argv[2] : "") : first;
+    const bool help = strcmp(first, "help") == 0;
+    const char *name = help ? (argc > 2 ? argv[2] : "") : first;
     const cli_command *command = find_command(name);
+    plp_option_table tables[CLI_TABLES]; /* of no command: nothing has a value */
+    const int n = command != NULL ? tables_of(command, tables) : 0;
+    if (!help && !(argc > 1 && plp_options_name(tables, n, argc - 1, argv + 1, "--help", "-h"))) return false;
     if (command == NULL && *name != 0 && *name != '-') return false; /* is refused, by name */
     if (speaks) print_help(command);
     return true;

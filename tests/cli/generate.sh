@@ -57,6 +57,16 @@ run generate --model "$demo" --prompt a -n 2 -t 1
 grep -q -e '--seed [0-9]' "$work/err" || fail "the seed is not reported"
 grep -q 'prefill: .* tokens/s; decode: .* tokens/s' "$work/err" || fail "no closing line"
 
+# A value that looks like a request for help is a value.
+for value in --help -h; do
+    generate --prompt="$value" -n 2 --json
+    first=$(ids)
+    generate --prompt "$value" -n 2 --json
+    [ -n "$first" ] && [ "$(ids)" = "$first" ] || fail "--prompt $value: $(head -n 1 "$work/out")"
+done
+run generate --prompt a --no-such-option --help
+[ "$rc" = 0 ] && grep -q '^Usage: polylepis generate' "$work/out" || fail "--help behind an unknown option: exit $rc"
+
 generate --prompt "In the beginning" -n 3 --json --logprobs 2
 [ "$(grep -o '"logprob":-' "$work/out" | wc -l)" = 9 ] || fail "3 tokens with 2 alternatives each: 9 logprobs"
 finish

@@ -111,6 +111,37 @@ static void mistakes_are_named(void **state)
     free(huge);
 }
 
+/* Where --help stands among these, as a value or not. */
+static void values_name_no_option(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *argv[6];
+        bool named;
+    } rows[] = {
+        { { "--help" }, true },
+        { { "-h" }, true },
+        { { "in", "--json", "-h" }, true },
+        { { "--prompt", "--help" }, false },
+        { { "--stop", "-h", "-n", "2" }, false },
+        { { "--prompt", "--help", "--help" }, true },
+        { { "--prompt=--help" }, false },
+        { { "--prompt=x", "--help" }, true },
+        { { "--unknown", "--help" }, true },
+        { { "--prompt", "--", "--help" }, true }, /* the prompt is "--" */
+        { { "--", "--help" }, false },
+        { { "--help=1" }, false },
+        { { "--prompt" }, false },
+        { { "", "-", NULL }, false },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char *argv[6];
+        int argc = 0;
+        for (; rows[i].argv[argc] != NULL; argc++) argv[argc] = (char *)(uintptr_t)rows[i].argv[argc];
+        if (plp_options_name(&table, 1, argc, argv, "--help", "-h") != rows[i].named) fail_msg("row %zu", i);
+    }
+}
+
 /* Equal values are equal texts, others are others, whatever their length. */
 static void values_are_texts(void **state)
 {
@@ -155,6 +186,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_is_read),
         cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(values_name_no_option),
         cmocka_unit_test(values_are_texts),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
