@@ -105,11 +105,11 @@ template <class Shape, class F> __device__ __forceinline__ void sweep_turns(cons
 {
     int slot = 0, phase = 0, ended = 0; /* a bit for each group */
     bool given = true;
-    for (int i = blockIdx.x; ended != (1 << Shape::GROUPS) - 1; i += gridDim.x) {
+    while (ended != (1 << Shape::GROUPS) - 1) {
         const int group = 1 << slot % Shape::GROUPS;
         if (!(ended & group)) {
             if (!given) kn_bar_wait(kn_shared(&sh.empty[slot]), phase ^ 1);
-            const sweep_head h = given ? head_of(a, i) : sh.next[slot];
+            const sweep_head h = given ? head_of(a, blockIdx.x + slot * gridDim.x) : sh.next[slot];
             if (h.row < 0) ended |= group;
             f(h, slot, phase, ended == 0);
         }
@@ -220,11 +220,12 @@ template <class T, class S, int N, bool GATE> __global__ void __launch_bounds__(
     }
     __syncthreads();
     dependents_start();
-    if (group == shape::GROUPS && warp == 1) { /* what it reads is complete before the wait */
+    if (!GATE) dependency_wait();
+    if (group == shape::GROUPS && warp == 1) { /* with a gate in a mixer, whose states are complete before the wait (mixer_step.cuh) */
         if (lane == 0) fetch_states<S, N>(k, sh, ring);
         return;
     }
-    dependency_wait();
+    if (GATE) dependency_wait();
     if (group == shape::GROUPS) {
         if (lane == 0) fetch_values<T, S, N, GATE>(a, sh, ring);
         return;
@@ -352,6 +353,7 @@ plp_status ssm_sweep(kn_context *c, const ssm_sweep_args *a, int state, plp_dtyp
 
 plp_status ssm_sweep_create(kn_context *c)
 {
+    if (!c->hopper) return PLP_OK;
     const double latency = 1.3e-6; /* of what is on its way: 4 stages on an H100, 6 on an H200 */
     int khz = 0, bits = 0;
     PLP_TRY(KN_CUDA(cudaDeviceGetAttribute(&khz, cudaDevAttrMemoryClockRate, c->options.device)));
