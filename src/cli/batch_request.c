@@ -93,13 +93,15 @@ static plp_status check_fields(json_object *o, const char *where, const char *co
     return PLP_OK;
 }
 
+/* The line's number where the line names none.  A line whose id cannot be read has none at all: the number would be taken from the line
+ * that gives it as its own. */
 static plp_status read_id(batch_request *r, const char *where)
 {
     const char *id = NULL, *custom = NULL;
     PLP_TRY(plp_json_string(r->root, "id", where, &id));
     PLP_TRY(plp_json_string(r->root, "custom_id", where, &custom));
     if (id != NULL && custom != NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: id and custom_id; fix: give one of them", where);
-    if (id != NULL || custom != NULL) r->id = id != NULL ? id : custom;
+    r->id = id != NULL ? id : custom != NULL ? custom : r->number;
     return PLP_OK;
 }
 
@@ -313,7 +315,6 @@ plp_status batch_request_read(batch_request *r, const char *text, size_t bytes, 
     PLP_TRY(plp_json_parse(text, bytes, where, &r->root));
     if (!json_object_is_type(r->root, json_type_object))
         return PLP_FAIL(PLP_ERR_DATA, "%s: not an object; fix: one JSON object a line", where);
-    r->id = r->number;
     PLP_TRY(read_id(r, where));
     PLP_TRY(read_outer(r, where, &body));
     PLP_TRY(read_prompt(r, body, where));

@@ -191,7 +191,19 @@ if [ "$np" = 1 ]; then # under mpirun stdin is its own
     "$polylepis" run-batch -q --model "$demo" -i - -o - <"$in" >"$work/out" 2>"$work/err"
     [ $? = 3 ] && cmp -s "$work/out" "$work/kept" || fail "stdin to stdout"
 fi
+# A line whose id is none takes nobody's: not its own number, which another line gives.
+printf '%s\n' '{"id": 5, "prompt": "x"}' '{"id": "0", "prompt": "x", "max_tokens": 1}' '{"id": "2", "custom_id": "a", "prompt": "x"}' \
+    '{"id": "a", "prompt": "x", "max_tokens": 1}' '{"id": "4", "prompt": ""}' '{"id": "4", "prompt": "x"}' '{"prompt": ""}' \
+    '{"id": "6", "prompt": "x"}' >"$in"
+batch 3 --force
+has 1 '{"id":null,"error":{"code":"DATA","message":"line 1: id: 5 is not a string'
+has 2 '{"id":"0","text":"'
+has 3 '{"id":null,"error":'
+has 4 '{"id":"a","text":"'
+has 6 'id 4 comes again'
+has 8 'id 6 comes again'
 fresh
+printf '%s\n' '{"id": "a", "prompt": "x", "max_tokens": 1}' '' >"$in"
 refused 65 "line 2: empty" run-batch -q --model "$demo" -i "$in" -o "$out" --strict
 [ ! -e "$out.part" ] || fail "--strict: something was begun"
 printf '%s\n' '{"id": "a", "prompt": "x", "max_tokens": 1}' '{"id": "a", "prompt": "x", "max_tokens": 1}' >"$in"
