@@ -1,8 +1,9 @@
 /* polylepis perplexity: how well a model predicts a text.
  *
- * Documents are separated by a line that holds U+001E alone ("\n\x1e\n").  The stream of tokens is separator, document, separator,
- * document, ..., separator; it is cut into windows, of which the last, shorter one is dropped.  In each window every token but the first
- * is scored, given those before it in the window. */
+ * Documents are separated by a line that holds U+001E alone, be it the first or the last, and be its ends LF or CR LF; the end of the line
+ * before it is no part of a document either.  The stream of tokens is separator, document, separator, document, ..., separator; it is cut
+ * into windows, of which the last, shorter one is dropped.  In each window every token but the first is scored, given those before it in
+ * the window. */
 #include "cli/commands.h"
 #include "cli/stop.h"
 
@@ -18,7 +19,7 @@
 #include <string.h>
 
 enum { MOST_INPUT = 1 << 30, ROWS = 128 };
-static const char between[] = "\n\x1e\n";
+static const char mark = '\x1e';
 
 static struct {
     const char *text;
@@ -58,26 +59,33 @@ static plp_status append(stream *s, const int *ids, size_t count)
     return PLP_OK;
 }
 
-/* Where the next separator stands in text .. end, or end.  Texts may hold NULs, so that strstr would stop short. */
-static const char *find_separator(const char *text, const char *end)
+/* The next document of text .. end, text being the start of a line: it ends at *to, and behind the separator the next one begins at *next;
+ * NULL: it was the last.  Texts may hold NULs, so that strchr would stop short. */
+static void find_document(const char *text, const char *end, const char **to, const char **next)
 {
-    const size_t length = sizeof between - 1;
-    for (const char *p = text; (size_t)(end - p) >= length; p++) {
-        p = memchr(p, between[0], (size_t)(end - p) - length + 1);
-        if (p == NULL) return end;
-        if (memcmp(p, between, length) == 0) return p;
+    *to = end, *next = NULL;
+    for (const char *p = text; (p = memchr(p, mark, (size_t)(end - p))) != NULL; p++) {
+        const char *behind = p + 1;
+        if (p > text && p[-1] != '\n') continue;
+        if (end - behind >= 2 && behind[0] == '\r' && behind[1] == '\n') behind++;
+        if (behind < end && *behind != '\n') continue;
+        *next = behind < end ? behind + 1 : end;
+        if (p > text) p--; /* the end of the line before */
+        if (p > text && *p == '\n' && p[-1] == '\r') p--;
+        *to = p;
+        return;
     }
-    return end;
 }
 
 static plp_status tokenize(stream *s, text_tokenizer *t, const char *text, size_t bytes, int separator)
 {
     const char *end = text + bytes;
     PLP_TRY(append(s, &separator, 1));
-    for (const char *from = text, *to; from <= end; from = to + sizeof between - 1) {
+    if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) text += 3; /* a byte order mark */
+    for (const char *from = text, *to, *next; from != NULL; from = next) {
         int *ids = NULL;
         size_t count;
-        to = find_separator(from, end);
+        find_document(from, end, &to, &next);
         PLP_TRY(text_encode(t, from, (size_t)(to - from), false, &ids, &count));
         plp_status st = append(s, ids, count);
         free(ids);
