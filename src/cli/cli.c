@@ -51,7 +51,17 @@ static const plp_option model_options[] = {
     { "--comm", NULL, "auto|mpi|nccl", PLP_OPTION_CHOICE, &common.link, 0, 0,
       "how ranks add up; auto: between GPUs of a host through each\nother's memory, and NCCL; else MPI" },
     { "--threads", NULL, "N", PLP_OPTION_INT, &common.threads, 1, 1024, "CPU threads of a rank; default: its share of the host's" },
-    { "--max-batch-tokens", NULL, "N", PLP_OPTION_INT, &common.batch_tokens, 1, 1 << 20, "most tokens of a step; default 512" },
+    { "--max-batch-tokens", NULL, "N", PLP_OPTION_INT, &common.batch_tokens, 1, 1 << 20,
+      "most tokens of a step; default 512, of logits and perplexity 128" },
+    { "--trust-model", NULL, NULL, PLP_OPTION_FLAG, &common.trust, 0, 0,
+      "parse model files in this process, where none can be started\nfor it: only files whose makers you trust (SECURITY.md)" },
+    { "--allow-nonfinite", NULL, NULL, PLP_OPTION_FLAG, &common.nonfinite, 0, 0,
+      "take weights that are NaN, infinite or out of any use as they are" },
+    { "--deterministic", NULL, NULL, PLP_OPTION_FLAG, &common.deterministic, 0, 0,
+      "the same bits whatever else is computed (on the CPU always)" },
+};
+/* Of commands that run an engine: others compute one text at a time, and would not heed them. */
+static const plp_option serving_options[] = {
     { "--max-slice", NULL, "N", PLP_OPTION_INT, &common.slice, 1, 1 << 20, "most tokens of one prompt in a step; default: what has room" },
     { "--prefix-cache", NULL, "none|align|all", PLP_OPTION_CHOICE, &common.cache, 0, 0,
       "keep states so that prompts that begin alike are computed once:\nat the ends of slices, or at every block; default none" },
@@ -59,12 +69,6 @@ static const plp_option model_options[] = {
       "tokens between such states; default: the model's chunk" },
     { "--cache-memory", NULL, "MB", PLP_OPTION_INT, &common.cache_memory, 1, 1 << 24,
       "for such states, on every rank; default: as many states as run" },
-    { "--trust-model", NULL, NULL, PLP_OPTION_FLAG, &common.trust, 0, 0,
-      "parse model files in this process, where none can be started\nfor it: only files whose makers you trust (SECURITY.md)" },
-    { "--allow-nonfinite", NULL, NULL, PLP_OPTION_FLAG, &common.nonfinite, 0, 0,
-      "take weights that are NaN, infinite or out of any use as they are" },
-    { "--deterministic", NULL, NULL, PLP_OPTION_FLAG, &common.deterministic, 0, 0,
-      "the same bits whatever else is computed (on the CPU always)" },
 };
 static const plp_option general_options[] = {
     { "--watchdog", NULL, "SECONDS", PLP_OPTION_INT, &common.watchdog, 0, 86400,
@@ -82,6 +86,7 @@ static int tables_of(const cli_command *command, plp_option_table *tables)
     if (command->option_count > 0) tables[n++] = (plp_option_table){ "Options", command->options, command->option_count };
     if (command->sampling) tables[n++] = (plp_option_table){ "Sampling", cli_sampling_options, CLI_SAMPLING_OPTIONS };
     if (command->model) tables[n++] = (plp_option_table){ "Model", model_options, sizeof model_options / sizeof *model_options };
+    if (command->serving) tables[n++] = (plp_option_table){ "Serving", serving_options, sizeof serving_options / sizeof *serving_options };
     tables[n++] = (plp_option_table){ "General", general_options, sizeof general_options / sizeof *general_options };
     return n;
 }

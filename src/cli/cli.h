@@ -28,6 +28,7 @@ typedef struct {
     const char *examples;      /* for --help, whole lines                               */
     bool model;                /* takes the options that open a model, --model required */
     bool model_optional;       /* ... but does without --model, too                    */
+    bool serving;              /* takes those of the engine: slices, prefix cache      */
     bool sampling;             /* takes the options of a request (cli/sampling.h)      */
     int least, most;           /* words                                                 */
     const plp_option *options; /* values in static storage: the command line is read once */

@@ -50,6 +50,8 @@ static plp_status prepare(const cli *c, bench *b)
                         load ? "load" : "other than load");
     if (given.csv && given.mode == THROUGHPUT)
         return PLP_FAIL(PLP_ERR_USAGE, "--csv with --mode throughput, whose report is no table; command line; fix: give --json");
+    if (c->model.cache != PLP_CACHE_NONE)
+        return PLP_FAIL(PLP_ERR_USAGE, "--prefix-cache: the prompts of bench have nothing in common; command line; fix: leave it out");
     if (given.json && given.csv) return PLP_FAIL(PLP_ERR_USAGE, "--json with --csv; command line; fix: give one of them");
     if (!load && given.shape == NULL && given.mode != COLLECTIVES)
         return PLP_FAIL(PLP_ERR_USAGE, "--shape is missing; command line; fix: see polylepis bench --help");
@@ -125,6 +127,7 @@ const cli_command cli_bench = {
                 "        mamba-130m mamba-370m mamba-790m mamba-1.4b mamba-2.8b falcon-mamba-7b\n",
     .model = true,
     .model_optional = true,
+    .serving = true,
     .options = options,
     .option_count = sizeof options / sizeof *options,
     .run = run,

@@ -355,6 +355,7 @@ const cli_command cli_generate = {
                 "  polylepis generate -m model.h5 -f book.txt -n 1 --save-state book.state\n"
                 "  mpirun -np 4 polylepis generate -m model.h5 --load-state book.state -p \" And then\" -n 256\n",
     .model = true,
+    .serving = true,
     .sampling = true,
     .options = options,
     .option_count = sizeof options / sizeof *options,

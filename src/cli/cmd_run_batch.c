@@ -285,6 +285,7 @@ const cli_command cli_run_batch = {
                 "  mpirun -np 4 polylepis run-batch -m model.h5 -i in.jsonl -o out.jsonl --max-seqs 64 -n 256 -t 0.8\n"
                 "  producer | polylepis run-batch -m model.h5 -i - -o - --order finished\n",
     .model = true,
+    .serving = true,
     .sampling = true,
     .options = options,
     .option_count = sizeof options / sizeof *options,

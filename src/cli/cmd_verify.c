@@ -164,6 +164,8 @@ static plp_status run(cli *c)
         return PLP_FAIL(PLP_ERR_USAGE, "--model with --shape; command line; fix: give one of them");
     if (c->model.model == NULL && given.shape == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--model or --shape is missing; command line; fix: polylepis verify --model M");
+    if (c->model.max_batch_tokens > 0)
+        return PLP_FAIL(PLP_ERR_USAGE, "--max-batch-tokens has no say in verify; command line; fix: give --tokens and --slice");
     PLP_DO(open_models(c, &m));
     PLP_DO(tp_agree(m.shard.group, plant(c, m.shard.model)));
     const bool sixteen = m.exact.model != NULL;

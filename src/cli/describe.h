@@ -6,7 +6,7 @@
 
 #include "cli/cli.h"
 
-enum { CLI_TABLES = 4 };
+enum { CLI_TABLES = 5 };
 
 typedef struct {
     const cli_command *command;

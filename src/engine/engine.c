@@ -162,10 +162,9 @@ static plp_status add_error(plp_engine *e, const request *r, plp_status status, 
 /* ------------------------------------------------------------------------------------------------------------ create, destroy */
 static plp_status set_rules(plp_engine *e, const model_options *o)
 {
-    const int64_t chunk = e->config->chunk > 0 ? e->config->chunk : 1, grain = o->backend->grain > 0 ? o->backend->grain : chunk;
-    const int64_t block = e->options.block > 0 ? e->options.block : chunk;
+    e->rules = schedule_rules_of(e->max_tokens, e->config->chunk, o->backend->grain);
+    const int64_t chunk = e->rules.chunk, block = e->options.block > 0 ? e->options.block : chunk;
     const int slots = o->slots - e->max_seqs, most = e->options.max_slice;
-    e->rules = (schedule_rules){ .budget = e->max_tokens, .slice = e->max_tokens, .chunk = chunk, .grain = grain < chunk ? grain : chunk };
     if (most > 0) e->rules.slice = most < (int)e->rules.grain ? (int)e->rules.grain : most;
     if (e->options.cache == PLP_CACHE_NONE) return PLP_OK;
     if (block % chunk != 0)

@@ -22,6 +22,12 @@ static int64_t slice_rows(const schedule_rules *r, const schedule_seq *s, int bu
     return rows > 0 ? rows : first ? most - s->past : 0;
 }
 
+schedule_rules schedule_rules_of(int budget, int64_t chunk, int64_t grain)
+{
+    if (chunk <= 0) chunk = 1;
+    return (schedule_rules){ .budget = budget, .slice = budget, .chunk = chunk, .grain = grain > 0 ? lower(grain, chunk) : chunk };
+}
+
 int schedule_step(const schedule_rules *r, const schedule_seq *seqs, int count, schedule_slice *slices, int *decodes)
 {
     int n = 0, budget = r->budget;

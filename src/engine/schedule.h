@@ -30,6 +30,9 @@ typedef struct {
     bool out; /* the last row's logits give a token */
 } schedule_slice;
 
+/* For steps of `budget` rows on a backend, of a model with that chunk (0: it has none) and kn_backend.grain (0: chunk ends alone). */
+schedule_rules schedule_rules_of(int budget, int64_t chunk, int64_t grain);
+
 /* seqs in the order in which they came.  budget >= the number of decoding sequences + 1.  Fills slices (at most `count` of them) and
  * returns how many; the first *decodes of them are decode rows. */
 int schedule_step(const schedule_rules *r, const schedule_seq *seqs, int count, schedule_slice *slices, int *decodes);

@@ -1,6 +1,7 @@
 #include "engine/score.h"
 
 #include "base/error.h"
+#include "engine/schedule.h"
 
 #include <stdlib.h>
 
@@ -28,13 +29,15 @@ static int most_rows(const model *m)
     return o->max_outs < o->max_tokens ? o->max_outs : o->max_tokens;
 }
 
+/* Of the text's next slice, as the engine would cut a prompt: the bits do not depend on how many rows a step has. */
 static int next_rows(const model *m, int64_t past, int64_t count)
 {
-    const int64_t chunk = model_config_of(m)->chunk > 0 ? model_config_of(m)->chunk : 1;
-    int64_t end = past + most_rows(m);
-    if (end >= count) return (int)(count - past);
-    if (end / chunk * chunk > past) end = end / chunk * chunk;
-    return (int)(end - past);
+    const schedule_rules rules = schedule_rules_of(most_rows(m), model_config_of(m)->chunk, model_options_of(m)->backend->grain);
+    const schedule_seq text = { .prompt = count, .past = past };
+    schedule_slice slice;
+    int decodes;
+    schedule_step(&rules, &text, 1, &slice, &decodes);
+    return slice.rows;
 }
 
 /* 0, 1, 2, ...: every row's logits are wanted.  *list is the caller's. */

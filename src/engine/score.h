@@ -1,7 +1,7 @@
 /* src/engine/score.h -- teacher forcing: what the model says of a text that is known.
  *
- * Both compute `count` tokens as one sequence in state slot 0, in slices of at most model_options.max_outs rows that end on multiples of
- * the model's chunk. */
+ * Both compute `count` tokens as one sequence in state slot 0, in slices of at most model_options.max_outs rows that end where those of
+ * the engine do (engine/schedule.h): with max_outs of the backend's grain and more the bits do not depend on it. */
 #ifndef ENGINE_SCORE_H
 #define ENGINE_SCORE_H
 

@@ -121,10 +121,12 @@ int engine_step_tokens(const model_options *o, const model_config *c)
 }
 
 /* What follows from the model's sizes. */
-static plp_status fit(const plp_engine_options *in, const tp_group *g, const model_config *c, model_options *o)
+static plp_status fit(const plp_engine_options *in, const tp_group *g, const model_config *c, int max_outs, model_options *o)
 {
     model_plan p;
+    const bool all = max_outs >= o->max_tokens; /* whoever asks for every row of a step does so of a larger one, too */
     o->max_tokens = engine_step_tokens(o, c);
+    if (all) o->max_outs = o->max_tokens;
     if (in->cache == PLP_CACHE_NONE || in->cache_states > 0 || in->cache_bytes == 0) return PLP_OK;
     PLP_TRY(model_plan_make(&p, c, 0, tp_size(g))); /* none has more than rank 0 */
     const uint64_t states = in->cache_bytes / model_slot_bytes(&p, c, o), most = INT_MAX - (uint64_t)o->max_seqs;
@@ -140,7 +142,7 @@ static plp_status open_local(engine_session *s, const plp_engine_options *option
     if (options->model == NULL) return PLP_FAIL(PLP_ERR_USAGE, "model is NULL; engine options; fix: name a model file or a checkpoint");
     PLP_TRY(model_source_open(&s->source, options->model, &(model_source_options){ .trust = options->trust_model }));
     PLP_TRY(check_compute(options->compute, model_source_config(s->source)));
-    PLP_TRY(fit(options, s->group, model_source_config(s->source), o));
+    PLP_TRY(fit(options, s->group, model_source_config(s->source), max_outs, o));
     PLP_TRY(model_source_tokenizer(s->source, &text, &bytes));
     if (text != NULL) PLP_TRY(text_tokenizer_create(&s->tokenizer, text, bytes, options->model));
     return PLP_OK;
@@ -169,7 +171,7 @@ static plp_status count_seqs(const plp_engine_options *in, const tp_group *g, co
         model_options of = *o;
         model_memory need;
         PLP_TRY(size_for(in, middle, max_outs, &of));
-        PLP_TRY(fit(in, g, c, &of));
+        PLP_TRY(fit(in, g, c, max_outs, &of));
         PLP_TRY(model_measure(&need, c, tp_rank(g), tp_size(g), &of));
         if (need.weights + need.states + need.work <= available)
             low = middle;
@@ -190,7 +192,7 @@ static plp_status choose_seqs(const engine_session *s, const plp_engine_options 
     double least = -seqs;
     PLP_TRY(tp_max(s->group, &least));
     PLP_TRY(size_for(in, (int)-least, max_outs, o));
-    return fit(in, s->group, c, o);
+    return fit(in, s->group, c, max_outs, o);
 }
 
 /* Ranks may differ in the device's ordinal and in nothing else. */

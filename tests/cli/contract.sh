@@ -31,6 +31,14 @@ for command in generate run-batch; do # half of an e with an acute accent: JSON 
 done
 refused 64 "unexpected argument" generate --model "$demo" --prompt a b
 refused 64 "of 2" convert "$demo"
+# What a command would not heed it does not take.
+for command in logits perplexity verify; do
+    refused 64 "unknown option --prefix-cache" $command --model "$demo" --prefix-cache all --cache-block 7
+done
+refused 64 "unknown option --max-slice" perplexity --model "$demo" --max-slice 16
+refused 64 "--max-batch-tokens has no say" verify --model "$demo" --max-batch-tokens 16
+refused 64 "--prefix-cache" bench --shape mamba2-130m --prefix-cache all
+refused 64 "--cache-block 7" generate --model "$demo" -q --prompt a --prefix-cache all --cache-block 7
 refused 64 "--output is missing" logits --model "$demo" -i "$work/in"
 # shellcheck disable=SC2086 # words
 {
