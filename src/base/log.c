@@ -36,11 +36,11 @@ static void put(char *line, size_t used, size_t room)
     if (write(STDERR_FILENO, line, used) < 0) return; /* nowhere left to say so */
 }
 
-static void vlog_line(plp_log_level level, const char *tag, const char *format, va_list args)
+static void vlog_line(bool of_rank, const char *tag, const char *format, va_list args)
 {
     char line[2048];
     int used = 0;
-    if (state.size > 1 && level <= PLP_LOG_WARN) used = snprintf(line, sizeof line, "[rank %d/%d %s] ", state.rank, state.size, state.host);
+    if (state.size > 1 && of_rank) used = snprintf(line, sizeof line, "[rank %d/%d %s] ", state.rank, state.size, state.host);
     used += snprintf(line + used, sizeof line - used, "%s", tag);
     const int text = used;
     used += vsnprintf(line + used, sizeof line - used, format, args);
@@ -54,7 +54,16 @@ void plp_log(plp_log_level level, const char *format, ...)
     if (level > state.threshold || (level == PLP_LOG_INFO && state.rank != 0)) return;
     va_list args;
     va_start(args, format);
-    vlog_line(level, tags[level], format, args);
+    vlog_line(level <= PLP_LOG_WARN, tags[level], format, args);
+    va_end(args);
+}
+
+void plp_warn_alike(const char *format, ...)
+{
+    if (state.threshold < PLP_LOG_WARN || state.rank != 0) return;
+    va_list args;
+    va_start(args, format);
+    vlog_line(false, "warning: ", format, args);
     va_end(args);
 }
 
@@ -62,7 +71,7 @@ static void log_tagged(const char *tag, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    vlog_line(PLP_LOG_ERROR, tag, format, args);
+    vlog_line(true, tag, format, args);
     va_end(args);
 }
 

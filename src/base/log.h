@@ -1,6 +1,6 @@
 /* src/base/log.h -- the log: stderr, one write(2) a line, so that lines of several ranks never mix.
  *
- * Progress comes from rank 0, warnings and errors from any rank:
+ * Progress comes from rank 0, and so does what all ranks find alike; what one rank finds comes from any:
  *     [rank 3/8 node02] error[DATA]: in_proj: no such dataset; model.h5; fix: convert the checkpoint again */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
@@ -18,6 +18,8 @@ int plp_log_rank(void);
  * PLP_LOG_INFO. */
 void plp_log_threshold(plp_log_level level);
 void plp_log(plp_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A warning of something that every rank sees, such as a file of the checkpoint: rank 0 alone writes it, and names no rank. */
+void plp_warn_alike(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The message of this thread's last failure as one error line. */
 void plp_log_failure(plp_status status);
 

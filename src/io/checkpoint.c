@@ -203,8 +203,7 @@ static plp_status check_map(const io_checkpoint *c, json_object *map, const char
     }
     for (int64_t i = 0; i < c->tensors; i++)
         if (!json_object_object_get_ex(map, c->tensor[i].name, NULL) && extra++ == 0) first = c->tensor[i].name;
-    if (extra > 0)
-        plp_log(PLP_LOG_WARN, "%s: %lld tensors of its shards are not listed, the first is %.100s", where, (long long)extra, first);
+    if (extra > 0) plp_warn_alike("%s: %lld tensors of its shards are not listed, the first is %.100s", where, (long long)extra, first);
     return PLP_OK;
 }
 

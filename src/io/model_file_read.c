@@ -250,7 +250,7 @@ static plp_status open_regular(io_model_file *f)
 static plp_status parse_here(io_model_file *f)
 {
     unsigned plugins;
-    if (plp_log_rank() == 0) plp_log(PLP_LOG_WARN, "%s is parsed in this process, unconfined, as --trust-model says", f->path);
+    plp_warn_alike("%s is parsed in this process, unconfined, as --trust-model says", f->path);
     PLP_TRY(io_hdf5_enter(&plugins));
     const plp_status st = io_profile_read(f->path, f->fd, f->bytes, &f->contents);
     io_hdf5_leave(plugins);

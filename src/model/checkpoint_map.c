@@ -132,14 +132,13 @@ static plp_status find_head(model_checkpoint_map *m, model_config *c)
     m->head = find(m, "lm_head.weight");
     if (m->embedding == NULL && c->tied) m->embedding = m->head;
     if (m->embedding == NULL) return missing(m, "backbone.embeddings.weight");
-    if (m->head == NULL && !c->tied)
-        plp_log(PLP_LOG_WARN, "%s: the config has a head of its own, the weights do not; the embedding serves", dir);
+    if (m->head == NULL && !c->tied) plp_warn_alike("%s: the config has a head of its own, the weights do not; the embedding serves", dir);
     if (m->head != NULL && m->head != m->embedding && c->tied) {
         PLP_TRY(same_values(m, m->embedding, m->head, &same));
         if (same)
             m->head = NULL;
         else
-            plp_log(PLP_LOG_WARN, "%s: the config ties head and embedding, but lm_head.weight differs; it is used as it is", dir);
+            plp_warn_alike("%s: the config ties head and embedding, but lm_head.weight differs; it is used as it is", dir);
     }
     if (m->head == m->embedding) m->head = NULL;
     c->tied = m->head == NULL;
@@ -196,7 +195,7 @@ static plp_status settle_dtype(const model_checkpoint_map *m, model_config *c)
             mixed |= t != NULL && t->dtype != c->dtype;
         }
     if (mixed) {
-        plp_log(PLP_LOG_WARN, "%s: matrices of more than one dtype; all are taken as F32", io_checkpoint_dir(m->checkpoint));
+        plp_warn_alike("%s: matrices of more than one dtype; all are taken as F32", io_checkpoint_dir(m->checkpoint));
         c->dtype = PLP_F32;
     }
     return PLP_OK;
@@ -289,8 +288,8 @@ plp_status model_checkpoint_map_check(const model_checkpoint_map *m, const model
         if (!known(m, c, io_checkpoint_tensor(m->checkpoint, i)))
             model_name_list_add(&unknown, io_checkpoint_tensor(m->checkpoint, i)->name);
     if (unknown.count > 0)
-        plp_log(PLP_LOG_WARN, "%s: %lld unknown tensors are not used: %s", io_checkpoint_dir(m->checkpoint), (long long)unknown.count,
-                model_name_list_text(&unknown));
+        plp_warn_alike("%s: %lld unknown tensors are not used: %s", io_checkpoint_dir(m->checkpoint), (long long)unknown.count,
+                       model_name_list_text(&unknown));
     return PLP_OK;
 }
 

@@ -131,7 +131,7 @@ static void correct_unknown(const id_sources *s, model_config *c)
 {
     const int64_t end = id_of(s, "</s>"), unknown = id_of(s, "<unk>");
     if (c->stops != 1 || c->stop[0] != unknown || end < 0) return;
-    plp_log(PLP_LOG_WARN, "%s: eos_token_id %lld is <unk>; </s>, id %lld, is taken", s->where, (long long)c->stop[0], (long long)end);
+    plp_warn_alike("%s: eos_token_id %lld is <unk>; </s>, id %lld, is taken", s->where, (long long)c->stop[0], (long long)end);
     c->stop[0] = end;
 }
 

@@ -237,7 +237,7 @@ static void report_code(json_object *o, const char *where)
 {
     static const char *const keys[] = { "auto_map", "trust_remote_code" };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        if (plp_json_member(o, keys[i]) != NULL) plp_log(PLP_LOG_WARN, "%s: %s is ignored: no code of a checkpoint is run", where, keys[i]);
+        if (plp_json_member(o, keys[i]) != NULL) plp_warn_alike("%s: %s is ignored: no code of a checkpoint is run", where, keys[i]);
 }
 
 plp_status model_config_resolve(json_object *root, const char *where, model_config *c)

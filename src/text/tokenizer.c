@@ -85,8 +85,8 @@ static plp_status read_parts(text_tokenizer *t, json_object *root, const char *w
     PLP_TRY(text_template_read(&t->template, plp_json_member(root, "post_processor"), where));
     PLP_TRY(text_decoder_create(&t->decoder, plp_json_member(root, "decoder"), where));
     PLP_TRY(index_tokens(t, where));
-    if (plp_json_member(root, "truncation") != NULL) plp_log(PLP_LOG_WARN, "%s: truncation is ignored: texts are never cut", where);
-    if (plp_json_member(root, "padding") != NULL) plp_log(PLP_LOG_WARN, "%s: padding is ignored: batches need none", where);
+    if (plp_json_member(root, "truncation") != NULL) plp_warn_alike("%s: truncation is ignored: texts are never cut", where);
+    if (plp_json_member(root, "padding") != NULL) plp_warn_alike("%s: padding is ignored: batches need none", where);
     return PLP_OK;
 }
 

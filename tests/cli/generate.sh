@@ -69,4 +69,15 @@ run generate --prompt a --no-such-option --help
 
 generate --prompt "In the beginning" -n 3 --json --logprobs 2
 [ "$(grep -o '"logprob":-' "$work/out" | wc -l)" = 9 ] || fail "3 tokens with 2 alternatives each: 9 logprobs"
+
+# What all ranks find in a checkpoint is said once, and by no rank in particular.
+mkdir "$work/odd"
+cp "$demo"/* "$work/odd"
+sed -i '1s/{/{ "auto_map": {},/' "$work/odd/config.json"
+sed -i 's/"truncation": null/"truncation": {}/' "$work/odd/tokenizer.json"
+run generate --model "$work/odd" -q -p a -n 1
+[ "$rc" = 0 ] || fail "a checkpoint with code: exit $rc"
+for what in "auto_map is ignored" "truncation is ignored"; do
+    [ "$(grep -c "^warning: .*$what" "$work/err")" = 1 ] && [ "$(grep -c "$what" "$work/err")" = 1 ] || fail "\"$what\" is not said once"
+done
 finish
