@@ -30,7 +30,7 @@ plp_status plp_read_file(const char *path, size_t most, char **text, size_t *byt
         goto done;
     }
     if ((uint64_t)info.st_size > most) {
-        st = PLP_FAIL(PLP_ERR_DATA, "%s: %lld bytes, at most %zu are read", path, (long long)info.st_size, most);
+        st = PLP_FAIL(PLP_ERR_DATA, "%s: %lld bytes, at most %zu are read; fix: give a smaller file", path, (long long)info.st_size, most);
         goto done;
     }
     PLP_DO(PLP_ALLOCATED(data = malloc((size_t)info.st_size + 1)));
@@ -112,7 +112,8 @@ static plp_status parse_text(const char *text, size_t bytes, const char *where, 
     enum json_tokener_error error;
     size_t end;
     *root = NULL;
-    if (bytes > INT32_MAX) return PLP_FAIL(PLP_ERR_DATA, "%s: %zu bytes of JSON, at most %d are read", where, bytes, INT32_MAX);
+    if (bytes > INT32_MAX)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %zu bytes of JSON, at most %d are read; fix: give less", where, bytes, INT32_MAX);
     PLP_TRY(PLP_ALLOCATED(tokener = json_tokener_new_ex(MOST_DEPTH)));
     json_object *value = parse(tokener, JSON_TOKENER_STRICT, text, bytes, &error, &end);
     /* From 0.17 on the strict mode refuses integers that are too large for json-c, which otherwise clamps them: what is right but for these
@@ -120,11 +121,11 @@ static plp_status parse_text(const char *text, size_t bytes, const char *where, 
     if (error == json_tokener_error_parse_number && plp_json_check(text, bytes, where) == PLP_OK)
         value = parse(tokener, 0, text, bytes, &error, &end);
     if (error != json_tokener_success) {
-        st = PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: %s", where, end, json_tokener_error_desc(error));
+        st = PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: %s; fix: give one whole JSON value", where, end, json_tokener_error_desc(error));
         goto done;
     }
     while (end < bytes && strchr(" \t\r\n", text[end]) && text[end]) end++;
-    if (end < bytes) st = PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: text behind the end of the JSON value", where, end);
+    if (end < bytes) st = PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: text behind the end of the JSON value; fix: leave it out", where, end);
 done:
     json_tokener_free(tokener);
     if (st != PLP_OK)
@@ -163,8 +164,8 @@ json_object *plp_json_member(json_object *object, const char *key)
 
 static plp_status wrong_type(json_object *value, const char *key, const char *where, const char *wanted)
 {
-    return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %.60s is not %s", where, key, json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN),
-                    wanted);
+    return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %.60s is not %s; fix: give one", where, key,
+                    json_object_to_json_string_ext(value, JSON_C_TO_STRING_PLAIN), wanted);
 }
 
 plp_status plp_json_int(json_object *object, const char *key, const char *where, int64_t least, int64_t most, int64_t *value)
@@ -179,7 +180,7 @@ plp_status plp_json_int(json_object *object, const char *key, const char *where,
     if (!(magnitude >= -0x1p63 && magnitude <= 0x1p63) || n < least || n > most) {
         const char *text = json_object_to_json_string_ext(v, JSON_C_TO_STRING_PLAIN);
         const bool clamped = strcmp(text, "18446744073709551615") == 0 || strcmp(text, "-9223372036854775808") == 0;
-        return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %.60s%s is outside %lld to %lld", where, key, text,
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %.60s%s is outside %lld to %lld; fix: stay within", where, key, text,
                         !clamped       ? ""
                         : *text == '-' ? " or less"
                                        : " or more",
@@ -195,7 +196,8 @@ plp_status plp_json_double(json_object *object, const char *key, const char *whe
     if (v == NULL) return PLP_OK;
     if (!json_object_is_type(v, json_type_int) && !json_object_is_type(v, json_type_double)) return wrong_type(v, key, where, "a number");
     const double d = json_object_get_double(v);
-    if (!(d >= least && d <= most)) return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %g is outside %g to %g", where, key, d, least, most);
+    if (!(d >= least && d <= most))
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %.60s: %g is outside %g to %g; fix: stay within", where, key, d, least, most);
     *value = d;
     return PLP_OK;
 }
@@ -214,7 +216,8 @@ plp_status plp_json_string(json_object *object, const char *key, const char *whe
     json_object *v = plp_json_member(object, key);
     if (v == NULL) return PLP_OK;
     if (!json_object_is_type(v, json_type_string)) return wrong_type(v, key, where, "a string");
-    if (strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v)) return wrong_type(v, key, where, "free of NUL");
+    if (strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v))
+        return wrong_type(v, key, where, "a string without NUL");
     *value = json_object_get_string(v);
     return PLP_OK;
 }

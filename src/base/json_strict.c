@@ -22,7 +22,7 @@ typedef struct {
 
 static plp_status bad(const reader *r, const char *what)
 {
-    return PLP_FAIL(PLP_ERR_DATA, "%s, byte %zu: %s", r->where, (size_t)(r->at - r->begin) + 1, what);
+    return PLP_FAIL(PLP_ERR_DATA, "%s, byte %zu: %s; fix: give valid JSON", r->where, (size_t)(r->at - r->begin) + 1, what);
 }
 
 static int peek(const reader *r) { return r->at < r->end ? (unsigned char)*r->at : -1; }
@@ -139,7 +139,7 @@ static plp_status forget_names(reader *r, size_t first)
     for (size_t i = first; i + 1 < r->count; i++)
         if (by_text(&r->names[i], &r->names[i + 1]) == 0) {
             const int shown = (int)(r->names[i].bytes < 60 ? r->names[i].bytes : 60);
-            return PLP_FAIL(PLP_ERR_DATA, "%s: field \"%.*s\" comes twice", r->where, shown, r->names[i].text);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: field \"%.*s\" comes twice; fix: leave one out", r->where, shown, r->names[i].text);
         }
     r->count = first;
     return PLP_OK;

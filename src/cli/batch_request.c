@@ -125,7 +125,8 @@ static plp_status read_outer(batch_request *r, const char *where, json_object **
                         where);
     if (url == NULL || strcmp(url, "/v1/completions") != 0)
         return PLP_FAIL(PLP_ERR_DATA, "%s: url %.60s; fix: give /v1/completions", where, url != NULL ? url : "is missing");
-    if (!json_object_is_type(*body, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: body is no object", where);
+    if (!json_object_is_type(*body, json_type_object))
+        return PLP_FAIL(PLP_ERR_DATA, "%s: body is no object; fix: give the request's fields in one", where);
     PLP_TRY(check_fields(*body, where, body_fields, BODY_FIELDS));
     return plp_json_string(*body, "model", where, &r->model);
 }
@@ -159,7 +160,7 @@ static plp_status read_stops(batch_request *r, json_object *body, const char *wh
         json_object *v = list ? json_object_array_get_idx(stop, i) : stop;
         const bool text = json_object_is_type(v, json_type_string);
         if (!text || strlen(json_object_get_string(v)) != (size_t)json_object_get_string_len(v))
-            return PLP_FAIL(PLP_ERR_DATA, "%s: stop is neither a text without NUL nor a list of them", where);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: stop is neither a text without NUL nor a list of them; fix: give one of them", where);
         stops[i] = json_object_get_string(v);
     }
     return PLP_OK;
@@ -185,7 +186,8 @@ static plp_status read_biases(batch_request *r, json_object *body, const char *w
     int n = 0;
     json_object_object_get_ex(body, "logit_bias", &map);
     if (map == NULL) return PLP_OK;
-    if (!json_object_is_type(map, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias is no object", where);
+    if (!json_object_is_type(map, json_type_object))
+        return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias is no object; fix: give {\"id\": number}", where);
     const size_t count = (size_t)json_object_object_length(map) + 1;
     int *ids = malloc(count * sizeof *ids);
     double *biases = malloc(count * sizeof *biases);
@@ -197,9 +199,9 @@ static plp_status read_biases(batch_request *r, json_object *body, const char *w
         char *end;
         const long id = strtol(name, &end, 10);
         if (name[0] < '0' || name[0] > '9' || *end != 0 || id > INT32_MAX)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias: %.40s is no token id", where, name);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias: %.40s is no token id; fix: give integers from 0 on", where, name);
         if (!json_object_is_type(value, json_type_int) && !json_object_is_type(value, json_type_double))
-            return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias of %.40s is no number", where, name);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias of %.40s is no number; fix: give one", where, name);
         ids[n] = (int)id, biases[n++] = json_object_get_double(value);
     }
     r->request.bias_count = n;
@@ -224,13 +226,14 @@ static plp_status read_bad_words(batch_request *r, json_object *body, const char
     json_object *list = NULL;
     json_object_object_get_ex(body, "bad_words", &list);
     if (list == NULL) return PLP_OK;
-    if (!json_object_is_type(list, json_type_array)) return PLP_FAIL(PLP_ERR_DATA, "%s: bad_words is no list", where);
+    if (!json_object_is_type(list, json_type_array))
+        return PLP_FAIL(PLP_ERR_DATA, "%s: bad_words is no list; fix: give a list of texts", where);
     if (json_object_array_length(list) > MOST_BAD_WORDS)
         return PLP_FAIL(PLP_ERR_DATA, "%s: %zu bad words; fix: at most %d", where, json_object_array_length(list), MOST_BAD_WORDS);
     for (size_t i = 0; i < json_object_array_length(list); i++) {
         json_object *v = json_object_array_get_idx(list, i);
         if (!json_object_is_type(v, json_type_string) || json_object_get_string_len(v) == 0)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: bad_words[%zu] is no text", where, i);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: bad_words[%zu] is no text; fix: give texts that are not empty", where, i);
     }
     r->bad_words = list;
     return PLP_OK;

@@ -150,7 +150,7 @@ static plp_status plant(const cli *c, model *shard)
     const int64_t layers = model_config_of(shard)->layers;
     if (given.plant < 0 || c->rank != c->size - 1) return PLP_OK;
     if (given.plant < layers) return model_plant_difference(shard, given.plant);
-    return PLP_FAIL(PLP_ERR_USAGE, "--plant-difference %lld: the model has layers 0 to %lld", (long long)given.plant,
+    return PLP_FAIL(PLP_ERR_USAGE, "--plant-difference %lld: the model has layers 0 to %lld; fix: name one of them", (long long)given.plant,
                     (long long)layers - 1);
 }
 

@@ -49,7 +49,7 @@ static const io_tensor *find_tensor(const io_checkpoint *c, const char *name)
 static plp_status join(const io_checkpoint *c, const char *name, char path[MOST_PATH])
 {
     if (snprintf(path, MOST_PATH, "%s/%s", c->dir, name) >= MOST_PATH)
-        return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes", c->dir, MOST_PATH - 1);
+        return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes; fix: choose a shorter one", c->dir, MOST_PATH - 1);
     return PLP_OK;
 }
 
@@ -69,7 +69,9 @@ static plp_status read_at(const weights_file *f, const char *dir, void *dst, siz
     while (bytes > 0) {
         const ssize_t got = pread(f->fd, p, bytes < MOST_READ ? bytes : MOST_READ, (off_t)offset);
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return PLP_FAIL(PLP_ERR_IO, "%s/%s: byte %llu: %s", dir, f->name, (unsigned long long)offset, strerror(errno));
+        if (got < 0)
+            return PLP_FAIL(PLP_ERR_IO, "%s/%s: byte %llu: %s; fix: check the disk, or fetch the file again", dir, f->name,
+                            (unsigned long long)offset, strerror(errno));
         if (got == 0)
             return PLP_FAIL(PLP_ERR_IO, "%s/%s: ends at byte %llu, had %llu when it was opened; fix: leave it alone while it is read", dir,
                             f->name, (unsigned long long)offset, (unsigned long long)f->bytes);
@@ -93,7 +95,8 @@ static plp_status take_header(io_checkpoint *c, int file, const io_safetensors *
         if (strlen(p->key) >= IO_NAME || strlen(p->value) >= IO_NAME) continue;
         if (bsearch(p->value, header->tensor, (size_t)header->tensors, sizeof *header->tensor, by_name) == NULL) continue;
         if (c->aliases == MOST_ALIASES)
-            return PLP_FAIL(PLP_ERR_DATA, "%s/%s: __metadata__ drops more than %d names", c->dir, c->file[file].name, MOST_ALIASES);
+            return PLP_FAIL(PLP_ERR_DATA, "%s/%s: __metadata__ drops more than %d names; fix: save it with fewer tensors that share memory",
+                            c->dir, c->file[file].name, MOST_ALIASES);
         PLP_TRY(PLP_ALLOCATED(more = realloc(c->alias, (size_t)(c->aliases + 1) * sizeof *c->alias)));
         c->alias = more;
         memcpy(c->alias[c->aliases].dropped, p->key, strlen(p->key) + 1);
@@ -108,7 +111,7 @@ static plp_status open_file(const char *path, weights_file *f)
     f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
     if (f->fd < 0) return PLP_FAIL_ERRNO("open", path);
     if (fstat(f->fd, &info) != 0) return PLP_FAIL_ERRNO("read", path);
-    if (!S_ISREG(info.st_mode)) return PLP_FAIL(PLP_ERR_DATA, "%s: not a regular file", path);
+    if (!S_ISREG(info.st_mode)) return PLP_FAIL(PLP_ERR_DATA, "%s: not a regular file; fix: fetch it again", path);
     f->bytes = (uint64_t)info.st_size;
     return PLP_OK;
 }
@@ -159,7 +162,8 @@ done:
 /* A shard is a plain name inside the directory: an index is data, and must not make us open anything else. */
 static plp_status check_shard(const char *where, json_object *value, const char **name)
 {
-    if (!json_object_is_type(value, json_type_string)) return PLP_FAIL(PLP_ERR_DATA, "%s: weight_map: a file name is not a string", where);
+    if (!json_object_is_type(value, json_type_string))
+        return PLP_FAIL(PLP_ERR_DATA, "%s: weight_map: a file name is not a string; fix: fetch it again", where);
     const char *s = json_object_get_string(value);
     const size_t n = (size_t)json_object_get_string_len(value);
     if (n == 0 || n >= IO_NAME || strlen(s) != n || strchr(s, '/') || strcmp(s, ".") == 0 || strcmp(s, "..") == 0)
@@ -183,7 +187,7 @@ static plp_status open_shards(io_checkpoint *c, json_object *map, const char *wh
         (void)tensor;
         PLP_TRY(check_shard(where, value, &name));
         if (file_index(c, name) >= 0) continue;
-        if (c->files == MOST_FILES) return PLP_FAIL(PLP_ERR_DATA, "%s: more than %d files", where, MOST_FILES);
+        if (c->files == MOST_FILES) return PLP_FAIL(PLP_ERR_DATA, "%s: more than %d files; fix: save it in fewer", where, MOST_FILES);
         PLP_TRY(add_file(c, name));
     }
     return PLP_OK;

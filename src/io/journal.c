@@ -461,7 +461,8 @@ static plp_status fetch(io_journal *j, int64_t offset, const char **text, size_t
         PLP_TRY(read_window(j, room, offset));
         first = j->window;
         end = memchr(first, '\n', j->window_used);
-        if (end == NULL && j->window_used < room) return PLP_FAIL(PLP_ERR_IO, "%s.part: a record has lost its end; start again", j->path);
+        if (end == NULL && j->window_used < room)
+            return PLP_FAIL(PLP_ERR_IO, "%s.part: a record has lost its end; fix: start again", j->path);
     }
     *text = first, *bytes = (size_t)(end - first);
     return PLP_OK;

@@ -102,7 +102,8 @@ plp_status io_part_finish(io_part *p)
     if (fchmod(p->fd, p->mode) != 0 || fsync(p->fd) != 0)
         return PLP_FAIL(PLP_ERR_IO, "cannot complete %s: %s; fix: check the disk and its free space", p->part, strerror(errno));
     PLP_TRY(publish(p));
-    if (fsync(p->directory) != 0) return PLP_FAIL(PLP_ERR_IO, "cannot sync the directory of %s: %s", p->path, strerror(errno));
+    if (fsync(p->directory) != 0)
+        return PLP_FAIL(PLP_ERR_IO, "cannot sync the directory of %s: %s; fix: check the disk", p->path, strerror(errno));
     return PLP_OK;
 }
 

@@ -336,7 +336,8 @@ plp_status io_safetensors_parse(io_safetensors *out, char *header, size_t bytes,
     scanner s = { .start = header, .p = header, .end = header + bytes, .where = where, .out = out, .payload = file_bytes - 8 - bytes };
     memset(out, 0, sizeof *out);
     if (bytes > IO_SAFETENSORS_HEADER || file_bytes < 8 || bytes > file_bytes - 8)
-        return PLP_FAIL(PLP_ERR_DATA, "%s: a header of %zu bytes in a file of %llu", where, bytes, (unsigned long long)file_bytes);
+        return PLP_FAIL(PLP_ERR_DATA, "%s: a header of %zu bytes in a file of %llu; fix: fetch it again", where, bytes,
+                        (unsigned long long)file_bytes);
     PLP_TRY(scan_object(&s, read_member, out));
     skip_space(&s);
     if (s.p < s.end) return broken(&s, "text behind the header's object");

@@ -149,7 +149,8 @@ static plp_status settle_vocab(const model_checkpoint_map *m, model_config *c)
 {
     const io_tensor *t = m->embedding;
     if (t->rank != 2)
-        return PLP_FAIL(PLP_ERR_SHAPE, "%s: tensor %s has %d dimensions, not 2", io_checkpoint_dir(m->checkpoint), t->name, t->rank);
+        return PLP_FAIL(PLP_ERR_SHAPE, "%s: tensor %s has %d dimensions, not 2; fix: fetch the checkpoint again",
+                        io_checkpoint_dir(m->checkpoint), t->name, t->rank);
     if (c->vocab_used > t->shape[0])
         return PLP_FAIL(PLP_ERR_SHAPE, "%s: tensor %s has %lld rows, vocab_size is %lld; fix: fetch config and weights of one model",
                         io_checkpoint_dir(m->checkpoint), t->name, (long long)t->shape[0], (long long)c->vocab_used);
@@ -311,7 +312,9 @@ plp_status model_checkpoint_map_find(const model_checkpoint_map *m, const model_
             name_of(m, &s[i], per_layer, layer, name);
             *t = io_checkpoint_find(m->checkpoint, name);
             *first_row = row;
-            return *t != NULL ? PLP_OK : PLP_FAIL(PLP_ERR_DATA, "%s: tensor %s is missing", io_checkpoint_dir(m->checkpoint), name);
+            return *t != NULL ? PLP_OK
+                              : PLP_FAIL(PLP_ERR_DATA, "%s: tensor %s is missing; fix: fetch the checkpoint again",
+                                         io_checkpoint_dir(m->checkpoint), name);
         }
     }
     return PLP_FAIL(PLP_ERR_INTERNAL, "band %s has no tensor", model_band_of(band)->name);

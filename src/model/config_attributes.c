@@ -69,7 +69,8 @@ static plp_status read_bool(const io_model_file *file, model_config *c, const fi
     int64_t number = 0;
     PLP_TRY(extra ? io_model_get_int(file, f->name, &number) : read_int(file, f->name, &number));
     if (number != 0 && number != 1)
-        return PLP_FAIL(PLP_ERR_DATA, "model file: attribute %s is %lld, not 0 or 1", f->name, (long long)number);
+        return PLP_FAIL(PLP_ERR_DATA, "model file: attribute %s is %lld, not 0 or 1; fix: convert the checkpoint again", f->name,
+                        (long long)number);
     *IN(c, f, bool) = number != 0;
     return PLP_OK;
 }
@@ -85,7 +86,8 @@ plp_status model_config_read(const io_model_file *file, model_config *c)
     if (strcmp(word, kinds[c->kind]) != 0)
         return PLP_FAIL(PLP_ERR_DATA, "model file: kind \"%.40s\"; known are mamba1, mamba2; fix: use a newer polylepis", word);
     PLP_TRY(read_word(file, "dtype", &word));
-    if (plp_dtype_parse(word, &c->dtype) != PLP_OK) return PLP_FAIL(PLP_ERR_DATA, "model file: dtype \"%.40s\" is unknown", word);
+    if (plp_dtype_parse(word, &c->dtype) != PLP_OK)
+        return PLP_FAIL(PLP_ERR_DATA, "model file: dtype \"%.40s\" is unknown; fix: convert the checkpoint again", word);
     for (const field *f = ints; f < ints + COUNT(ints); f++) PLP_TRY(read_int(file, f->name, IN(c, f, int64_t)));
     for (const field *f = doubles; f < doubles + COUNT(doubles); f++) {
         double *value = IN(c, f, double);
@@ -96,5 +98,6 @@ plp_status model_config_read(const io_model_file *file, model_config *c)
     for (const field *f = bools; f < bools + COUNT(bools); f++) PLP_TRY(read_bool(file, c, f, false));
     for (const field *f = extras; f < extras + COUNT(extras); f++) PLP_TRY(read_bool(file, c, f, true));
     PLP_TRY(io_model_get_ints(file, "stop", c->stop, MODEL_STOPS, &c->stops));
-    return model_config_check(c);
+    const plp_status st = model_config_check(c);
+    return st == PLP_OK ? st : PLP_FAIL(st, "%s; fix: convert the checkpoint again", plp_last_error());
 }

@@ -17,14 +17,18 @@ typedef struct {
     json_object *tokens;     /* tokenizer_config.json, NULL: none */
     json_object *tokenizer;  /* tokenizer.json, NULL: none */
     const char *where;       /* of config */
+    char generation_path[MOST_PATH], tokens_path[MOST_PATH], tokenizer_path[MOST_PATH];
 } id_sources;
 
-static plp_status read_optional(const char *dir, const char *name, json_object **root)
+static plp_status join(const char *dir, const char *name, char path[MOST_PATH])
 {
-    char path[MOST_PATH];
+    if (snprintf(path, MOST_PATH, "%s/%s", dir, name) < MOST_PATH) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes; fix: choose a shorter one", dir, MOST_PATH - 1);
+}
+
+static plp_status read_optional(const char *path, json_object **root)
+{
     *root = NULL;
-    if (snprintf(path, sizeof path, "%s/%s", dir, name) >= MOST_PATH)
-        return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes", dir, MOST_PATH - 1);
     return access(path, F_OK) == 0 ? plp_json_read(path, MOST_BYTES, root) : PLP_OK;
 }
 
@@ -83,10 +87,12 @@ static plp_status read_ids(json_object *o, const char *key, const char *where, i
     if (value == NULL) return PLP_OK;
     const bool list = json_object_is_type(value, json_type_array);
     const size_t n = list ? json_object_array_length(value) : 1;
-    if (n > MODEL_STOPS) return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %zu ids, at most %d are kept", where, key, n, MODEL_STOPS);
+    if (n > MODEL_STOPS)
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %s: %zu ids, at most %d are kept; fix: leave some out", where, key, n, MODEL_STOPS);
     for (size_t i = 0; i < n; i++) {
         json_object *id = list ? json_object_array_get_idx(value, i) : value;
-        if (!json_object_is_type(id, json_type_int)) return PLP_FAIL(PLP_ERR_DATA, "%s: %s is no id and no list of ids", where, key);
+        if (!json_object_is_type(id, json_type_int))
+            return PLP_FAIL(PLP_ERR_DATA, "%s: %s is no id and no list of ids; fix: give one of them", where, key);
         ids[i] = json_object_get_int64(id);
     }
     *count = (int)n;
@@ -111,27 +117,32 @@ static bool is_copy(const id_sources *s, const char *key)
 }
 
 /* One kind of id ("eos") from the first file that tells.  A generation_config.json that was only copied from config.json knows no more than
- * it does, and comes after it. */
-static plp_status find_ids(const id_sources *s, const char *kind, int64_t ids[MODEL_STOPS], int *count)
+ * it does, and comes after it.  *where: that file. */
+static plp_status find_ids(const id_sources *s, const char *kind, int64_t ids[MODEL_STOPS], int *count, const char **where)
 {
     char key[32], token[32];
     snprintf(key, sizeof key, "%s_token_id", kind);
     snprintf(token, sizeof token, "%s_token", kind);
     *count = 0;
-    if (!is_copy(s, key)) PLP_TRY(read_ids(s->generation, key, "generation_config.json", ids, count));
-    if (*count == 0) read_token(s, token, ids, count);
+    *where = s->generation_path;
+    if (!is_copy(s, key)) PLP_TRY(read_ids(s->generation, key, *where, ids, count));
     if (*count > 0) return PLP_OK;
-    PLP_TRY(read_ids(s->config, key, s->where, ids, count));
-    if (*count == 0) PLP_TRY(read_ids(s->generation, key, "generation_config.json", ids, count));
-    return PLP_OK;
+    *where = s->tokens_path;
+    read_token(s, token, ids, count);
+    if (*count > 0) return PLP_OK;
+    *where = s->where;
+    PLP_TRY(read_ids(s->config, key, *where, ids, count));
+    if (*count > 0) return PLP_OK;
+    *where = s->generation_path;
+    return read_ids(s->generation, key, *where, ids, count);
 }
 
 /* Codestral's config.json says 0 for every special id, which is <unk>: who trusts it never stops. */
-static void correct_unknown(const id_sources *s, model_config *c)
+static void correct_unknown(const id_sources *s, model_config *c, const char *where)
 {
     const int64_t end = id_of(s, "</s>"), unknown = id_of(s, "<unk>");
     if (c->stops != 1 || c->stop[0] != unknown || end < 0) return;
-    plp_warn_alike("%s: eos_token_id %lld is <unk>; </s>, id %lld, is taken", s->where, (long long)c->stop[0], (long long)end);
+    plp_warn_alike("%s: eos_token_id %lld is <unk>; </s>, id %lld, is taken", where, (long long)c->stop[0], (long long)end);
     c->stop[0] = end;
 }
 
@@ -140,14 +151,19 @@ static plp_status set_stops(const id_sources *s, model_config *c)
     static const char *const usual[] = { "<|endoftext|>", "</s>" };
     int64_t ids[MODEL_STOPS];
     int count = 0;
-    PLP_TRY(find_ids(s, "eos", ids, &count));
+    const char *where;
+    PLP_TRY(find_ids(s, "eos", ids, &count, &where));
     for (size_t i = 0; i < sizeof usual / sizeof *usual && count == 0; i++)
-        if (id_of(s, usual[i]) >= 0) ids[count++] = id_of(s, usual[i]);
+        if (id_of(s, usual[i]) >= 0) ids[count++] = id_of(s, usual[i]), where = s->tokenizer != NULL ? s->tokenizer_path : s->tokens_path;
+    for (int i = 0; i < count; i++) /* here, where it is known which file says so */
+        if (ids[i] < 0 || ids[i] >= c->vocab)
+            return PLP_FAIL(PLP_ERR_DATA, "%s: eos_token_id %lld, the vocabulary has %lld rows; fix: give the id of this model's token",
+                            where, (long long)ids[i], (long long)c->vocab);
     if (count > 0) { /* else what the dialect is known for stays */
         memcpy(c->stop, ids, (size_t)count * sizeof *ids);
         c->stops = count;
     }
-    correct_unknown(s, c);
+    correct_unknown(s, c, where);
     return PLP_OK;
 }
 
@@ -156,7 +172,8 @@ static plp_status set_id(const id_sources *s, const char *kind, int64_t vocab, i
 {
     int64_t ids[MODEL_STOPS];
     int count = 0;
-    PLP_TRY(find_ids(s, kind, ids, &count));
+    const char *where;
+    PLP_TRY(find_ids(s, kind, ids, &count, &where));
     if (count > 0) *id = ids[0];
     if (*id < 0 || *id >= vocab) *id = -1;
     return PLP_OK;
@@ -167,8 +184,8 @@ static plp_status set_vocab_used(const id_sources *s, model_config *c)
     if (c->vocab_used <= 0 || c->vocab_used > c->vocab) c->vocab_used = c->vocab;
     const int64_t known = s->tokenizer ? count_ids(s->tokenizer) : c->vocab_used;
     if (known > c->vocab)
-        return PLP_FAIL(PLP_ERR_DATA, "tokenizer.json: ids up to %lld, the embedding has %lld rows; fix: use the tokenizer of this model",
-                        (long long)known - 1, (long long)c->vocab);
+        return PLP_FAIL(PLP_ERR_DATA, "%s: ids up to %lld, the embedding has %lld rows; fix: use the tokenizer of this model",
+                        s->tokenizer_path, (long long)known - 1, (long long)c->vocab);
     if (known > 0 && known < c->vocab_used) c->vocab_used = known;
     return PLP_OK;
 }
@@ -178,14 +195,17 @@ plp_status model_config_resolve_ids(model_config *c, json_object *root, const ch
 {
     plp_status st = PLP_OK;
     id_sources s = { .config = root, .where = where };
-    PLP_DO(read_optional(dir, "generation_config.json", &s.generation));
-    PLP_DO(read_optional(dir, "tokenizer_config.json", &s.tokens));
-    if (tokenizer != NULL) PLP_DO(plp_json_parse(tokenizer, bytes, "tokenizer.json", &s.tokenizer));
-    PLP_DO(plp_json_bool(s.generation, "_from_model_config", "generation_config.json", &s.copied));
+    PLP_DO(join(dir, "generation_config.json", s.generation_path));
+    PLP_DO(join(dir, "tokenizer_config.json", s.tokens_path));
+    PLP_DO(join(dir, "tokenizer.json", s.tokenizer_path));
+    PLP_DO(read_optional(s.generation_path, &s.generation));
+    PLP_DO(read_optional(s.tokens_path, &s.tokens));
+    if (tokenizer != NULL) PLP_DO(plp_json_parse(tokenizer, bytes, s.tokenizer_path, &s.tokenizer));
+    PLP_DO(plp_json_bool(s.generation, "_from_model_config", s.generation_path, &s.copied));
+    PLP_DO(set_vocab_used(&s, c)); /* first: ids that are beyond the model are the tokenizer's fault */
     PLP_DO(set_stops(&s, c));
     PLP_DO(set_id(&s, "bos", c->vocab, &c->bos));
     PLP_DO(set_id(&s, "pad", c->vocab, &c->pad));
-    PLP_DO(set_vocab_used(&s, c));
 done:
     json_object_put(s.generation);
     json_object_put(s.tokens);

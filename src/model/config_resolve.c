@@ -43,7 +43,7 @@ static plp_status read_limits(json_object *o, const char *key, const char *where
     json_object *list = plp_json_member(o, key);
     if (list == NULL) return PLP_OK;
     if (!json_object_is_type(list, json_type_array) || json_object_array_length(list) != 2)
-        return PLP_FAIL(PLP_ERR_DATA, "%s: %s is not a list of two numbers", where, key);
+        return PLP_FAIL(PLP_ERR_DATA, "%s: %s is not a list of two numbers; fix: give one", where, key);
     PLP_TRY(plp_json_any_number(json_object_array_get_idx(list, 0), key, where, &c->dt_min));
     return plp_json_any_number(json_object_array_get_idx(list, 1), key, where, &c->dt_max);
 }
@@ -163,7 +163,8 @@ static plp_status resolve_state_spaces(json_object *o, const char *where, model_
     int64_t head_dim = 64, groups = 1, d_intermediate = 0;
     bool rmsnorm = true;
     json_object *ssm = plp_json_member(o, "ssm_cfg"), *attention = plp_json_member(o, "attn_layer_idx");
-    if (ssm != NULL && !json_object_is_type(ssm, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: ssm_cfg is no object", where);
+    if (ssm != NULL && !json_object_is_type(ssm, json_type_object))
+        return PLP_FAIL(PLP_ERR_DATA, "%s: ssm_cfg is no object; fix: fetch it again", where);
     PLP_TRY(read_layer(ssm, where, c));
     const bool two = c->kind == MODEL_MAMBA2;
     c->tied = true;
@@ -244,7 +245,7 @@ plp_status model_config_resolve(json_object *root, const char *where, model_conf
 {
     memset(c, 0, sizeof *c);
     c->conv = 4, c->chunk = 256, c->norm_eps = 1e-5, c->dt_max = INFINITY, c->conv_bias = true, c->bos = c->pad = -1;
-    if (!json_object_is_type(root, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: no JSON object", where);
+    if (!json_object_is_type(root, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: no JSON object; fix: fetch it again", where);
     report_code(root, where);
     if (plp_json_member(root, "dim") != NULL) return resolve_codestral(root, where, c);
     if (plp_json_member(root, "model_type") != NULL) return resolve_hugging_face(root, where, c);

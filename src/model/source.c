@@ -55,7 +55,7 @@ static plp_status join(const char *dir, const char *name, char path[MOST_PATH], 
 {
     struct stat info;
     if (snprintf(path, MOST_PATH, "%s/%s", dir, name) >= MOST_PATH)
-        return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes", dir, MOST_PATH - 1);
+        return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes; fix: choose a shorter one", dir, MOST_PATH - 1);
     *there = stat(path, &info) == 0;
     return PLP_OK;
 }
@@ -121,7 +121,7 @@ static plp_status open_directory(model_source *s, const char *dir, const model_s
     PLP_DO(model_config_resolve_mixer_norms(c, root, path));
     PLP_DO(model_config_resolve_ids(c, root, path, dir, s->tokenizer, s->tokenizer_bytes));
     if ((st = model_config_check(c)) != PLP_OK) {
-        st = PLP_FAIL(st, "%s: %s", path, plp_last_error());
+        st = PLP_FAIL(st, "%s: %s; fix: correct it, or fetch the checkpoint again", path, plp_last_error());
         goto done;
     }
     PLP_DO(model_checkpoint_map_check(&s->map, c));

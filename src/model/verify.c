@@ -286,10 +286,12 @@ static plp_status judge(model_difference *d, bool exact, const model_verify_opti
         return PLP_FAIL(
             PLP_ERR_DISAGREE,
             "%s, layer %lld, %s: the sharded model's error against float32 is %.3g, the whole one's %.3g: %.3g times as large, %.3g "
-            "allowed",
+            "allowed; fix: see --all, try other hosts",
             d->phase, (long long)d->layer, d->tensor, d->error, d->whole_error, d->ratio, o->error_ratio);
-    return PLP_FAIL(PLP_ERR_DISAGREE, "%s, layer %lld, %s: sharded and whole model differ by %.3g of the largest value, %.3g allowed",
-                    d->phase, (long long)d->layer, d->tensor, d->relative, o->tolerance);
+    return PLP_FAIL(
+        PLP_ERR_DISAGREE,
+        "%s, layer %lld, %s: sharded and whole model differ by %.3g of the largest value, %.3g allowed; fix: see --all, try other hosts",
+        d->phase, (long long)d->layer, d->tensor, d->relative, o->tolerance);
 }
 
 plp_status model_verify(model *shard, model *whole, model *exact, const model_verify_options *o, model_difference **out, int *count)

@@ -90,7 +90,7 @@ plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context
 {
     const bool device = backend == kn_cuda();
     if (g->size > 256) return PLP_FAIL(PLP_ERR_USAGE, "%d ranks, at most 256; fix: start fewer", g->size);
-    if (kind == TP_COMM_NCCL && !device) return PLP_FAIL(PLP_ERR_USAGE, "--comm nccl needs --device cuda");
+    if (kind == TP_COMM_NCCL && !device) return PLP_FAIL(PLP_ERR_USAGE, "--comm nccl needs --device cuda; fix: give it, or --comm mpi");
     g->backend = backend, g->context = context;
     g->kind = kind != TP_COMM_AUTO ? kind : device ? TP_COMM_NCCL : TP_COMM_MPI;
     if (g->size == 1) return PLP_OK;

@@ -60,6 +60,18 @@ refused 64 "--output is missing" logits --model "$demo" -i "$work/in"
     cp -r "$demo" "$work/cut" && truncate -s -1000 "$work/cut/model.safetensors"
     refused 65 "model.safetensors" generate --model "$work/cut" --prompt a
 
+    # What is broken is named with its folder, and what to do about it.
+    mkdir "$work/odd" && cp "$demo"/* "$work/odd"
+    : >"$work/odd/config.json"
+    refused 65 "$work/odd/config.json: byte 0: unexpected end of data; fix: " generate -m "$work/odd" -q -p a
+    sed 's/"head_dim": 32/"head_dim": 33/' "$demo/config.json" >"$work/odd/config.json"
+    refused 65 "inner is 512; fix: " generate -m "$work/odd" -q -p a
+    sed 's/"layer_norm_epsilon": 1e-05/"layer_norm_epsilon": 0/' "$demo/config.json" >"$work/odd/config.json"
+    refused 65 "$work/odd/config.json: config: norm_eps 0 is outside (0, 1); fix: " generate -m "$work/odd" -q -p a
+    rm "$work/odd/model.safetensors" && mkdir "$work/odd/model.safetensors"
+    refused 65 "model.safetensors: not a regular file; fix: " generate -m "$work/odd" -q -p a
+    [ "$np" = 1 ] || refused 64 "--comm nccl needs --device cuda; fix: " generate $quiet_demo -p a --device cpu --comm nccl
+
     # Jobs: nothing stays behind.
     printf '{"id": "a", "prompt": [1]}\n{"id": "a", "prompt": [2]}\n' >"$work/twice.jsonl"
     printf '{"id": "a", "prompt": [1]}\n{"id": "b", "prompt": [1,\n' >"$work/torn.jsonl"

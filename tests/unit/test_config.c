@@ -361,6 +361,27 @@ static void ids_come_from_the_first_that_tells(void **state)
     assert_int_equal(ids(HF ",\"eos_token_id\":\"2\"}", NULL, NULL, NULL, &c), PLP_ERR_DATA);
     assert_int_equal(ids(HF ",\"eos_token_id\":[1,2,3,4,5,6,7,8,9]}", NULL, NULL, NULL, &c), PLP_ERR_DATA);
     assert_int_equal(ids(HF "}", "{\"eos_token_id\":", NULL, NULL, &c), PLP_ERR_DATA);
+    /* Which file, and where it is. */
+    static const struct {
+        const char *generation, *tokens, *tokenizer, *file, *message;
+    } bad[] = {
+        { "{\"eos_token_id\":[1,99999]}", NULL, NULL, "generation_config.json", "eos_token_id 99999, the vocabulary has 300 rows; fix: " },
+        { "{\"eos_token_id\":-1}", NULL, NULL, "generation_config.json", "eos_token_id -1, the vocabulary has 300 rows; fix: " },
+        { NULL, "{\"eos_token\":\"e\",\"added_tokens_decoder\":{\"300\":{\"content\":\"e\"}}}", NULL, "tokenizer_config.json",
+          "eos_token_id 300, the vocabulary has 300 rows; fix: " },
+        { "{\"eos_token_id\":[1,2,3,4,5,6,7,8,9]}", NULL, NULL, "generation_config.json",
+          "eos_token_id: 9 ids, at most 8 are kept; fix: " },
+        { "{\"_from_model_config\":1}", NULL, NULL, "generation_config.json", "_from_model_config: 1 is not true or false; fix: " },
+        { NULL, "", NULL, "tokenizer_config.json", "byte 0: unexpected end of data; fix: " },
+        { NULL, NULL, "x", "tokenizer.json", "byte 0: unexpected character; fix: " },
+        { NULL, NULL, "{\"model\":{\"vocab\":{\"a\":300}}}", "tokenizer.json", "ids up to 300, the embedding has 300 rows; fix: " },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char want[512];
+        assert_int_equal(ids(HF ",\"eos_token_id\":5}", bad[i].generation, bad[i].tokens, bad[i].tokenizer, &c), PLP_ERR_DATA);
+        snprintf(want, sizeof want, "%s/%s: %s", dir, bad[i].file, bad[i].message);
+        if (strstr(plp_last_error(), want) == NULL) fail_msg("\"%s\" lacks \"%s\"", plp_last_error(), want);
+    }
 }
 
 static void attributes_give_the_config_back(void **state)

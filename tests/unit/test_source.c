@@ -650,9 +650,9 @@ static void config_and_tensors_disagree(void **state)
     put("config.json", "{\"model_type\":\"mamba2\",\"hidden_size\":32,\"num_hidden_layers\":2,\"n_groups\":1}");
     open_fails(PLP_ERR_SHAPE, "backbone.embedding.weight is [48, 64]");
     put("config.json", HUGGING_FACE(",\"num_heads\":3"));
-    open_fails(PLP_ERR_DATA, "config.json: config: heads 3 * head_dim 64 is 192, inner is 128");
+    open_fails(PLP_ERR_DATA, "config.json: config: heads 3 * head_dim 64 is 192, inner is 128; fix: ");
     put("config.json", HUGGING_FACE(",\"eos_token_id\":48"));
-    open_fails(PLP_ERR_DATA, "stop token id 48, the vocabulary has 48 rows");
+    open_fails(PLP_ERR_DATA, "config.json: eos_token_id 48, the vocabulary has 48 rows; fix: ");
     put("config.json", "{\"model_type\":\"mamba2\",\"hidden_size\":64,\"num_hidden_layers\":2,\"vocab_size\":40,\"n_groups\":2}");
     open_source(&s, dir); /* padding rows, which the config does not count */
     assert_true(model_source_config(s)->vocab == 48 && model_source_config(s)->vocab_used == 40);
