@@ -1,17 +1,35 @@
 #include "cli/batch_summary.h"
 
 #include "base/error.h"
+#include "base/json.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
-plp_status batch_summary_open(batch_summary *s, const char *path)
+/* Whether a file is one: no other has these members. */
+static bool is_summary(const char *path)
+{
+    enum { MOST = 1 << 16 };
+    json_object *o = NULL;
+    if (plp_json_read(path, MOST, &o) != PLP_OK) return false;
+    const bool yes = plp_json_member(o, "finished") != NULL && plp_json_member(o, "ttft_ms") != NULL;
+    json_object_put(o);
+    return yes;
+}
+
+plp_status batch_summary_open(batch_summary *s, const char *path, bool replace)
 {
     struct stat info;
     *s = (batch_summary){ .path = path, .part = { .directory = -1, .fd = -1 } };
     if (path == NULL) return PLP_OK;
-    if (stat(path, &info) != 0 || S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) return io_part_create(&s->part, path, true);
+    const bool there = stat(path, &info) == 0;
+    if (!there || S_ISREG(info.st_mode) || S_ISDIR(info.st_mode)) {
+        PLP_TRY(io_part_create(&s->part, path, true));
+        if (!there || replace || is_summary(path)) return PLP_OK;
+        return PLP_FAIL(PLP_ERR_CREATE, "%s is there and is no summary; output; fix: choose another name, or ask to replace it (--force)",
+                        path);
+    }
     if ((s->stream = fopen(path, "w")) != NULL) return PLP_OK;
     return PLP_FAIL(plp_create_status(errno), "cannot create %s: %s; output; fix: choose a file that can be written", path,
                     strerror(errno));

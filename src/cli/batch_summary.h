@@ -13,8 +13,9 @@ typedef struct {
     FILE *stream; /* of what is no regular file, or NULL */
 } batch_summary;
 
-/* PLP_ERR_CREATE or PLP_ERR_PERM when it cannot be written.  batch_summary_close is due in any case. */
-plp_status batch_summary_open(batch_summary *s, const char *path);
+/* PLP_ERR_CREATE or PLP_ERR_PERM when it cannot be written, and, but for `replace`, where a file is there that no job wrote as its summary: a
+ * job that goes on replaces that of its last start.  batch_summary_close is due in any case. */
+plp_status batch_summary_open(batch_summary *s, const char *path, bool replace);
 plp_status batch_summary_write(batch_summary *s, const char *text);
 void batch_summary_close(batch_summary *s);
 

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "engine/state_file.h"
 #include "io/part_file.h"
 
 #include <errno.h>
@@ -31,7 +32,8 @@ static const plp_option options[] = {
     { "--prompt", "-p", "TEXT", PLP_OPTION_TEXT, &given.prompt, 0, 0, "the prompt" },
     { "--prompt-file", "-f", "FILE", PLP_OPTION_TEXT, &given.file, 1, 0, "the prompt is this file's text; -: standard input" },
     { "--prompt-token-ids", NULL, "1,2,3", PLP_OPTION_INTS, &given.ids, 0, INT32_MAX, "the prompt as token ids; nothing is added" },
-    { "--save-state", NULL, "FILE", PLP_OPTION_TEXT, &given.save, 1, 0, "keep the sequence's state here when all is done" },
+    { "--save-state", NULL, "FILE", PLP_OPTION_TEXT, &given.save, 1, 0,
+      "keep the sequence's state here when all is done, in the place of\nan older state, and of no other file; FILE.part until then" },
     { "--load-state", NULL, "FILE", PLP_OPTION_TEXT, &given.load, 1, 0, "go on from such a state; a prompt may follow it" },
     { "--json", NULL, NULL, PLP_OPTION_FLAG, &given.json, 0, 0,
       "print one object when all is done, instead of text as it comes;\nof a model without tokenizer always" },
@@ -304,7 +306,7 @@ static plp_status check_save(const cli *c)
     PLP_TRY(cli_not_input(given.save, given.file));
     const plp_status st = io_part_create(&part, given.save, true);
     io_part_discard(&part);
-    return st;
+    return st == PLP_OK ? state_file_may_replace(given.save, c->model.trust_model) : st;
 }
 
 static plp_status run(cli *c)

@@ -39,9 +39,10 @@ static const plp_option options[] = {
     { "--answers", NULL, "N", PLP_OPTION_INT, &given.answers, 1, 128, "to each prompt, the field n; default 1" },
     { "--include-stop", NULL, NULL, PLP_OPTION_FLAG, &given.include_stop, 0, 0, "a stop string is part of the text" },
     { "--max-line-mib", NULL, "N", PLP_OPTION_INT, &given.line_mib, 1, 1024, "longest line, in MiB; default 64" },
-    { "--force", NULL, NULL, PLP_OPTION_FLAG, &given.force, 0, 0, "begin anew, and replace the output if it exists" },
+    { "--force", NULL, NULL, PLP_OPTION_FLAG, &given.force, 0, 0, "begin anew, and replace output and summary if they exist" },
     { "--break-lock", NULL, NULL, PLP_OPTION_FLAG, &given.break_lock, 0, 0, "the job of another host that holds the output is gone" },
-    { "--summary", NULL, "FILE", PLP_OPTION_TEXT, &given.summary, 1, 0, "write the closing summary as JSON" },
+    { "--summary", NULL, "FILE", PLP_OPTION_TEXT, &given.summary, 1, 0,
+      "write the closing summary as JSON, in the place of an older one;\n--force: of any file" },
     { "--canary", NULL, "FILE", PLP_OPTION_TEXT, &given.canary, 1, 0,
       "compute a fixed prompt at the start and the end: record its answer\nin FILE, or stop with 76 if it is not the same any more" },
     { "--progress", NULL, "auto|off", PLP_OPTION_CHOICE, &given.progress, 0, 0, "a line on a terminal, one every ten seconds in a log" },
@@ -162,7 +163,7 @@ static plp_status open_files(const cli *c, batch_job *job, batch_summary *summar
     PLP_TRY(check_output(c, job->input));
     PLP_TRY(check_summary(c, job->input));
     PLP_TRY(batch_output_create(&job->output, given.output, given.order == 0, given.force, given.break_lock));
-    PLP_TRY(batch_summary_open(summary, given.summary));
+    PLP_TRY(batch_summary_open(summary, given.summary, given.force));
     if (!given.strict) return PLP_OK;
     if (batch_input_digest(job->input) == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--strict with an input that is no file; command line; fix: give a file, it is read twice");

@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* In a layer a slot holds conv (rows, x B C) and then ssm (channels, state): parts of `rows` rows each, which lie `ld` apart and of which
  * a rank has the `columns` that begin at `at`. */
@@ -146,6 +147,18 @@ static plp_status check(const io_model_file *h, const char *digest, const char *
     if (strcmp(of, digest) == 0) return PLP_OK;
     return PLP_FAIL(PLP_ERR_DATA, "%s is a state of model %.12s..., this is model %.12s...; fix: use the model that it was saved with",
                     path, of, digest);
+}
+
+plp_status state_file_may_replace(const char *path, bool trust)
+{
+    io_model_file *h = NULL;
+    const char *of = NULL;
+    if (access(path, F_OK) != 0) return PLP_OK;
+    plp_status st = trust ? io_model_open_trusted(&h, path) : io_model_open(&h, path);
+    if (st == PLP_OK) st = io_model_get_string(h, "state_of", &of);
+    io_model_close(&h);
+    if (st != PLP_ERR_DATA && (st != PLP_OK || of != NULL)) return st;
+    return PLP_FAIL(PLP_ERR_CREATE, "%s is there and is no state file; fix: delete it, or choose another name", path);
 }
 
 static plp_status read_tokens(state_file *f, const io_model_file *h, const char *path)

@@ -17,6 +17,9 @@
 plp_status state_file_write(model *m, const char *digest, int slot, const int *tokens, int64_t count, int64_t past, int64_t prompt,
                             const char *path);
 
+/* PLP_ERR_CREATE where a file at path is none of ours.  One that is damaged but for its numbers cannot be told from others. */
+plp_status state_file_may_replace(const char *path, bool trust);
+
 typedef struct {
     int *tokens;                 /* (count) */
     int64_t count, past, prompt; /* prompt: past in files that do not say it */

@@ -186,6 +186,16 @@ has 22 '"custom_id":"r","response":null,"error":{"code":"DATA"'
 has 26 '"id":"v","text":"'
 grep -q '"requests":26' "$work/summary" && grep -q '"failed":24' "$work/summary" || fail "summary: $(cat "$work/summary")"
 grep -q 'error\[PARTIAL\]: 24 of 26 requests failed' "$work/err" || fail "no closing line"
+# No other file makes way for a summary, but for --force; an older one does.
+cp "$work/summary" "$work/older"
+echo '{"finished": 1}' >"$work/summary"
+refused 73 "summary is there and is no summary; output; fix: " run-batch -q --model "$demo" -i "$in" -o "$out.2" --summary "$work/summary"
+[ "$(cat "$work/summary")" = '{"finished": 1}' ] && [ -z "$(find "$work" -name 'out.jsonl.2*' -o -name 'summary.part')" ] || fail "what was no summary"
+cp "$work/older" "$work/summary"
+batch 3 --force --summary "$work/summary"
+echo >"$work/summary"
+batch 3 --force --summary "$work/summary"
+grep -q '"requests":26' "$work/summary" || fail "--force: no summary"
 cp "$out" "$work/kept"
 if [ "$np" = 1 ]; then # under mpirun stdin is its own
     "$polylepis" run-batch -q --model "$demo" -i - -o - <"$in" >"$work/out" 2>"$work/err"

@@ -58,6 +58,15 @@ np=$here
 refused 65 "is a state of model" generate -m "$source/tests/data/fixtures/mamba2-g1" -q --load-state "$work/state" -n 2
 other_weights "$work/other"
 refused 65 "is a state of model" generate -m "$work/other" -q --load-state "$work/state" -n 2
+# No other file makes way for a state; an older state does.
+echo notes >"$work/notes.txt"
+refused 73 "notes.txt is there and is no state file; fix: " generate -m "$demo" -q -p A -n 1 --save-state "$work/notes.txt"
+"$polylepis" convert "$demo" "$work/kept.h5" -q
+refused 73 "kept.h5 is there and is no state file" generate -m "$demo" -q -p A -n 1 --save-state "$work/kept.h5"
+[ "$(cat "$work/notes.txt")" = notes ] && "$polylepis" inspect "$work/kept.h5" >"$work/a" 2>&1 || fail "a file that is no state is gone"
+run generate -m "$demo" -q --json --load-state "$work/state" -n 1 --save-state "$work/state"
+[ $rc = 0 ] || fail "a state in the place of itself: exit $rc"
+
 refused 66 "$work/none" generate -m "$demo" -q --load-state "$work/none" -n 2
 refused 73 "$work/none" generate -m "$demo" -q -p A -n 1 --save-state "$work/none/state" --json
 run inspect "$demo"

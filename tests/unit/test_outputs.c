@@ -28,7 +28,7 @@ static plp_status make_part(const char *path)
 static plp_status make_summary(const char *path)
 {
     batch_summary summary;
-    const plp_status st = batch_summary_open(&summary, path);
+    const plp_status st = batch_summary_open(&summary, path, false);
     batch_summary_close(&summary);
     return st;
 }
