@@ -493,3 +493,9 @@ plp_status cli_not_input(const char *output, const char *input)
         return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", output);
     return PLP_OK;
 }
+
+plp_status cli_not_stream(const char *what, const char *path)
+{
+    if (path == NULL || strcmp(path, "-") != 0) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_USAGE, "%s -: standard output cannot be it; command line; fix: name a file", what);
+}

@@ -50,6 +50,10 @@ plp_status cli_read_input(const cli *c, const char *path, size_t most, char **te
  * are accepted. */
 plp_status cli_not_input(const char *output, const char *input);
 
+/* PLP_ERR_USAGE for "-" where a file is written, which takes its name when it is complete: elsewhere it is standard output.  NULL is
+ * accepted. */
+plp_status cli_not_stream(const char *what, const char *path);
+
 /* What must be the same on all ranks before they begin: build and libraries.  Their number. */
 int cli_program_claims(tp_claim *claims);
 

@@ -27,6 +27,7 @@ static bool asked_to_stop(void)
 /* Rank 0 does it; the others wait for it on their way out. */
 static plp_status run(cli *c)
 {
+    PLP_TRY(cli_not_stream("the output", c->words[1]));
     cli_watch_signals(); /* the others too: mpirun and srun signal all of them */
     if (c->rank != 0) return PLP_OK;
     PLP_TRY(cli_not_input(c->words[1], c->words[0]));

@@ -45,6 +45,7 @@ static plp_status check_options(void)
     const int prompts = (given.prompt != NULL) + (given.file != NULL) + (given.ids.count > 0);
     if (prompts > 1 || (prompts == 0 && given.load == NULL))
         return PLP_FAIL(PLP_ERR_USAGE, "%d prompts; command line; fix: give one of --prompt, --prompt-file, --prompt-token-ids", prompts);
+    PLP_TRY(cli_not_stream("--save-state", given.save));
     PLP_TRY(cli_check_bos(&sampling->bos));
     if (sampling->logprobs != CLI_NO_LOGPROBS && !given.json)
         return PLP_FAIL(PLP_ERR_USAGE, "--logprobs without --json; command line; fix: give --json as well");

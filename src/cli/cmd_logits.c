@@ -138,6 +138,7 @@ static plp_status run(cli *c)
     if (given.input == NULL || given.output == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "%s is missing; command line; fix: polylepis %s", given.input ? "--output" : "--input",
                         cli_logits.usage);
+    PLP_TRY(cli_not_stream("--output", given.output));
     PLP_TRY(cli_read_input(c, given.input, MOST_INPUT, &text, &bytes));
     cli_watch_signals();
     if (c->rank == 0) st = open_output(c, &out);

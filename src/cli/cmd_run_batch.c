@@ -236,6 +236,8 @@ static plp_status check_options(void)
     if (given.input == NULL || given.output == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "%s is missing; command line; fix: polylepis %s", given.input ? "--output" : "--input",
                         cli_run_batch.usage);
+    PLP_TRY(cli_not_stream("--summary", given.summary));
+    PLP_TRY(cli_not_stream("--canary", given.canary));
     return cli_check_bos(&cli_sampling_given.bos);
 }
 

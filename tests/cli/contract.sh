@@ -39,6 +39,11 @@ refused 64 "unknown option --max-slice" perplexity --model "$demo" --max-slice 1
 refused 64 "--max-batch-tokens has no say" verify --model "$demo" --max-batch-tokens 16
 refused 64 "--prefix-cache" bench --shape mamba2-130m --prefix-cache all
 refused 64 "--cache-block 7" generate --model "$demo" -q --prompt a --prefix-cache all --cache-block 7
+# Standard output, where a file takes its name in the end.
+refused 64 "--output -: standard output cannot be it" logits --model "$demo" -i "$work/in" -o -
+refused 64 "the output -: standard output" convert "$demo" -
+refused 64 "--summary -: standard output" run-batch --model "$demo" -i "$work/in" -o - --summary -
+refused 64 "--canary -: standard output" run-batch --model "$demo" -i "$work/in" -o - --canary -
 refused 64 "--output is missing" logits --model "$demo" -i "$work/in"
 # shellcheck disable=SC2086 # words
 {

@@ -66,6 +66,7 @@ refused 73 "kept.h5 is there and is no state file" generate -m "$demo" -q -p A -
 [ "$(cat "$work/notes.txt")" = notes ] && "$polylepis" inspect "$work/kept.h5" >"$work/a" 2>&1 || fail "a file that is no state is gone"
 run generate -m "$demo" -q --json --load-state "$work/state" -n 1 --save-state "$work/state"
 [ $rc = 0 ] || fail "a state in the place of itself: exit $rc"
+refused 64 "--save-state -: " generate -m "$demo" -q -p A -n 1 --save-state -
 
 refused 66 "$work/none" generate -m "$demo" -q --load-state "$work/none" -n 2
 refused 73 "$work/none" generate -m "$demo" -q -p A -n 1 --save-state "$work/none/state" --json
