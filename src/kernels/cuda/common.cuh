@@ -224,6 +224,7 @@ __device__ __forceinline__ float kn_silu(float v) { return v * kn_reciprocal(1.f
 /* log(1 + e^x), linear above 20; log1p keeps its digits where e^x is small. */
 __device__ __forceinline__ float kn_softplus(float x) { return x > 20.f ? x : log1pf(expf(x)); }
 
+__device__ __forceinline__ float kn_ssm_dt(float raw, float bias, float least, float most) { return fminf(fmaxf(kn_softplus(raw + bias), least), most); }
 /* One head's dt of a row, and what it does to the state. */
 struct kn_ssm_scalars {
     float dt, decay, skip;
@@ -231,7 +232,7 @@ struct kn_ssm_scalars {
 __device__ __forceinline__ kn_ssm_scalars kn_ssm_scalars_of(const kn_ssm_args &a, float raw, int head)
 {
     kn_ssm_scalars r;
-    r.dt = fminf(fmaxf(kn_softplus(raw + (a.dt_bias != NULL ? a.dt_bias[head] : 0.f)), a.dt_min), a.dt_max);
+    r.dt = kn_ssm_dt(raw, a.dt_bias != NULL ? a.dt_bias[head] : 0.f, a.dt_min, a.dt_max);
     r.decay = expf(r.dt * a.A[head]);
     r.skip = a.D != NULL ? a.D[head] : 0.f;
     return r;

@@ -100,6 +100,24 @@ __device__ __forceinline__ bool step_there(uint4 v)
 }
 __device__ __forceinline__ float step_bf16(uint32_t told) { return __uint_as_float(told & 0xffff0000); }
 
+/* The sums of COUNT values over LANES neighbouring lanes: halve the list while halving the lanes.  Lane l returns that of value
+ * l % LANES / (LANES / COUNT). */
+template <int COUNT, int LANES> __device__ __forceinline__ float step_sum_lanes(float (&y)[COUNT], int lane)
+{
+    int bit = LANES / 2;
+#pragma unroll
+    for (int half = COUNT / 2; half > 0; half /= 2, bit /= 2)
+#pragma unroll
+        for (int j = 0; j < half; j++) {
+            const float give = lane & bit ? y[j] : y[j + half], keep = lane & bit ? y[j + half] : y[j];
+            y[j] = keep + __shfl_xor_sync(~0u, give, bit);
+        }
+    float sum = y[0];
+#pragma unroll
+    for (; bit > 0; bit /= 2) sum += __shfl_xor_sync(~0u, sum, bit);
+    return sum;
+}
+
 /* V = 2, 4 or 8 neighbouring elements of a state, from L2 */
 template <int V> __device__ __forceinline__ void state_load(const float *p, float (&s)[V])
 {

@@ -23,20 +23,6 @@ struct ssm_args {
     step_told told; /* TOLD */
 };
 
-/* The 8 sums over 32 lanes in 9 shuffles: halve the list while halving the lanes.  Lane l returns sum l / 4. */
-__device__ __forceinline__ float sum_rows(float (&y)[8], int lane)
-{
-#pragma unroll
-    for (int half = 4, bit = 16; half > 0; half /= 2, bit /= 2)
-#pragma unroll
-        for (int j = 0; j < half; j++) {
-            const float give = lane & bit ? y[j] : y[j + half], keep = lane & bit ? y[j + half] : y[j];
-            y[j] = keep + __shfl_xor_sync(~0u, give, bit);
-        }
-    y[0] += __shfl_xor_sync(~0u, y[0], 2);
-    return y[0] + __shfl_xor_sync(~0u, y[0], 1);
-}
-
 /* TOLD: grid (rows / rows_each, heads), so that heads end in the order of z; else (heads, rows). */
 template <class T, int V, bool TOLD> __global__ void __launch_bounds__(STEP_THREADS, 4) mixer_ssm_kernel(const __grid_constant__ ssm_args a)
 {
@@ -127,7 +113,7 @@ template <class T, int V, bool TOLD> __global__ void __launch_bounds__(STEP_THRE
             fetch(next_slot, next_fresh);
             to = row(next_dst);
         }
-        const float y_p = sum_rows(y, lane) + D * x_p;
+        const float y_p = step_sum_lanes<8, 32>(y, lane) + D * x_p;
         if constexpr (TOLD) {
             if (lane % 4 == 0) held[m - first][own] = y_p;
         } else {

@@ -58,19 +58,6 @@ struct sweep_shared {
 };
 
 #if STEP_CODE
-/* As kn_bulk_load; L2 keeps the bytes until they are written (0.7 % of an update). */
-__device__ __forceinline__ void load_kept(uint32_t to, const void *from, int bytes, uint32_t bar, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes),
-                 "r"(bar), "l"(policy)
-                 : "memory");
-}
-__device__ __forceinline__ uint64_t keep_policy()
-{
-    uint64_t p;
-    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(p));
-    return p;
-}
 __device__ __forceinline__ const void *down16(const void *p) { return (const void *)((uintptr_t)p & ~(uintptr_t)15); }
 
 /* The i-th head of all rows, in the order in which they lie in memory. */
@@ -122,7 +109,7 @@ template <class Shape, class F> __device__ __forceinline__ void sweep_turns(cons
 template <class S, int N> __device__ __forceinline__ void fetch_states(const sweep_kernel_args &k, sweep_shared &sh, unsigned char *ring)
 {
     typedef sweep_shape<S, N> shape;
-    const uint64_t policy = keep_policy();
+    const uint64_t policy = kn_keep_policy();
     int asked = 0; /* stages */
     sweep_turns<shape>(k.a, sh, [&](const sweep_head &h, int slot, int phase, bool all) {
         if (h.row < 0) return;
@@ -142,7 +129,7 @@ template <class S, int N> __device__ __forceinline__ void fetch_states(const swe
                 continue;
             }
             kn_bar_expect(bar, STAGE);
-            load_kept(kn_shared(ring) + at * STAGE, from + s * STAGE, STAGE, bar, policy);
+            kn_bulk_load_kept(kn_shared(ring) + at * STAGE, from + s * STAGE, STAGE, bar, policy);
         }
     });
 }
@@ -171,34 +158,6 @@ template <class T, class S, int N, bool GATE> __device__ __forceinline__ void fe
     sweep_turns<sweep_shape<S, N>>(a, sh, fetch);
 }
 
-template <class S, int V> __device__ __forceinline__ void widen(uint4 u, float (&v)[V])
-{
-    const kn_pack<S, V> p = *(const kn_pack<S, V> *)&u;
-#pragma unroll
-    for (int k = 0; k < V; k++) v[k] = kn_float(p.v[k]);
-}
-template <class S, int V> __device__ __forceinline__ uint4 narrow(const float (&v)[V])
-{
-    uint4 u;
-    kn_store<V>((S *)&u, v);
-    return u;
-}
-/* The sums of COUNT values over LANES neighbouring lanes: halve the list while halving the lanes.  Lane l returns that of value l % LANES / (LANES / COUNT) */
-template <int COUNT, int LANES> __device__ __forceinline__ float sum_lanes(float (&y)[COUNT], int lane)
-{
-    int bit = LANES / 2;
-#pragma unroll
-    for (int half = COUNT / 2; half > 0; half /= 2, bit /= 2)
-#pragma unroll
-        for (int j = 0; j < half; j++) {
-            const float give = lane & bit ? y[j] : y[j + half], keep = lane & bit ? y[j + half] : y[j];
-            y[j] = keep + __shfl_xor_sync(~0u, give, bit);
-        }
-    float sum = y[0];
-#pragma unroll
-    for (; bit > 0; bit /= 2) sum += __shfl_xor_sync(~0u, sum, bit);
-    return sum;
-}
 #endif
 
 template <class T, class S, int N, bool GATE> __global__ void __launch_bounds__(sweep_shape<S, N>::THREADS) ssm_sweep_kernel(const __grid_constant__ sweep_kernel_args k)
@@ -256,7 +215,7 @@ template <class T, class S, int N, bool GATE> __global__ void __launch_bounds__(
             decay = __expf(dt * __ldg(a.A + head));
         } else {
             const float raw = kn_float(((const T *)(values + at::DT))[((uintptr_t)a.dt / 2 + m * a.ld_dt + head) % 8]);
-            dt = fminf(fmaxf(kn_softplus(raw + (a.dt_bias ? __ldg(a.dt_bias + head) : 0.f)), a.dt_min), a.dt_max);
+            dt = kn_ssm_dt(raw, a.dt_bias ? __ldg(a.dt_bias + head) : 0.f, a.dt_min, a.dt_max);
             decay = expf(dt * __ldg(a.A + head));
         }
         kn_bar_wait(kn_shared(&sh.full[slot * shape::PER_HEAD + stage]), phase);
@@ -280,17 +239,19 @@ template <class T, class S, int N, bool GATE> __global__ void __launch_bounds__(
         for (int j = 0; j < ROWS; j++) {
             const float dtx = dt * x[j];
             float v[V];
-            widen<S>(AT_ONCE ? h[j] : read(j), v);
+            uint4 u = AT_ONCE ? h[j] : read(j);
+            kn_load<V>((const S *)&u, v);
             y[j] = 0;
 #pragma unroll
             for (int q = 0; q < V; q++) {
                 v[q] = decay * v[q] + dtx * B[q];
                 y[j] += v[q] * C[q];
             }
-            __stwt((uint4 *)(to + j * shape::ABREAST * N), narrow<S>(v)); /* through L2: nobody reads it again within the step */
+            kn_store<V>((S *)&u, v);
+            __stwt((uint4 *)(to + j * shape::ABREAST * N), u); /* through L2: nobody reads it again within the step */
         }
         if (!AT_ONCE) release();
-        const float y_own = sum_lanes<ROWS, LANES>(y, lane) + D * x_own;
+        const float y_own = step_sum_lanes<ROWS, LANES>(y, lane) + D * x_own;
         T *out = (T *)a.y + m * a.ld_y + head * STEP_DIM + own;
         if (GATE) {
             const float v = y_own * kn_silu(z);
