@@ -70,9 +70,9 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
     *done = *up_to_date = false;
     /* a step too large for it takes other roundings: where results must not depend on the batch, no step may */
     if (l->kn->scan_mixer_begin == NULL || d->deterministic || b->decodes != b->seqs || d->unit % VECTOR != 0) return PLP_OK;
-    if (l->w->mixer_norm != NULL) return PLP_OK; /* the fused forms know no weights of these norms */
-    if (d->most_heads > KN_MIXER_HEADS * VECTOR) return PLP_OK;
-    if (b->seqs > KN_MIXER_WIDE) return PLP_OK; /* the pieces add what is pending while they norm */
+    if (l->w->mixer_norm != NULL) return PLP_OK;                /* the fused forms know no weights of these norms */
+    if (d->most_heads > KN_MIXER_HEADS * VECTOR) return PLP_OK; /* of fewer, a rank alone would go the other way */
+    if (b->seqs > KN_MIXER_WIDE) return PLP_OK;                 /* the pieces add what is pending while they norm */
     PLP_TRY(layer_settle(l));
     if (b->seqs > KN_MIXER_ROWS || (b->seqs > APART && a.exchange != NULL && a.mixed_exchange != NULL))
         PLP_TRY(l->kn->scan_mixer_begin(l->c, &a, b, done));
