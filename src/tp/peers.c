@@ -10,8 +10,9 @@
 #    include <cuda_runtime.h>
 
 /* Largest message that is quicker this way than through NCCL: everyone sends everything to everyone, twice as many bytes, but in one flight.
- * Two ranks: measured (docs/performance.md).  More: by the bytes a rank receives, (ranks - 1) times the message; above four 128 KiB, and a
- * quarter more, for a fused mixer's message has gaps: 33 words for every 32 rows that a block may have, whatever it has. */
+ * Two ranks: measured (docs/performance.md, "Sums between GPUs").  More: by the bytes a rank receives, (ranks - 1) times the message; above
+ * four 128 KiB, and a quarter more, for a fused mixer's message has gaps: 33 words for every 32 rows that a block may have, whatever it
+ * has. */
 static size_t most_bytes(int ranks) { return ranks == 2 ? (size_t)4 << 20 : ranks <= 4 ? (size_t)512 << 10 : (size_t)160 << 10; }
 
 enum { WORD = 8, PAYLOAD = 4 };
