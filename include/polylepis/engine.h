@@ -165,7 +165,7 @@ typedef struct plp_request {
 plp_request plp_request_defaults(void);
 
 /* Puts a request into the queue.  *id names it in events; with `answers` it is the first one's, and the others' follow it.  A failure leaves
- * *id and the queue as they were; where only some ranks fail, their queues differ and the next step says so (PLP_ERR_DISAGREE).
+ * *id and the queue as they were; where only some ranks fail, their queues differ and the next step says so on all (PLP_ERR_DISAGREE).
  * PLP_ERR_DATA for an empty prompt, an id outside the vocabulary, or a state file that is damaged or of another model; PLP_ERR_USAGE for a
  * parameter out of its range.  Of a state file also PLP_ERR_INPUT: it, or the program that parses it, is not there; PLP_ERR_PERM: it may not
  * be read; PLP_ERR_IO: reading failed; PLP_ERR_SHAPE: its sizes are not the model's. */
@@ -210,10 +210,10 @@ typedef struct plp_event {
 } plp_event;
 
 /* Collective.  Computes one step: a token of every running request whose prompt is done, and slices of prompts.  *left: requests that
- * wait or run afterwards.  With none of them it does nothing.  A request that fails by itself, because its numbers are not finite, is an
- * event and no failure of the step.  PLP_ERR_DISAGREE: the ranks have other requests, or drew other tokens; PLP_ERR_DEVICE: a GPU, CUDA or NCCL
- * failed; PLP_ERR_REMOTE: MPI did.  After a failure the engine is of no more use: every later step returns the same status, and leaves *left as it
- * was. */
+ * wait or run afterwards.  With none of them it computes nothing; but several ranks wait for each other in every step, to see whether they have
+ * the same requests.  A request that fails by itself, because its numbers are not finite, is an event and no failure of the step.
+ * PLP_ERR_DISAGREE: the ranks have other requests, or drew other tokens; PLP_ERR_DEVICE: a GPU, CUDA or NCCL failed; PLP_ERR_REMOTE: MPI did.
+ * After a failure the engine is of no more use: every later step returns the same status, and leaves *left as it was. */
 plp_status plp_engine_step(plp_engine *engine, int *left);
 /* The next event of the last step; 0 when there is none. */
 int plp_engine_next_event(plp_engine *engine, plp_event *event);

@@ -525,7 +525,8 @@ static plp_status admit(plp_engine *e)
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- step */
-/* Collective.  Before the first collective of a step, which would hang where ranks disagree about its size. */
+/* Collective.  The first of every step, also of one that has nothing to run here: the others may have.  Those behind it would hang where ranks
+ * disagree about their size, or whether they come at all. */
 static plp_status check_digests(plp_engine *e)
 {
     char ranks[64] = "";
@@ -869,7 +870,7 @@ static plp_status read_step(plp_engine *e, flight *f)
 static plp_status run_step(plp_engine *e)
 {
     flight *before = &e->flights[e->last_flight], *now = &e->flights[!e->last_flight];
-    if (e->runs > 0) PLP_TRY(queue_step(e, now));
+    PLP_TRY(e->runs > 0 ? queue_step(e, now) : check_digests(e));
     if (before->queued) PLP_TRY(read_step(e, before));
     if (now->queued && !(e->ahead && now->settles)) PLP_TRY(read_step(e, now));
     e->last_flight = !e->last_flight;
