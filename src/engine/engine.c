@@ -304,10 +304,11 @@ void plp_engine_statistics(const plp_engine *e, plp_engine_stats *stats)
 
 plp_status plp_encode(plp_engine *e, const char *text, size_t bytes, int add_special, int **ids, size_t *count)
 {
+    if (ids != NULL) *ids = NULL;
+    if (count != NULL) *count = 0;
     PLP_TRY(PLP_GIVEN(e, "engine"));
     PLP_TRY(PLP_GIVEN(ids, "ids"));
     PLP_TRY(PLP_GIVEN(count, "count"));
-    *ids = NULL, *count = 0;
     if (bytes > 0) PLP_TRY(PLP_GIVEN(text, "text"));
     if (e->tokenizer == NULL)
         return PLP_FAIL(PLP_ERR_USAGE,
@@ -317,10 +318,11 @@ plp_status plp_encode(plp_engine *e, const char *text, size_t bytes, int add_spe
 
 plp_status plp_decode(plp_engine *e, const int *ids, size_t count, int keep_special, char **text, size_t *bytes)
 {
+    if (text != NULL) *text = NULL;
+    if (bytes != NULL) *bytes = 0;
     PLP_TRY(PLP_GIVEN(e, "engine"));
     PLP_TRY(PLP_GIVEN(text, "text"));
     PLP_TRY(PLP_GIVEN(bytes, "bytes"));
-    *text = NULL, *bytes = 0;
     if (count > 0) PLP_TRY(PLP_GIVEN(ids, "ids"));
     if (e->tokenizer == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "the model has no tokenizer; fix: convert it with tokenizer.json in its directory");
