@@ -16,9 +16,10 @@
  *     while (plp_engine_step(engine, &left) == PLP_OK && ...)
  *         while (plp_engine_next_event(engine, &event)) ...
  *
- * A NULL where something is needed is PLP_ERR_USAGE, on the rank that gave it; functions without a status then do nothing, or describe no
- * engine.  One thread at a time per engine.  Of several engines on the same GPUs, one at a time: a step is over
- * when all of its events have come.  Kernels of two that wait for each other's ranks could keep one another from running. */
+ * MPI is initialised before the first call and finalised after the last.  A NULL where something is needed is PLP_ERR_USAGE, on the rank that
+ * gave it; functions without a status then do nothing, or describe no engine.  Messages speak of what the program has an option for by its
+ * name: --max-seqs is max_seqs.  One thread at a time per engine.  Of several engines on the same GPUs, one at a time: a step is over when all
+ * of its events have come.  Kernels of two that wait for each other's ranks could keep one another from running. */
 #ifndef POLYLEPIS_ENGINE_H
 #define POLYLEPIS_ENGINE_H
 
@@ -71,7 +72,8 @@ typedef struct plp_engine_options {
 /* Collective.  Opens the model on every rank of `comm`, which is duplicated.  *engine: the caller's, to be destroyed; NULL after a failure.
  *
  *   PLP_ERR_USAGE     an option out of its range, or one that does not fit the model (compute, cache_block); more ranks than it has heads;
- *                     an environment that makes HDF5 load code
+ *                     an environment that makes HDF5 load code; MPI_COMM_NULL or an inter-communicator; MPI that is not initialised or
+ *                     already finalised
  *   PLP_ERR_INPUT     the model, or the program that parses model files, is not there;  PLP_ERR_PERM: it may not be read
  *   PLP_ERR_DATA      the model's files break a rule, or its weights are NaN, infinite or useless;  PLP_ERR_SHAPE: a tensor has another shape
  *   PLP_ERR_IO        reading failed

@@ -212,6 +212,33 @@ static void what_is_missing_is_refused(plp_engine *e)
     CHECK(is_right(e));
 }
 
+/* Two groups that talk to each other are no group. */
+static void an_inter_communicator_is_refused(plp_engine *e)
+{
+    int rank, size;
+    MPI_Comm half, both;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    if (size == 1) return;
+    MPI_Comm_split(MPI_COMM_WORLD, rank == 0, rank, &half);
+    MPI_Intercomm_create(half, 0, MPI_COMM_WORLD, rank == 0 ? 1 : 0, 7, &both);
+    plp_engine *none = (plp_engine *)&e;
+    REFUSES(plp_engine_create(&none, both, &(plp_engine_options){ .model = PLP_DEMO }), "comm is an inter-communicator");
+    CHECK(none == NULL);
+    MPI_Comm_free(&both);
+    MPI_Comm_free(&half);
+    CHECK(is_right(e));
+}
+
+/* Every rank for itself: MPI is not there. */
+static bool is_refused_without_mpi(const char *says)
+{
+    plp_engine *none = (plp_engine *)&says;
+    const bool good = create(&none, PLP_DEMO) == PLP_ERR_USAGE && none == NULL && strstr(plp_last_error(), says) != NULL;
+    if (!good) fprintf(stderr, "test_misuse: %s: \"%s\"\n", says, plp_last_error());
+    return good;
+}
+
 /* Arrays that a request counts and does not have. */
 static void lists_that_are_missing_are_refused(plp_engine *e)
 {
@@ -273,6 +300,7 @@ static void a_child_leaves(plp_engine *e)
 
 int main(int argc, char **argv)
 {
+    const bool before = is_refused_without_mpi("MPI is not initialised");
     tp_group *g = mpi_test_begin(&argc, &argv);
     plp_engine *e = NULL;
     work w = { 0 };
@@ -286,9 +314,11 @@ int main(int argc, char **argv)
         lists_that_are_missing_are_refused(e);
         options_out_of_range_are_refused(e);
         one_of_two_fails(e);
+        an_inter_communicator_is_refused(e);
         another_thread_steps(e);
         a_child_leaves(e);
     }
     plp_engine_destroy(&e);
-    return mpi_test_end(g);
+    const int failed = mpi_test_end(g);
+    return before && is_refused_without_mpi("MPI is finalised") ? failed : 1;
 }
