@@ -48,22 +48,22 @@ typedef enum plp_cache { PLP_CACHE_NONE, PLP_CACHE_ALIGN, PLP_CACHE_ALL } plp_ca
  * CUDA. */
 typedef enum plp_ahead { PLP_AHEAD_AUTO, PLP_AHEAD_OFF, PLP_AHEAD_ON } plp_ahead;
 
-/* Borrowed for the call of plp_engine_create, strings included. */
+/* Borrowed for the call of plp_engine_create, strings included.  In brackets what is accepted, where it is not all that the type has. */
 typedef struct plp_engine_options {
-    const char *model;    /* a polylepis model file or a checkpoint directory                              */
-    plp_device device;    /* auto: CUDA where every rank sees a GPU                                        */
-    plp_number compute;   /* auto: as the weights are stored on CUDA, f32 on the CPU; f32: float32 everywhere */
-    plp_number state;     /* of the SSM state between steps; auto: f32, the only one without drift         */
-    plp_link link;        /* of the sums over ranks; auto: GPUs of a host by themselves, NCCL, else MPI      */
-    int threads;          /* CPU threads of a rank; 0: its share of the host's                             */
-    int deterministic;    /* results of a request must not depend on others, to the bit                    */
-    int max_seqs;         /* state slots: most requests that run at a time; 0: 16; -1: as memory allows    */
-    int max_batch_tokens; /* most tokens of a step; 0: 512.  At least max_seqs                             */
-    int max_slice;        /* most tokens of one prompt in a step; 0: what has room                         */
+    const char *model;    /* a polylepis model file or a checkpoint directory                                            */
+    plp_device device;    /* auto: CUDA where every rank sees a GPU                                                      */
+    plp_number compute;   /* auto: as the weights are stored on CUDA, f32 on the CPU; f32: float32 everywhere            */
+    plp_number state;     /* of the SSM state between steps; auto: f32, the only one without drift                       */
+    plp_link link;        /* of the sums over ranks; auto: GPUs of a host by themselves, NCCL, else MPI                  */
+    int threads;          /* CPU threads of a rank; 0: its share of the host's  [0, 1024]                                */
+    int deterministic;    /* results of a request must not depend on others, to the bit                                  */
+    int max_seqs;         /* state slots: most requests that run at a time; 0: 16; -1: as memory allows  [-1, 65536]     */
+    int max_batch_tokens; /* most tokens of a step, at least max_seqs; 0: 512, or max_seqs  [0, 1048576]                 */
+    int max_slice;        /* most tokens of one prompt in a step; 0: what has room  [0, 1048576]                         */
     plp_cache cache;
-    int cache_block;      /* tokens between states that are kept, a multiple of the model's chunk; 0: it   */
-    int cache_states;     /* most of them; 0: as cache_bytes says                                          */
-    uint64_t cache_bytes; /* for them, on every rank; 0: as many as max_seqs                               */
+    int cache_block;      /* tokens between states that are kept, a multiple of the model's chunk; 0: it  [0, 1048576]   */
+    int cache_states;     /* most of them; 0: as cache_bytes says  [0, 2^30]                                             */
+    uint64_t cache_bytes; /* for them, on every rank; 0: as many as max_seqs                                             */
     plp_ahead ahead;
     int trust_model;     /* HDF5 parses model and state files in this process, not in a confined one      */
     int allow_nonfinite; /* weights may be NaN, infinite or useless: they are not looked at               */
@@ -123,35 +123,36 @@ void plp_free(void *memory); /* NULL is accepted */
 enum { PLP_MOST_LOGPROBS = 20, PLP_ALL_LOGPROBS = 0x7fffffff };
 
 /* In the order in which they act: penalties, temperature, min_p, top_k, top_p; each after the first renormalises what is left.  Equal
- * probabilities: the lower id. */
+ * probabilities: the lower id.  In brackets what is accepted; NaN is not. */
 typedef struct plp_sampling {
-    double repetition;  /* > 0; 1: off.  Divides positive logits of ids in prompt or output, multiplies negative ones */
-    double presence;    /* subtracted from logits of ids in the output; 0: off                                        */
-    double frequency;   /* subtracted as often as the id is in the output; 0: off                                     */
-    double temperature; /* 0: the most probable token, and the filters below do nothing */
-    double min_p;       /* least probability, as a share of the largest; 0: off         */
-    int64_t top_k;      /* 0: off */
-    double top_p;       /* 1: off */
-    uint64_t seed;      /* equal seeds and prompts give equal outputs */
+    double repetition;  /* divides positive logits of ids in prompt or output, multiplies negative ones; 1: off  [0.001, 1000] */
+    double presence;    /* subtracted from logits of ids in the output; 0: off  [-100, 100]                                    */
+    double frequency;   /* subtracted as often as the id is in the output; 0: off  [-100, 100]                                 */
+    double temperature; /* 0, as all below 0.0001: the most probable token, and the filters below do nothing  [0, 1000]        */
+    double min_p;       /* least probability, as a share of the largest; 0: off  [0, 1]                                        */
+    int64_t top_k;      /* 0: off  [0, 2^53]                                                                                   */
+    double top_p;       /* share of what the others leave; 1: off; 0: the most probable token  [0, 1]                          */
+    uint64_t seed;      /* equal seeds and prompts give equal outputs                                                          */
 } plp_sampling;
 
-/* Borrowed for the call of plp_engine_submit, with all that it points to. */
+/* Borrowed for the call of plp_engine_submit, with all that it points to.  At most 1024 each of stop ids, stop strings, biases and bad words. */
 typedef struct plp_request {
     const int *ids; /* the prompt: at least one id, but for a state that is continued */
     size_t count;
     const char *state; /* NULL, or a file of plp_engine_save_state: its tokens come before ids, and are not computed again */
     plp_sampling sampling;
-    int64_t max_tokens; /* ends with PLP_FINISH_LENGTH after so many */
-    int64_t min_tokens; /* no stop, and no stop id, before so many   */
+    int64_t max_tokens; /* ends with PLP_FINISH_LENGTH after so many; at least 1    */
+    int64_t min_tokens; /* no stop, and no stop id, before so many  [0, max_tokens] */
     int ignore_eos;     /* the model's own stop ids do not stop      */
     const int *stop_ids;
     int stop_id_count;
     const char *const *stops; /* text that ends the request, in UTF-8; it is not given out */
     int stop_count;
-    int logprobs;        /* -1: none; k: of the token and the k most probable, of the logits as they are; PLP_ALL_LOGPROBS: of every id */
+    /* -1: none; k, up to PLP_MOST_LOGPROBS: of the token and the k most probable, of the logits as they are; PLP_ALL_LOGPROBS: of every id */
+    int logprobs;
     int prompt_logprobs; /* -1 or k, of the prompt's tokens but the first; then its prompt is computed whole, whatever is kept */
     int keep_special;    /* special tokens are part of the text */
-    const int *bias_ids; /* (bias_count), and what is added to their logits before all else */
+    const int *bias_ids; /* (bias_count), and what is added to their logits before all else  [-10000, 10000] */
     const double *biases;
     int bias_count;
     const int *allowed; /* (allowed_count) ids of which each token must be one; 0: any */
@@ -159,7 +160,7 @@ typedef struct plp_request {
     const int *const *bad; /* (bad_count) sequences of ids, (bad_sizes) long: what would complete one is not drawn */
     const int *bad_sizes;
     int bad_count;
-    int answers;           /* 0, 1: one; n: as many requests, *id and those behind it, for which the prompt is computed once */
+    int answers;           /* 0, 1: one; n: as many requests, *id and those behind it, for which the prompt is computed once  [0, 128] */
     const uint64_t *seeds; /* (answers) of theirs; NULL: sampling.seed */
 } plp_request;
 
@@ -198,7 +199,7 @@ typedef struct plp_event {
     size_t text_bytes;
     /* TOKEN, PROMPT */
     int token;
-    double logprob; /* with logprobs >= 0, prompt_logprobs >= 0 */
+    double logprob; /* 0 without logprobs */
     int tops;
     const int *top_id; /* (tops), most probable first */
     const double *top_logprob;

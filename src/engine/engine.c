@@ -759,7 +759,8 @@ static plp_status deliver(plp_engine *e, request *r, const sampling_choice *c, s
     e->stats.output_tokens++;
     PLP_TRY(request_append(r, c->token, &p));
     PLP_TRY(add_event(e, PLP_EVENT_TOKEN, r, &q));
-    q->event.token = c->token, q->event.logprob = c->logprob, q->event.tops = c->tops, q->event.text_bytes = p.ready;
+    q->event.token = c->token, q->event.tops = c->tops, q->event.text_bytes = p.ready;
+    if (r->given.logprobs >= 0) q->event.logprob = c->logprob; /* else it is the raw logit */
     memcpy(q->top_id, c->top_id, sizeof q->top_id);
     memcpy(q->top_logprob, c->top_logprob, sizeof q->top_logprob);
     if (list_at != SIZE_MAX) q->list_at = list_at, q->event.tops = (int)e->config->vocab_used;

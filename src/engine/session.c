@@ -54,12 +54,13 @@ static plp_status check_ranges(const plp_engine_options *in)
         const char *name;
         int64_t value, least, most;
     } ranges[] = {
-        { "device", in->device, 0, PLP_DEVICE_CUDA },
-        { "compute", in->compute, 0, PLP_NUMBER_F16 },
-        { "state", in->state, 0, PLP_NUMBER_F16 },
-        { "link", in->link, 0, PLP_LINK_NCCL },
-        { "cache", in->cache, 0, PLP_CACHE_ALL },
-        { "ahead", in->ahead, 0, PLP_AHEAD_ON },
+        /* enums are unsigned for some compilers: -1 is -1 */
+        { "device", (int)in->device, 0, PLP_DEVICE_CUDA },
+        { "compute", (int)in->compute, 0, PLP_NUMBER_F16 },
+        { "state", (int)in->state, 0, PLP_NUMBER_F16 },
+        { "link", (int)in->link, 0, PLP_LINK_NCCL },
+        { "cache", (int)in->cache, 0, PLP_CACHE_ALL },
+        { "ahead", (int)in->ahead, 0, PLP_AHEAD_ON },
         { "threads", in->threads, 0, MOST_THREADS },
         { "max_seqs", in->max_seqs, -1, MOST_SEQS_GIVEN },
         { "max_batch_tokens", in->max_batch_tokens, 0, MOST_TOKENS },

@@ -93,6 +93,9 @@ static void one_of_two_fails(plp_engine *good)
 
 static void options_out_of_range_are_refused(plp_engine *e)
 {
+    plp_engine *nothing = NULL;
+    const plp_engine_options minus = { .model = PLP_DEMO, .compute = (plp_number)-1 };
+    CHECK(plp_engine_create(&nothing, MPI_COMM_WORLD, &minus) == PLP_ERR_USAGE && strstr(plp_last_error(), "compute -1;") != NULL);
     const plp_engine_options wrong[] = {
         { .max_seqs = INT_MAX },   { .max_batch_tokens = INT_MAX }, { .state = (plp_number)9 }, { .link = (plp_link)9 },
         { .cache = (plp_cache)9 }, { .cache_states = INT_MAX - 1 }, { .threads = INT_MAX },     { .cache_block = -64 },
@@ -239,6 +242,16 @@ static bool is_refused_without_mpi(const char *says)
     return good;
 }
 
+/* What holds the log probability where one is asked for. */
+static void no_logprobs_are_zero(plp_engine *e)
+{
+    int left = 1;
+    submit(e);
+    while (left > 0 && CHECK(plp_engine_step(e, &left) == PLP_OK))
+        for (plp_event event; plp_engine_next_event(e, &event);)
+            if (event.kind == PLP_EVENT_TOKEN) CHECK(event.logprob == 0 && event.tops == 0);
+}
+
 /* Arrays that a request counts and does not have. */
 static void lists_that_are_missing_are_refused(plp_engine *e)
 {
@@ -315,6 +328,7 @@ int main(int argc, char **argv)
         options_out_of_range_are_refused(e);
         one_of_two_fails(e);
         an_inter_communicator_is_refused(e);
+        no_logprobs_are_zero(e);
         another_thread_steps(e);
         a_child_leaves(e);
     }
