@@ -82,6 +82,8 @@ plp_status plp_fail_errno(const char *file, int line, const char *doing, const c
     case EPERM: return plp_fail(PLP_ERR_PERM, file, line, "cannot %s %s: %s; fix: check its permissions", doing, what, strerror(e));
     case ENOMEM: return plp_fail(PLP_ERR_MEMORY, file, line, "cannot %s %s: %s", doing, what, strerror(e));
     case ELOOP: return plp_fail(PLP_ERR_INPUT, file, line, "cannot %s %s: %s; fix: check the path", doing, what, strerror(e));
+    case EMFILE:
+        return plp_fail(PLP_ERR_IO, file, line, "cannot %s %s: %s; fix: raise ulimit -n, or close files", doing, what, strerror(e));
     default: return plp_fail(PLP_ERR_IO, file, line, "cannot %s %s: %s", doing, what, strerror(e));
     }
 }

@@ -48,7 +48,8 @@ plp_status io_model_open(io_model_file **f, const char *path);
 /* The same with HDF5 in this process, and a warning that says so: for people who trust the file, where no process can be started. */
 plp_status io_model_open_trusted(io_model_file **f, const char *path);
 void io_model_close(io_model_file **f);
-bool io_model_is_file(const char *path); /* starts with the HDF5 signature */
+/* Whether it is a regular file that starts with the HDF5 signature.  A failure, of which *is is false: it could not be opened or read. */
+plp_status io_model_is_file(const char *path, bool *is);
 
 /* A missing attribute leaves *value as it is. */
 plp_status io_model_get_string(const io_model_file *f, const char *name, const char **value); /* borrowed */

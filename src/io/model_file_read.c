@@ -35,23 +35,28 @@ struct io_model_file {
     char digest[PLP_SHA256_HEX];
 };
 
-bool io_model_is_file(const char *path)
+plp_status io_model_is_file(const char *path, bool *is)
 {
     static const uint8_t signature[8] = { 0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n' };
+    plp_status st = PLP_OK;
     uint8_t b[sizeof signature];
     size_t used = 0;
     struct stat info;
+    *is = false;
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) return false;
-    bool is = fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
-    while (is && used < sizeof b) {
+    if (fd < 0) return PLP_FAIL_ERRNO("open", path);
+    if (fstat(fd, &info) != 0) PLP_DO(PLP_FAIL_ERRNO("read", path));
+    while (S_ISREG(info.st_mode) && used < sizeof b) {
         const ssize_t got = pread(fd, b + used, sizeof b - used, (off_t)used);
         if (got < 0 && errno == EINTR) continue;
-        is = got > 0;
-        used += is ? (size_t)got : 0;
+        if (got < 0) PLP_DO(PLP_FAIL_ERRNO("read", path));
+        if (got == 0) break;
+        used += (size_t)got;
     }
+    *is = used == sizeof b && memcmp(b, signature, sizeof b) == 0;
+done:
     close(fd);
-    return is && memcmp(b, signature, sizeof b) == 0;
+    return st;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ payloads */

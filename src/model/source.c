@@ -138,8 +138,10 @@ plp_status model_source_open(model_source **out, const char *path, const model_s
     *out = NULL;
     if (stat(path, &info) != 0) return PLP_FAIL_ERRNO("open", path);
     const bool directory = S_ISDIR(info.st_mode);
+    bool file = false;
     if (access(path, directory ? X_OK : R_OK) != 0) return PLP_FAIL_ERRNO("open", path);
-    if (!directory && !(S_ISREG(info.st_mode) && io_model_is_file(path)))
+    if (S_ISREG(info.st_mode)) PLP_TRY(io_model_is_file(path, &file));
+    if (!directory && !file)
         return PLP_FAIL(PLP_ERR_DATA, "%s: neither a model file (HDF5) nor a checkpoint directory; fix: name one of them", path);
     PLP_TRY(PLP_ALLOCATED(s = calloc(1, sizeof *s)));
     const plp_status st = directory ? open_directory(s, path, options) : open_model_file(s, path, options);

@@ -13,8 +13,11 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* ------------------------------------------------------------------------------------------------------- directories, and noise */
@@ -202,6 +205,31 @@ static void configs_of_the_fixtures(void **state)
     assert_string_not_equal(model_source_digest(s), model_source_digest(grouped));
     model_source_close(&s);
     model_source_close(&grouped);
+}
+
+/* A process that has no file descriptor left has no damaged model. */
+static void out_of_descriptors(void **state)
+{
+    (void)state;
+    char path[512];
+    struct rlimit limit;
+    plp_status st[2];
+    convert(checkpoints[0][1], path);
+    const int next = open("/dev/null", O_RDONLY);
+    assert_true(next >= 0 && close(next) == 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    for (int i = 0; i < 2; i++) {
+        model_source *s = NULL;
+        const char *name = i == 0 ? path : checkpoints[0][1];
+        const struct rlimit none = { .rlim_cur = (rlim_t)next, .rlim_max = limit.rlim_max };
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+        st[i] = model_source_open(&s, name, NULL);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        assert_int_equal(st[i], PLP_ERR_IO);
+        assert_null(s);
+        assert_non_null(strstr(plp_last_error(), name));
+        assert_non_null(strstr(plp_last_error(), "Too many open files; fix: raise ulimit -n"));
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ ranges */
@@ -935,6 +963,7 @@ int main(void)
         IN_DIR(bands_are_those_recorded),
         IN_DIR(model_files_give_the_same),
         IN_DIR(configs_of_the_fixtures),
+        IN_DIR(out_of_descriptors),
         IN_DIR(ranges_are_parts_of_the_whole),
         IN_DIR(a_pass_reads_all),
         IN_DIR(requests_outside_are_refused),
