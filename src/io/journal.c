@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SYNC_RECORDS = 64, PREFIX = 96, WINDOW = 1 << 18, MOST_DIFFERENCES = 4 };
+enum { SYNC_RECORDS = 64, PREFIX = 96, WINDOW = 1 << 18, MOST_DIFFERENCES = 4, SHOWN = 20 };
 static const int64_t MOST_LINES = (int64_t)1 << 36; /* whose offsets are a number of bytes that can be asked for */
 static const double SYNC_SECONDS = 1;
 
@@ -296,12 +296,21 @@ static const char *shown(json_object *value)
     return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : json_object_to_json_string(value);
 }
 
+/* Where two values are shown from: their beginnings, which of long ones may be alike, or a little before they part. */
+static size_t shown_from(const char *a, const char *b)
+{
+    size_t same = 0;
+    while (a[same] != 0 && a[same] == b[same]) same++;
+    return same < SHOWN ? 0 : same - SHOWN / 4;
+}
+
 /* One line with the members of two headers that differ, both values. */
 static plp_status differ(const io_journal *j, json_object *was, json_object *is)
 {
     char text[400] = "";
     size_t used = 0;
     int count = 0;
+    bool alike = false;                    /* their beginnings, as a damaged digest's */
     for (int pass = 0; pass < 2; pass++) { /* what is there now; then what is not there any more */
         json_object_object_foreach(pass == 0 ? is : was, key, value)
         {
@@ -310,13 +319,18 @@ static plp_status differ(const io_journal *j, json_object *was, json_object *is)
             if (pass == 0 ? both && same(value, other) : both) continue;
             if (count++ >= MOST_DIFFERENCES) continue;
             json_object *old = pass == 0 ? other : value, *new = pass == 0 ? value : NULL;
-            used += (size_t)snprintf(text + used, sizeof text - used, "%s%.24s %.20s, was %.20s", count > 1 ? "; " : "", key, shown(new),
-                                     shown(old));
+            const char *a = shown(new), *b = shown(old);
+            if (strcmp(a, b) == 0) a = json_object_to_json_string(new), b = json_object_to_json_string(old); /* 1 and "1" */
+            const size_t from = shown_from(a, b);
+            const char *cut = from > 0 ? "..." : "";
+            alike |= from > 0;
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s%.24s %s%.*s, was %s%.*s", count > 1 ? "; " : "", key, cut, SHOWN,
+                                     a + from, cut, SHOWN, b + from);
         }
     }
     if (count == 0) return PLP_OK;
-    return PLP_FAIL(PLP_ERR_CONFIG, "%s.part is of another job: %s%s; fix: start as before, or anew with --force", j->path, text,
-                    count > MOST_DIFFERENCES ? "; ..." : "");
+    return PLP_FAIL(PLP_ERR_CONFIG, "%s.part is of another job: %s%s; fix: start as before, or anew with --force%s", j->path, text,
+                    count > MOST_DIFFERENCES ? "; ..." : "", alike ? ", also where nothing has changed but its damaged first line" : "");
 }
 
 /* One without its end is not ours, or it would be the expected one cut off: records would be glued to it. */
@@ -370,7 +384,7 @@ static plp_status resume(io_journal *j, json_object *header, const char *expecte
                         j->path);
     if (whole == 0) return start(j, expected);
     found->dropped = (int64_t)info.st_size - whole;
-    if (found->dropped > 0 && ftruncate(j->fd, whole) != 0) return cannot("shorten", j->part);
+    if (found->dropped > 0 && ftruncate(j->fd, whole) != 0) return cannot("shorten the journal of", j->path);
     j->end = whole;
     return PLP_OK;
 }
@@ -439,7 +453,7 @@ static plp_status read_window(io_journal *j, size_t room, int64_t offset)
     while (j->window_used < room) {
         const ssize_t got = pread(j->fd, j->window + j->window_used, room - j->window_used, (off_t)(offset + (int64_t)j->window_used));
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return PLP_FAIL_ERRNO("read", j->part);
+        if (got < 0) return PLP_FAIL_ERRNO("read the journal of", j->path);
         if (got == 0) break;
         j->window_used += (size_t)got;
     }
@@ -468,6 +482,12 @@ static plp_status fetch(io_journal *j, int64_t offset, const char **text, size_t
     return PLP_OK;
 }
 
+static plp_status cannot_write_tmp(const io_journal *j)
+{
+    return PLP_FAIL(PLP_ERR_IO, "cannot write %s.tmp: %s; output; fix: make room and start again, what is done is kept", j->path,
+                    strerror(errno));
+}
+
 static plp_status put_result(io_journal *j, FILE *out, const char *text, size_t bytes, int64_t wanted)
 {
     int64_t line = -1;
@@ -478,7 +498,7 @@ static plp_status put_result(io_journal *j, FILE *out, const char *text, size_t 
         return PLP_FAIL(PLP_ERR_IO, "%s.part: the record of line %" PRId64 " has changed; fix: start again, it will be computed anew",
                         j->path, wanted);
     if (line == 0) return PLP_OK;
-    if (fwrite(result, 1, count, out) != count || fputc('\n', out) == EOF) return PLP_FAIL_ERRNO("write", j->tmp);
+    if (fwrite(result, 1, count, out) != count || fputc('\n', out) == EOF) return cannot_write_tmp(j);
     return PLP_OK;
 }
 
@@ -501,7 +521,7 @@ static plp_status put_as_finished(io_journal *j, FILE *out)
     io_lines *lines = NULL;
     io_line l;
     bool more;
-    if (lseek(j->fd, 0, SEEK_SET) != 0) return PLP_FAIL_ERRNO("read", j->part);
+    if (lseek(j->fd, 0, SEEK_SET) != 0) return PLP_FAIL_ERRNO("read the journal of", j->path);
     PLP_DO(io_lines_create(&lines, j->fd, SIZE_MAX / 2, j->part));
     PLP_DO(io_lines_next(lines, &l, &more)); /* the header */
     for (;;) {
@@ -521,21 +541,21 @@ static plp_status write_tmp(io_journal *j, int64_t lines, bool in_order)
     FILE *out = NULL;
     unlinkat(j->dir, j->tmp, 0); /* of a start that was killed here */
     const int fd = openat(j->dir, j->tmp, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0) return cannot("create", j->tmp);
+    if (fd < 0) return cannot("create the complete", j->path);
     if ((out = fdopen(fd, "w")) == NULL) {
         close(fd);
-        return cannot("write", j->tmp);
+        return cannot("write the complete", j->path);
     }
     PLP_DO(in_order ? put_in_order(j, out, lines) : put_as_finished(j, out));
     const mode_t mask = umask(077);
     umask(mask);
     if (fflush(out) != 0 || fchmod(fd, 0666 & ~mask) != 0) {
-        st = PLP_FAIL_ERRNO("write", j->tmp);
+        st = cannot_write_tmp(j);
         goto done;
     }
     st = sync_with(j, fsync, fd, j->tmp);
 done:
-    if (fclose(out) != 0 && st == PLP_OK) st = PLP_FAIL_ERRNO("write", j->tmp);
+    if (fclose(out) != 0 && st == PLP_OK) st = cannot_write_tmp(j);
     if (st != PLP_OK) unlinkat(j->dir, j->tmp, 0); /* what it took may be what was missing */
     return st;
 }

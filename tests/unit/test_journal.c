@@ -7,9 +7,11 @@
 #include <stddef.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -220,6 +222,63 @@ static void another_job_is_refused(void **state)
     io_journal_close(&j);
 }
 
+static json_object *with_digest(const char *digest, int number)
+{
+    json_object *o = header_of(1);
+    json_object_object_add(o, "model", json_object_new_string(digest));
+    json_object_object_add(o, "n", number == 0 ? json_object_new_int(1) : json_object_new_string("1"));
+    return o;
+}
+
+/* Of long values that part late, what is shown is what differs. */
+static void values_that_begin_alike_are_told_apart(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        io_journal *j = NULL;
+        io_journal_found found;
+        json_object *was = with_digest("188b6d00aa11bb22cc33dd44ee55ff66778899", 0);
+        json_object *is = with_digest(i == 0 ? "188b6d00aa11bb22cc33dd44ee55ff67778899" : "188b6d00aa11bb22cc33dd44ee55ff66778899", i);
+        assert_int_equal(io_journal_create(&j, out, false, false), PLP_OK);
+        assert_int_equal(io_journal_begin(j, was, true, &found), PLP_OK);
+        io_journal_close(&j);
+        assert_int_equal(io_journal_create(&j, out, false, false), PLP_OK);
+        assert_int_equal(io_journal_begin(j, is, true, &found), PLP_ERR_CONFIG);
+        io_journal_close(&j);
+        assert_non_null(strstr(plp_last_error(), i == 0 ? "model ...55ff67778899, was ...55ff66778899; fix: start as before, or anew with "
+                                                          "--force, also where nothing has changed"
+                                                        : "another job: n \"1\", was 1; fix: start as before, or anew with --force"));
+        json_object_put(was);
+        json_object_put(is);
+        unlink(part);
+    }
+}
+
+/* The journal is there and whole; the output has no room beside it. */
+static void a_disk_that_is_full_at_the_end(void **state)
+{
+    (void)state;
+    char text[ROOM], says[300];
+    struct rlimit limit, eight = { 0 };
+    io_journal *j = NULL;
+    io_journal_found found;
+    make_part(text);
+    assert_int_equal(begin(&j, 1, &found), PLP_OK);
+    write_file(out, "mine", 4);
+    assert_int_equal(io_journal_finish(j, LINES, true), PLP_ERR_CREATE); /* but its end is in the journal */
+    unlink(out);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    eight = (struct rlimit){ .rlim_cur = 8, .rlim_max = limit.rlim_max };
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &eight), 0);
+    const plp_status st = io_journal_finish(j, LINES, true);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_int_equal(st, PLP_ERR_IO);
+    snprintf(says, sizeof says, "cannot write %s.tmp: File too large; output; fix: make room and start again, what is done is kept", out);
+    assert_string_equal(plp_last_error(), says);
+    finish_and_check(&j);
+}
+
 static void an_output_that_is_there_is_kept(void **state)
 {
     (void)state;
@@ -317,9 +376,14 @@ int main(void)
 {
 #define IN_A_DIRECTORY(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest tests[] = {
-        IN_A_DIRECTORY(an_output_is_whole_and_in_order), IN_A_DIRECTORY(a_cut_at_any_byte_loses_the_torn_record_alone),
-        IN_A_DIRECTORY(a_flipped_bit_is_found),          IN_A_DIRECTORY(another_job_is_refused),
-        IN_A_DIRECTORY(an_output_that_is_there_is_kept), IN_A_DIRECTORY(one_writer_at_a_time),
+        IN_A_DIRECTORY(an_output_is_whole_and_in_order),
+        IN_A_DIRECTORY(a_cut_at_any_byte_loses_the_torn_record_alone),
+        IN_A_DIRECTORY(a_flipped_bit_is_found),
+        IN_A_DIRECTORY(another_job_is_refused),
+        IN_A_DIRECTORY(values_that_begin_alike_are_told_apart),
+        IN_A_DIRECTORY(a_disk_that_is_full_at_the_end),
+        IN_A_DIRECTORY(an_output_that_is_there_is_kept),
+        IN_A_DIRECTORY(one_writer_at_a_time),
         IN_A_DIRECTORY(links_are_not_followed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
