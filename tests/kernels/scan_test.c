@@ -157,7 +157,8 @@ static void run_slices(kt *t, const int *size)
     }
 }
 
-/* rtol 1e-5 of what is summed, and sums of `state` products cancel to about atol; 5e-5 where dt reaches 40 and y hundreds. */
+/* rtol 1e-5 of what is summed, and sums of `state` products cancel to about atol: 4e-5 where a channel remembers hundreds of tokens and is
+ * gated by 4 and more (a GPU's exponentials are two units in the last place off, on one side, at each); 5e-5 where dt reaches 40 and y hundreds. */
 const kt_case kt_scan_rows[] = {
     /* name              run  channels state pattern block flags dtype pad  rtol  atol */
     { "scan.one", run, { 1, 1, KT_ONE, 0, 0, PLP_F32, 0 }, 1e-5, 1e-6 },
@@ -179,9 +180,17 @@ const kt_case kt_scan_rows[] = {
     { "scan.snapshots", run, { 70, 16, KT_SHORT, 16, SKIP | BIAS, PLP_F32, 0 }, 1e-5, 1e-5 },
     { "scan.snapshots.long", run, { 33, 16, KT_LONG, 64, SKIP | BIAS, PLP_F32, 1 }, 1e-5, 1e-5 },
     { "scan.snapshots.odd", run, { 17, 12, KT_LONG, 50, BIAS, PLP_BF16, 0 }, 1e-5, 1e-5 },
+    /* rows in pairs, which 16-bit values of 8, 16 and 32 states are read in on a GPU: few channels, and more than its multiprocessors have blocks for */
+    { "scan.pairs.8", run, { 130, 8, KT_LONG, 64, SKIP | BIAS, PLP_F32, 2 }, 1e-5, 4e-5 },
+    { "scan.pairs.32", run, { 34, 32, KT_LONG, 50, SKIP | BIAS, PLP_BF16, 4 }, 1e-5, 1e-5 },
+    { "scan.pairs.large_dt", run, { 62, 32, KT_SHORT, 0, BIAS | LARGE_DT, PLP_F32, 2 }, 5e-5, 5e-5 },
+    { "scan.pairs.many", run, { 4250, 16, KT_SHORT, 16, SKIP | BIAS, PLP_F32, 2 }, 1e-5, 1e-5 },
+    { "scan.pairs.many.8", run, { 4290, 8, KT_SHORT, 0, BIAS, PLP_F16, 0 }, 1e-5, 1e-5 },
+    { "scan.pairs.many.32", run, { 4226, 32, KT_SHORT, 0, SKIP, PLP_F32, 6 }, 1e-5, 1e-5 },
     /*                           channels state tokens - flags - pad */
     { "scan.slices", run_slices, { 96, 16, 700, 0, SKIP | BIAS, 0, 0 }, 0, 0 },
     { "scan.slices.odd", run_slices, { 19, 13, 300, 0, SKIP, 0, 3 }, 0, 0 },
+    { "scan.slices.many", run_slices, { 4250, 16, 300, 0, SKIP | BIAS, 0, 2 }, 0, 0 },
     { 0 }
 };
 

@@ -1,12 +1,10 @@
 /* src/kernels/cuda/scan.cu -- kn->scan and kn->scan_step: Mamba-1's selective scan.
  *
  * The decays differ from element to element of the state, so there is no matrix form: every element costs an exponential a token, and the
- * unit that computes those is what a prefill keeps busy.  A channel's states lie in the registers of neighbouring threads, which walk down
- * the rows together and share what is done once a token: each computes dt and the gate of some tokens, and holds the sums of those.
- * Where the states alone would leave the GPU idle, slices are cut into pieces that run side by side: pass 1 computes a piece's last state
- * from zero and the sum of its dt (the decay over the piece is exp(A sum dt)), and pass 2 starts from the state that those give.  That
- * rounds otherwise than one walk, so a deterministic context never cuts. */
-#include "kernels/cuda/ssd.cuh"
+ * unit that computes those is what a prefill keeps busy.  Here is the form for any shape, and the step of decode rows; scan_fed.cu has the
+ * form for 16-bit values and common numbers of states.  A channel's states lie in the registers of neighbouring threads, which walk down
+ * the rows together and share what is done once a token: each computes dt and the gate of some tokens, and holds the sums of those. */
+#include "kernels/cuda/scan.cuh"
 
 namespace {
 
@@ -16,38 +14,6 @@ constexpr int RESIDENT = 4;  /* blocks that a multiprocessor holds at once */
 constexpr int SHORTEST = 64; /* pieces are multiples of so many tokens */
 constexpr int FEWEST = 4;    /* pieces: all but the last are computed twice, which fewer do not make up for */
 constexpr int FILL = 132 * RESIDENT * THREADS; /* threads that a large GPU holds: there is work space for so many */
-constexpr float LOG2E = 1.4426950408889634f;
-
-__device__ __forceinline__ float exp2_fast(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-/* log(1 + e^x) = max(x, 0) + 2 atanh(u / (2 + u)), u = e^-|x|: as on the CPU, and a third of log1pf's cost. */
-__device__ __forceinline__ float softplus(float x)
-{
-    const float u = exp2_fast(-fabsf(x) * LOG2E), s = __fdividef(u, 2.f + u), q = s * s;
-    float p = 1.f / 15;
-    p = p * q + 1.f / 13;
-    p = p * q + 1.f / 11;
-    p = p * q + 1.f / 9;
-    p = p * q + 1.f / 7;
-    p = p * q + 1.f / 5;
-    p = p * q + 1.f / 3;
-    p = p * q + 1.f;
-    return (x > 0.f ? x : 0.f) + 2.f * s * p;
-}
-
-/* How slices are cut: pieces of `length` tokens from the start of each.  Their states lie in work, (pieces of all slices, state + 1,
- * channels): the last state of each, then the sum of its dt.  From `first` on follow the states that slices of several pieces begin from, one for
- * each prefill sequence: pass 2 must not read the slot itself, which its last piece may have written. */
-struct pieces {
-    int length, first;
-    float *work;
-};
-__device__ __forceinline__ float *piece_at(const pieces &p, const kn_scan_args &a, int64_t n) { return p.work + n * (a.state + 1) * a.channels; }
 
 /* The sums of y[AHEAD] over neighbouring LANES lanes: halve the list while halving the lanes.  Lane l is left with the sums of tokens
  * l AHEAD / LANES and so on, in y[0] and so on.  Which lane that is does not change how they round: a + b = b + a. */
@@ -62,84 +28,31 @@ template <int LANES> __device__ __forceinline__ void sum_lanes(float (&y)[AHEAD]
         }
 }
 
-__device__ __forceinline__ void copy16(void *to, const void *from) /* to shared memory, behind the program's back */
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from) : "memory");
-}
-__device__ __forceinline__ void copies_wait(void) { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 /* grid: (channels / (THREADS / LANES), pieces of the longest slice, prefill sequences).  A channel's states are in LANES threads, NP values
- * each: neighbours where few threads share them, or for any number of states every 32nd.
- * STAGED: dt, x and z come through shared memory a stage ahead, and y leaves through it, in rows of 16 bytes; needs such alignment, and
- * values of 2 bytes.  Otherwise every thread fetches its own values, AHEAD tokens ahead: too few to hide the memory's latency. */
-template <class T, int NP, int LANES, int PASS, bool STAGED>
-__global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a, kn_batch b, pieces cut, const int *snap_start, const int *snap_slot)
+ * each: neighbours where few threads share them, or for any number of states every 32nd. */
+template <class T, int NP, int LANES, int PASS>
+__global__ void __launch_bounds__(THREADS, RESIDENT)
+    scan_kernel(kn_scan_args a, kn_batch b, scan_pieces cut, const int *snap_start, const int *snap_slot)
 {
     constexpr bool ANY = LANES == 32;
     constexpr int WIDTH = NP * LANES, STAGE = WIDTH > 128 ? 16 : 32; /* tokens whose B and C lie in shared memory */
     constexpr int OWN = ANY ? AHEAD : AHEAD / LANES;                 /* tokens of AHEAD that a lane prepares and finishes */
     constexpr int EACH = STAGE * WIDTH / THREADS;                    /* values of B, and of C, that a thread fetches for a stage */
-    constexpr int CHANNELS = THREADS / LANES, PITCH = CHANNELS + 8;  /* elements; the 8 keep the rows of neighbouring lanes in other banks */
-    constexpr int ROW = CHANNELS < 8 ? 1 : CHANNELS / 8;             /* copies of 16 bytes in a row */
     __shared__ alignas(16) float Bs[STAGE][WIDTH], Cs[PASS == 2 ? STAGE : 1][WIDTH];
-    __shared__ alignas(16) T held[STAGED ? 2 : 1][PASS == 2 ? 3 : 2][STAGED ? STAGE : 1][STAGED ? PITCH : 1]; /* dt, x, and z or y */
-    const int s = b.decodes + blockIdx.z, lane = threadIdx.x % LANES;
-    const int channel = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
+    const int lane = threadIdx.x % LANES, channel = blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
     const bool valid = channel < a.channels;
     const int c = valid ? channel : a.channels - 1; /* where a thread without a channel reads: it takes part in barriers and shuffles */
-    const int rows = b.start[s + 1] - b.start[s], first = blockIdx.y * cut.length, last = min(rows, first + cut.length);
-    if (first >= rows || (PASS == 1 && last == rows)) return;
-    const int64_t past = b.past[s], row0 = b.start[s];
+    scan_place p;
+    if (!scan_find<PASS>(b, cut, p)) return;
+    const int first = p.first, last = p.last;
+    const int64_t row0 = p.row0;
     const auto number = [&](int j) { return ANY ? lane + LANES * j : lane * NP + j; }; /* of this lane's j-th state */
-
     float h[NP], A[NP];
-#pragma unroll
-    for (int j = 0; j < NP; j++) {
-        const int n = number(j);
-        A[j] = n < a.state ? a.A[(int64_t)c * a.state + n] * LOG2E : 0.f;
-        h[j] = 0.f;
-    }
-    int64_t piece = blockIdx.y;
-    if (PASS == 1 || first > 0)
-        for (int i = b.decodes; i < s; i++) piece += (b.start[i + 1] - b.start[i] + cut.length - 1) / cut.length;
-    float *begin = piece_at(cut, a, cut.first + (int)blockIdx.z) + c;
-    if (past > 0 && (PASS == 2 || first == 0)) {
-        const bool slot = PASS == 1 || rows <= cut.length;
-#pragma unroll
-        for (int j = 0; j < NP; j++) {
-            const int n = number(j);
-            if (n >= a.state) continue;
-            h[j] = slot ? kn_load_any(a.h, a.state_dtype, ((int64_t)b.src_slot[s] * a.channels + c) * a.state + n) : begin[(int64_t)n * a.channels];
-            if (PASS == 2) continue;
-            if (valid) begin[(int64_t)n * a.channels] = h[j];
-            h[j] = 0.f;
-        }
-    }
-    if (PASS == 2) {
-        for (int64_t i = piece - blockIdx.y; i < piece && first > 0; i++) {
-            const float *from = piece_at(cut, a, i) + c, sum = from[(int64_t)a.state * a.channels];
-#pragma unroll
-            for (int j = 0; j < NP; j++) {
-                const int n = number(j);
-                if (n < a.state) h[j] = exp2_fast(A[j] * sum) * h[j] + from[(int64_t)n * a.channels];
-            }
-        }
-    }
-    const auto keep = [&](int slot) {
-#pragma unroll
-        for (int j = 0; j < NP; j++) {
-            const int n = number(j);
-            if (valid && n < a.state) kn_store_any(a.h, a.state_dtype, ((int64_t)slot * a.channels + c) * a.state + n, h[j]);
-        }
-    };
+    scan_begin<PASS>(a, b, cut, p, c, valid, number, A, h);
     const float bias = a.dt_bias != NULL ? a.dt_bias[c] : 0.f, skip = a.D != NULL ? a.D[c] : 0.f;
     const T *dts = (const T *)a.dt + row0 * a.ld_dt + c, *xs = (const T *)a.x + row0 * a.ld_x + c, *zs = (const T *)a.z + row0 * a.ld_z + c;
     T *ys = (T *)a.y + row0 * a.ld_y + c;
-    int until = -1, snap = 0; /* tokens until a state is kept */
-    if (PASS == 2 && a.block > 0) {
-        until = a.block - (int)((past + first) % a.block);
-        snap = snap_start[s] + (int)((past + first) / a.block - past / a.block);
-    }
+    scan_snaps snaps = PASS == 2 ? scan_snaps_of(a, p, snap_start) : scan_snaps{ -1, 0 };
     float total = 0.f; /* of dt, over the tokens that this lane prepares */
 
     /* What is fetched ahead of its use: a stage of B and C where a thread's share is small, and the next AHEAD tokens. */
@@ -153,26 +66,9 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
             if (PASS == 2) C_raw[k] = ((const T *)a.C)[at];
         }
     };
-    const auto copy_stage = [&](int t0) { /* the grid has blocks for whole rows alone */
-        for (int i = threadIdx.x; i < STAGE * ROW; i += THREADS) {
-            const int t = i / ROW, n = i % ROW * 8, half = t0 / STAGE % 2;
-            const int64_t at = min(t0 + t, last - 1), from = (int)blockIdx.x * CHANNELS - c + n;
-            if (from + c >= a.channels) continue;
-            copy16(&held[half][0][t][n], dts + at * a.ld_dt + from);
-            copy16(&held[half][1][t][n], xs + at * a.ld_x + from);
-            if (PASS == 2) copy16(&held[half][2][t][n], zs + at * a.ld_z + from);
-        }
-    };
-    const auto store_stage = [&](int t0) {
-        for (int i = threadIdx.x; i < STAGE * ROW; i += THREADS) {
-            const int t = i / ROW, n = i % ROW * 8;
-            if (t0 + t < last && blockIdx.x * CHANNELS + n < a.channels)
-                *(uint4 *)(ys + (int64_t)(t0 + t) * a.ld_y + (int)blockIdx.x * CHANNELS - c + n) = *(const uint4 *)&held[t0 / STAGE % 2][2][t][n];
-        }
-    };
     const auto fetch_tokens = [&](int t0) {
 #pragma unroll
-        for (int k = 0; k < (STAGED ? 0 : OWN); k++) {
+        for (int k = 0; k < OWN; k++) {
             const int64_t t = min(t0 + (ANY ? k : lane * OWN + k), last - 1);
             dt_raw[k] = dts[t * a.ld_dt];
             x_raw[k] = xs[t * a.ld_x];
@@ -181,14 +77,9 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
     };
     fetch_stage(first);
     fetch_tokens(first);
-    if constexpr (STAGED) copy_stage(first);
     for (int t0 = first; t0 < last; t0 += STAGE) {
         const int count = min(STAGE, last - t0);
-        const int half = t0 / STAGE % 2;
-        if constexpr (STAGED) copies_wait();
-        __syncthreads(); /* the last stage was read, and its y written */
-        if constexpr (STAGED && PASS == 2)
-            if (t0 > first) store_stage(t0 - STAGE);
+        __syncthreads(); /* the last stage was read */
         if constexpr (ANY) {
             for (int i = threadIdx.x; i < STAGE * WIDTH; i += THREADS) {
                 const int t = i / WIDTH, n = i % WIDTH;
@@ -207,22 +98,11 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
             if (t0 + STAGE < last) fetch_stage(t0 + STAGE);
         }
         __syncthreads();
-        if constexpr (STAGED)
-            if (t0 + STAGE < last) copy_stage(t0 + STAGE);
         for (int u0 = 0; u0 < count; u0 += AHEAD) {
             float dt[OWN], x[OWN], in[OWN], gate[OWN], y[AHEAD] = {};
-            if constexpr (STAGED) {
-#pragma unroll
-                for (int k = 0; k < OWN; k++) {
-                    const int t = u0 + lane * OWN + k, n = threadIdx.x / LANES;
-                    dt_raw[k] = held[half][0][t][n];
-                    x_raw[k] = held[half][1][t][n];
-                    if (PASS == 2) z_raw[k] = held[half][2][t][n];
-                }
-            }
 #pragma unroll
             for (int k = 0; k < OWN; k++) {
-                dt[k] = softplus(kn_float(dt_raw[k]) + bias);
+                dt[k] = scan_softplus(kn_float(dt_raw[k]) + bias);
                 x[k] = kn_float(x_raw[k]);
                 in[k] = dt[k] * x[k];
                 if (PASS == 2) gate[k] = kn_silu(kn_float(z_raw[k]));
@@ -245,23 +125,23 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
                 }
 #pragma unroll
                 for (int j = 0; j < NP; j++) {
-                    h[j] = __fmaf_rn(exp2_fast(__fmul_rn(step, A[j])), h[j], __fmul_rn(moved, B[j]));
+                    h[j] = __fmaf_rn(kn_exp2(__fmul_rn(step, A[j])), h[j], __fmul_rn(moved, B[j]));
                     if (PASS == 2) y[u] = __fmaf_rn(h[j], C[j], y[u]);
                 }
             };
-            if (u0 + AHEAD <= count && (until < 0 || until > AHEAD)) {
+            if (u0 + AHEAD <= count && (snaps.until < 0 || snaps.until > AHEAD)) {
 #pragma unroll
                 for (int u = 0; u < AHEAD; u++) token(u);
-                if (until > 0) until -= AHEAD;
+                if (snaps.until > 0) snaps.until -= AHEAD;
             } else {
 #pragma unroll
                 for (int u = 0; u < AHEAD; u++) {
                     if (u0 + u >= count) break;
                     token(u);
-                    if (until < 0 || --until > 0) continue;
-                    const int slot = snap_slot[snap++];
-                    until = a.block;
-                    if (slot >= 0) keep(slot);
+                    if (snaps.until < 0 || --snaps.until > 0) continue;
+                    const int slot = snap_slot[snaps.snap++];
+                    snaps.until = a.block;
+                    if (slot >= 0) scan_keep(a, slot, c, valid, number, h);
                 }
             }
             if (PASS == 1) continue;
@@ -274,29 +154,20 @@ __global__ void __launch_bounds__(THREADS, RESIDENT) scan_kernel(kn_scan_args a,
 #pragma unroll
             for (int k = 0; k < OWN; k++) {
                 const int u = u0 + (ANY ? k : lane * OWN + k);
-                const T out = kn_as<T>(__fmaf_rn(skip, x[k], y[k]) * gate[k]);
-                if constexpr (STAGED) held[half][2][u][threadIdx.x / LANES] = out; /* over its own z */
-                else if (valid && u < count && (!ANY || lane == 0)) ys[(int64_t)(t0 + u) * a.ld_y] = out;
+                if (valid && u < count && (!ANY || lane == 0))
+                    ys[(int64_t)(t0 + u) * a.ld_y] = kn_as<T>(__fmaf_rn(skip, x[k], y[k]) * gate[k]);
             }
         }
     }
-    if constexpr (STAGED && PASS == 2) {
-        __syncthreads();
-        store_stage(first + (last - first - 1) / STAGE * STAGE);
-    }
     if (PASS == 2) {
-        if (last == rows) keep(b.dst_slot[s]);
+        if (last == p.rows) scan_keep(a, b.dst_slot[p.s], c, valid, number, h);
         return;
     }
     if (!ANY)
         for (int o = LANES / 2; o > 0; o /= 2) total += __shfl_xor_sync(~0u, total, o);
-    float *to = piece_at(cut, a, piece) + c;
-#pragma unroll
-    for (int j = 0; j < NP; j++) {
-        const int n = number(j);
-        if (valid && n < a.state) to[(int64_t)n * a.channels] = h[j];
-    }
-    if (valid && lane == 0) to[(int64_t)a.state * a.channels] = total;
+    float *to = scan_piece_at(cut, a, p.piece);
+    scan_leave(a, to, c, valid, number, h);
+    if (valid && lane == 0) to[(int64_t)a.state * a.channels + c] = total;
 }
 
 /* One token of every decode row.  The state is read and written once and is nearly all of the traffic: `lanes` neighbours hold one
@@ -315,10 +186,10 @@ __global__ void __launch_bounds__(STEP_THREADS) scan_step_kernel(kn_scan_args a,
     kn_load<V>((const T *)a.B + t * a.ld_bc + lane * V, B);
     kn_load<V>((const T *)a.C + t * a.ld_bc + lane * V, C);
     const float x = kn_float(((const T *)a.x)[t * a.ld_x + c]), z = kn_float(((const T *)a.z)[t * a.ld_z + c]);
-    const float dt = softplus(kn_float(((const T *)a.dt)[t * a.ld_dt + c]) + (a.dt_bias != NULL ? a.dt_bias[c] : 0.f));
+    const float dt = scan_softplus(kn_float(((const T *)a.dt)[t * a.ld_dt + c]) + (a.dt_bias != NULL ? a.dt_bias[c] : 0.f));
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        const float v = (known ? exp2_fast(dt * A[j] * LOG2E) * kn_float(h.v[j]) : 0.f) + dt * x * B[j];
+        const float v = (known ? kn_exp2(dt * A[j] * SCAN_LOG2E) * kn_float(h.v[j]) : 0.f) + dt * x * B[j];
         h.v[j] = kn_as<S>(v);
         sum += v * C[j];
     }
@@ -335,11 +206,11 @@ template <class T> __global__ void __launch_bounds__(STEP_THREADS) scan_step_any
     const bool known = b.past[t] > 0;
     const int64_t tile = (int64_t)a.channels * a.state, place = (int64_t)c * a.state;
     const float x = kn_float(((const T *)a.x)[t * a.ld_x + c]), z = kn_float(((const T *)a.z)[t * a.ld_z + c]);
-    const float dt = softplus(kn_float(((const T *)a.dt)[t * a.ld_dt + c]) + (a.dt_bias != NULL ? a.dt_bias[c] : 0.f));
+    const float dt = scan_softplus(kn_float(((const T *)a.dt)[t * a.ld_dt + c]) + (a.dt_bias != NULL ? a.dt_bias[c] : 0.f));
     float sum = 0.f;
     for (int n = lane; n < a.state; n += 32) {
         const float old = known ? kn_load_any(a.h, a.state_dtype, b.src_slot[t] * tile + place + n) : 0.f;
-        const float v = exp2_fast(dt * a.A[place + n] * LOG2E) * old + dt * x * kn_float(((const T *)a.B)[t * a.ld_bc + n]);
+        const float v = kn_exp2(dt * a.A[place + n] * SCAN_LOG2E) * old + dt * x * kn_float(((const T *)a.B)[t * a.ld_bc + n]);
         kn_store_any(a.h, a.state_dtype, b.dst_slot[t] * tile + place + n, v);
         sum += v * kn_float(((const T *)a.C)[t * a.ld_bc + n]);
     }
@@ -350,11 +221,22 @@ template <class T> __global__ void __launch_bounds__(STEP_THREADS) scan_step_any
 /* Pieces that there is room for. */
 int room(const kn_scan_args *a) { return (int)kn_ceil(FILL, a->channels); }
 
-/* Tokens of a piece, and the number of pieces of the longest slice: 1 where slices stay whole.  All pieces run at once, for the last of
- * a second round would leave the GPU idle as long as they take. */
-int cut_slices(const kn_context *c, const kn_scan_args *a, const kn_batch *b, unsigned blocks, int *length)
+template <class T, int NP, int LANES>
+void launch(kn_context *c, const kn_scan_args *a, const kn_batch *b, scan_pieces cut, const int *snap_start, const int *snap_slot)
 {
-    const int seqs = b->seqs - b->decodes, fit = (int)(c->sms * RESIDENT / blocks), left = room(a) - seqs, most = fit < left ? fit : left;
+    const unsigned blocks = (unsigned)kn_ceil(a->channels, THREADS / LANES);
+    const int count = scan_cut(c, a, b, (int)(c->sms * RESIDENT / blocks), &cut.length);
+    const dim3 grid(blocks, count, b->seqs - b->decodes), before(blocks, count - 1, grid.z);
+    if (count > 1) scan_kernel<T, NP, LANES, 1><<<before, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+    scan_kernel<T, NP, LANES, 2><<<grid, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
+}
+
+} // namespace
+
+/* All pieces run at once, for the last of a second round would leave the GPU idle as long as they take. */
+int scan_cut(const kn_context *c, const kn_scan_args *a, const kn_batch *b, int fit, int *length)
+{
+    const int seqs = b->seqs - b->decodes, left = room(a) - seqs, most = fit < left ? fit : left;
     const int *start = b->host_start + b->decodes;
     int longest = 1;
     for (int s = 0; s < seqs; s++) longest = start[s + 1] - start[s] > longest ? start[s + 1] - start[s] : longest;
@@ -370,33 +252,6 @@ int cut_slices(const kn_context *c, const kn_scan_args *a, const kn_batch *b, un
     return (int)kn_ceil(longest, *length);
 }
 
-/* Whether rows of T allow copies of 16 bytes. */
-template <class T> bool takes_rows(const kn_context *c, const kn_scan_args *a)
-{
-    const plp_dtype act = c->options.act;
-    return sizeof(T) == 2 && a->channels % 8 == 0 && kn_aligned(a->dt, a->ld_dt, act, 16) && kn_aligned(a->x, a->ld_x, act, 16) &&
-           kn_aligned(a->z, a->ld_z, act, 16) && kn_aligned(a->y, a->ld_y, act, 16);
-}
-
-template <class T, int NP, int LANES, bool STAGED> void launch_as(kn_context *c, const kn_scan_args *a, const kn_batch *b)
-{
-    pieces cut = { 0, room(a) - (b->seqs - b->decodes), (float *)a->work };
-    const unsigned blocks = (unsigned)kn_ceil(a->channels, THREADS / LANES);
-    const int count = cut_slices(c, a, b, blocks, &cut.length);
-    const int *snap_start = a->block > 0 ? c->ssd->snap_start : NULL, *snap_slot = a->block > 0 ? c->ssd->snap_slot : NULL;
-    const dim3 grid(blocks, count, b->seqs - b->decodes), before(blocks, count - 1, grid.z);
-    if (count > 1) scan_kernel<T, NP, LANES, 1, STAGED><<<before, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
-    scan_kernel<T, NP, LANES, 2, STAGED><<<grid, THREADS, 0, c->stream>>>(*a, *b, cut, snap_start, snap_slot);
-}
-template <class T, int NP, int LANES> void launch(kn_context *c, const kn_scan_args *a, const kn_batch *b)
-{
-    if constexpr (sizeof(T) == 2 && LANES < 32)
-        if (takes_rows<T>(c, a)) return launch_as<T, NP, LANES, true>(c, a, b);
-    launch_as<T, NP, LANES, false>(c, a, b);
-}
-
-} // namespace
-
 size_t kn_scan_work_cuda(const kn_scan_args *a) { return (size_t)room(a) * (a->state + 1) * a->channels * sizeof(float); }
 
 plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b)
@@ -408,15 +263,18 @@ plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b)
         snaps.block = a->block, snaps.snap_start = a->snap_start, snaps.snap_slot = a->snap_slot;
         PLP_TRY(kn_ssd_tables(c, &snaps, b, false));
     }
+    const scan_pieces cut = { 0, room(a) - (b->seqs - b->decodes), (float *)a->work };
+    const int *snap_start = a->block > 0 ? c->ssd->snap_start : NULL, *snap_slot = a->block > 0 ? c->ssd->snap_slot : NULL;
+    if (scan_fed_takes(c, a)) return scan_fed_run(c, a, b, cut, snap_start, snap_slot);
     kn_by_type(c->options.act, [&](auto t) {
         using T = decltype(t);
-        if (a->state == 8) launch<T, 4, 2>(c, a, b);
-        else if (a->state == 16) launch<T, 4, 4>(c, a, b);
-        else if (a->state == 32) launch<T, 4, 8>(c, a, b);
-        else if (a->state <= 32) launch<T, 1, 32>(c, a, b);
-        else if (a->state <= 64) launch<T, 2, 32>(c, a, b);
-        else if (a->state <= 128) launch<T, 4, 32>(c, a, b);
-        else launch<T, 8, 32>(c, a, b);
+        if (a->state == 8) launch<T, 4, 2>(c, a, b, cut, snap_start, snap_slot);
+        else if (a->state == 16) launch<T, 4, 4>(c, a, b, cut, snap_start, snap_slot);
+        else if (a->state == 32) launch<T, 4, 8>(c, a, b, cut, snap_start, snap_slot);
+        else if (a->state <= 32) launch<T, 1, 32>(c, a, b, cut, snap_start, snap_slot);
+        else if (a->state <= 64) launch<T, 2, 32>(c, a, b, cut, snap_start, snap_slot);
+        else if (a->state <= 128) launch<T, 4, 32>(c, a, b, cut, snap_start, snap_slot);
+        else launch<T, 8, 32>(c, a, b, cut, snap_start, snap_slot);
     });
     return KN_LAUNCHED();
 }
