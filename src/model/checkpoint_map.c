@@ -122,23 +122,61 @@ done:
     return st;
 }
 
-/* A tied head is stored once, twice, or under the head's name alone; what the tensors say wins over the config. */
+/* Names of what stands at the top.  Head and backbone need not have the prefix alike, so each is looked for with it and without. */
+enum { SPELLINGS = 4 };
+static const char *const embedding_names[SPELLINGS] = { "backbone.embeddings.weight", "backbone.embedding.weight",
+                                                        "model.backbone.embeddings.weight", "model.backbone.embedding.weight" };
+static const char *const head_names[SPELLINGS] = { "lm_head.weight", "model.lm_head.weight" };
+
+/* The tensor of one of these names; NULL: none.  Of several, equal ones are one. */
+static plp_status take(const model_checkpoint_map *m, const char *const names[SPELLINGS], const io_tensor **taken)
+{
+    const char *first = NULL;
+    *taken = NULL;
+    for (int i = 0; i < SPELLINGS && names[i] != NULL; i++) {
+        const io_tensor *t = io_checkpoint_find(m->checkpoint, names[i]);
+        bool same = true;
+        if (t == NULL) continue;
+        if (first == NULL) first = names[i], *taken = t;
+        if (t != *taken) PLP_TRY(same_values(m, *taken, t, &same));
+        if (!same)
+            return PLP_FAIL(PLP_ERR_DATA,
+                            "%s: tensors %s and %s stand for the same, and differ; fix: keep the one that belongs to the model",
+                            io_checkpoint_dir(m->checkpoint), first, names[i]);
+    }
+    return PLP_OK;
+}
+
+static bool named(const char *const names[SPELLINGS], const io_tensor *t)
+{
+    for (int i = 0; i < SPELLINGS && names[i] != NULL; i++)
+        if (strcmp(names[i], t->name) == 0) return true;
+    return false;
+}
+
+/* A tied head is stored once, twice, or under the head's name alone; what the tensors say wins over the config.  But a head that the config
+ * promises and that is nowhere is a part that got lost: with the embedding in its place the model would be another one. */
 static plp_status find_head(model_checkpoint_map *m, model_config *c)
 {
     const char *dir = io_checkpoint_dir(m->checkpoint);
     bool same = false;
-    m->embedding = find(m, "backbone.embeddings.weight");
-    if (m->embedding == NULL) m->embedding = find(m, "backbone.embedding.weight");
-    m->head = find(m, "lm_head.weight");
+    PLP_TRY(take(m, embedding_names, &m->embedding));
+    PLP_TRY(take(m, head_names, &m->head));
     if (m->embedding == NULL && c->tied) m->embedding = m->head;
     if (m->embedding == NULL) return missing(m, "backbone.embeddings.weight");
-    if (m->head == NULL && !c->tied) plp_warn_alike("%s: the config has a head of its own, the weights do not; the embedding serves", dir);
+    if (m->head == NULL && c->untied_by_key)
+        return PLP_FAIL(PLP_ERR_DATA,
+                        "%s: tensor %slm_head.weight is missing, and the config says that the embedding is not the head; fix: fetch the "
+                        "checkpoint again; if it is after all, make tie_word_embeddings (tie_embeddings) true",
+                        dir, m->prefix);
+    if (m->head == NULL && !c->tied)
+        plp_warn_alike("%s: no lm_head.weight, and the config does not say whether the embedding is the head; it serves as one", dir);
     if (m->head != NULL && m->head != m->embedding && c->tied) {
         PLP_TRY(same_values(m, m->embedding, m->head, &same));
         if (same)
             m->head = NULL;
         else
-            plp_warn_alike("%s: the config ties head and embedding, but lm_head.weight differs; it is used as it is", dir);
+            plp_warn_alike("%s: the config ties head and embedding, but %s differs; it is used as it is", dir, m->head->name);
     }
     if (m->head == m->embedding) m->head = NULL;
     c->tied = m->head == NULL;
@@ -257,7 +295,7 @@ static bool known(const model_checkpoint_map *m, const model_config *c, const io
 {
     static const char layers[] = "backbone.layers.";
     const size_t skip = strlen(m->prefix);
-    if (t == m->embedding || t == m->head || strstr(t->name, "lm_head.weight") || strstr(t->name, "backbone.embedding")) return true;
+    if (t == m->embedding || t == m->head || named(embedding_names, t) || named(head_names, t)) return true; /* equal ones, see take */
     if (strstr(t->name, ".rotary_emb.inv_freq") || strncmp(t->name, "mtp.", 4) == 0) return true; /* left-overs of other families */
     if (strncmp(t->name, m->prefix, skip) != 0) return false;
     const bool per_layer = strncmp(t->name + skip, layers, sizeof layers - 1) == 0;

@@ -29,6 +29,7 @@ typedef struct {
     double mixer_norm_eps;           /* Mamba-1: of norms of dt, B and C; 0: none             */
     int64_t norm_groups;             /* of the gated norm: groups, or 1 on request; 0: no norm */
     bool tied;                       /* the head is the embedding                             */
+    bool untied_by_key;              /* the config says so itself: false, and no default; a checkpoint's only, no attribute */
     bool proj_bias, conv_bias;
     bool mixer_norm_weights; /* the norms of dt, B and C have weights, as in Jamba; FalconMamba's have none */
     plp_dtype dtype;         /* of the matrices as they are stored                    */

@@ -48,6 +48,14 @@ static plp_status read_limits(json_object *o, const char *key, const char *where
     return plp_json_any_number(json_object_array_get_idx(list, 1), key, where, &c->dt_max);
 }
 
+/* What is said is more than what a key that is not there stands for. */
+static plp_status read_tied(json_object *o, const char *key, const char *where, model_config *c)
+{
+    PLP_TRY(plp_json_bool(o, key, where, &c->tied));
+    c->untied_by_key = !c->tied && plp_json_member(o, key) != NULL;
+    return PLP_OK;
+}
+
 /* A number, or "auto" for a sixteenth of the hidden size. */
 static plp_status read_dt_rank(json_object *o, const char *key, const char *where, model_config *c)
 {
@@ -110,7 +118,7 @@ static plp_status resolve_hugging_face(json_object *o, const char *where, model_
     PLP_TRY(read_size(o, "conv_kernel", where, &c->conv));
     PLP_TRY(plp_json_int(o, "vocab_size", where, 1, MOST, &c->vocab));
     PLP_TRY(plp_json_double(o, "layer_norm_epsilon", where, 0, 1, &c->norm_eps));
-    PLP_TRY(plp_json_bool(o, "tie_word_embeddings", where, &c->tied));
+    PLP_TRY(read_tied(o, "tie_word_embeddings", where, c));
     PLP_TRY(plp_json_bool(o, "use_bias", where, &c->proj_bias));
     PLP_TRY(plp_json_bool(o, "use_conv_bias", where, &c->conv_bias));
     if (falcon) PLP_TRY(plp_json_double(o, "mixer_rms_eps", where, 1e-20, 1, &c->mixer_norm_eps));
@@ -178,7 +186,7 @@ static plp_status resolve_state_spaces(json_object *o, const char *where, model_
     PLP_TRY(read_size(o, "d_model", where, &c->hidden));
     PLP_TRY(read_size(o, "n_layer", where, &c->layers));
     PLP_TRY(read_padded_vocab(o, where, c));
-    PLP_TRY(plp_json_bool(o, "tie_embeddings", where, &c->tied));
+    PLP_TRY(read_tied(o, "tie_embeddings", where, c));
     PLP_TRY(read_expand(ssm, where, c));
     PLP_TRY(read_size(ssm, "d_state", where, &c->state));
     PLP_TRY(read_size(ssm, "d_conv", where, &c->conv));
@@ -227,7 +235,7 @@ static plp_status resolve_codestral(json_object *o, const char *where, model_con
     PLP_TRY(read_size(o, "n_layers", where, &c->layers));
     PLP_TRY(read_size(o, "n_groups", where, &groups));
     PLP_TRY(read_padded_vocab(o, where, c));
-    PLP_TRY(plp_json_bool(o, "tie_embeddings", where, &c->tied));
+    PLP_TRY(read_tied(o, "tie_embeddings", where, c));
     c->inner = 2 * c->hidden;
     set_heads(c, 0, 64, groups);
     return PLP_OK;

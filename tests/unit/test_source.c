@@ -610,7 +610,16 @@ static void tied_heads(void **state)
     expect_tied(false, NULL);
     bag_drop(&b, "lm_head.weight");
     bag_save(&b, "model.safetensors", "");
-    expect_tied(true, "the embedding serves");
+    open_fails(PLP_ERR_DATA, "tensor lm_head.weight is missing, and the config says that the embedding is not the head; fix: ");
+    put("config.json", ORIGINAL("},\"tie_embeddings\":false}"));
+    open_fails(PLP_ERR_DATA, "tensor lm_head.weight is missing");
+    put("config.json", ORIGINAL("}}"));
+    expect_tied(true, NULL);
+    put("config.json", HUGGING_FACE("")); /* says nothing, and means false */
+    expect_tied(true, "no lm_head.weight, and the config does not say");
+    put("config.json", HUGGING_FACE(",\"tie_word_embeddings\":null"));
+    expect_tied(true, "no lm_head.weight, and the config does not say");
+    put("config.json", HUGGING_FACE(",\"tie_word_embeddings\":false"));
     bag_save(&b, "model.safetensors", "\"lm_head.weight\":\"backbone.embedding.weight\""); /* dropped as a duplicate */
     expect_tied(true, NULL);
     put("config.json", HUGGING_FACE(",\"tie_word_embeddings\":true"));
@@ -619,6 +628,64 @@ static void tied_heads(void **state)
     expect_tied(true, NULL);
     put("config.json", HUGGING_FACE(",\"tie_word_embeddings\":false"));
     open_fails(PLP_ERR_DATA, "tensor backbone.embeddings.weight is missing");
+    bag_free(&b);
+}
+
+/* Tools that save a part of a model put a prefix before all names, or some: the head is found wherever it is, and no other is made of it. */
+static void heads_and_embeddings_by_every_name(void **state)
+{
+    static const char *const heads[] = { "lm_head.weight", "model.lm_head.weight" };
+    static const char *const embeddings[] = { "backbone.embedding.weight", "backbone.embeddings.weight", "model.backbone.embedding.weight",
+                                              "model.backbone.embeddings.weight" };
+    (void)state;
+    bag b;
+    model_source *s = NULL;
+    char heard[1024];
+    put("config.json", HUGGING_FACE(",\"tie_word_embeddings\":false"));
+    for (int i = 0; i < 16; i++) { /* backbone, head and embedding, each with the prefix and without */
+        char name[IO_NAME];
+        const char *prefix = i & 8 ? "model." : "";
+        bag_original(&b, prefix);
+        snprintf(name, sizeof name, "%slm_head.weight", prefix);
+        item *head = bag_find(&b, name);
+        snprintf(name, sizeof name, "%sbackbone.embedding.weight", prefix);
+        item *embedding = bag_find(&b, name);
+        snprintf(head->name, IO_NAME, "%s", heads[i & 1]);
+        snprintf(embedding->name, IO_NAME, "%s", embeddings[i >> 1 & 3]);
+        bag_save(&b, "model.safetensors", "");
+        open_and_listen(&s, heard);
+        assert_string_equal(heard, "");
+        assert_false(model_source_config(s)->tied);
+        expect_values(s, MODEL_HEAD, 0, head, 0);
+        expect_values(s, MODEL_EMBED, 0, embedding, 0);
+        model_source_close(&s);
+        bag_free(&b);
+    }
+    bag_original(&b, "");
+    item *twice[2];
+    twice[0] = bag_add(&b, "model.lm_head.weight", 2, 48, 64);
+    twice[1] = bag_add(&b, "model.backbone.embeddings.weight", 2, 48, 64);
+    memcpy(twice[0]->data, bag_find(&b, "lm_head.weight")->data, 48 * 64 * sizeof(float));
+    memcpy(twice[1]->data, bag_find(&b, "backbone.embedding.weight")->data, 48 * 64 * sizeof(float));
+    bag_save(&b, "model.safetensors", "");
+    open_and_listen(&s, heard);
+    assert_string_equal(heard, "");
+    expect_values(s, MODEL_HEAD, 0, twice[0], 0);
+    model_source_close(&s);
+    for (int i = 0; i < 2; i++) {
+        float *value = twice[i]->data, was = *value;
+        *value = was + 1;
+        bag_save(&b, "model.safetensors", "");
+        open_fails(PLP_ERR_DATA, i ? "tensors backbone.embedding.weight and model.backbone.embeddings.weight stand for the same, and differ"
+                                   : "tensors lm_head.weight and model.lm_head.weight stand for the same, and differ");
+        *value = was;
+    }
+    snprintf(twice[0]->name, IO_NAME, "x.lm_head.weight"); /* nobody's */
+    snprintf(twice[1]->name, IO_NAME, "x.backbone.embeddings.weight");
+    bag_save(&b, "model.safetensors", "");
+    open_and_listen(&s, heard);
+    assert_non_null(strstr(heard, "2 unknown tensors are not used: x.backbone.embeddings.weight, x.lm_head.weight"));
+    model_source_close(&s);
     bag_free(&b);
 }
 
@@ -971,6 +1038,7 @@ int main(void)
         IN_DIR(dtypes_of_checkpoints),
         IN_DIR(matrices_of_many_pieces),
         IN_DIR(tied_heads),
+        IN_DIR(heads_and_embeddings_by_every_name),
         IN_DIR(broken_tensors_are_named),
         IN_DIR(config_and_tensors_disagree),
         IN_DIR(unknown_tensors_are_warned_of),
