@@ -99,6 +99,16 @@ static plp_status read_family(json_object *o, const char *where, model_config *c
     return PLP_FAIL(PLP_ERR_DATA, "%s: model_type %.40s; fix: one of mamba, mamba2, falcon_mamba", where, type ? type : "null");
 }
 
+/* Hugging Face's Mamba-2 takes expand * hidden and never reads intermediate_size, which is then a left-over of whoever wrote the config.  Of
+ * both, what the heads make is right; with none that does, model_config_check has the numbers. */
+static void settle_inner(const char *where, int64_t expanded, int64_t heads, int64_t head_dim, model_config *c)
+{
+    if (heads == 0 || c->inner == heads * head_dim || expanded != heads * head_dim) return;
+    plp_warn_alike("%s: intermediate_size %lld is not used: expand * hidden_size is %lld, and so is num_heads * head_dim", where,
+                   (long long)c->inner, (long long)expanded);
+    c->inner = expanded;
+}
+
 static plp_status resolve_hugging_face(json_object *o, const char *where, model_config *c)
 {
     int64_t heads = 0, head_dim = 64, groups = 8; /* the class's defaults */
@@ -112,8 +122,9 @@ static plp_status resolve_hugging_face(json_object *o, const char *where, model_
     if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: hidden_act %.40s; fix: silu", where, act);
     PLP_TRY(read_size(o, "hidden_size", where, &c->hidden));
     PLP_TRY(read_size(o, "num_hidden_layers", where, &c->layers));
-    PLP_TRY(read_expand(o, where, c)); /* FalconMamba's says 16 and means 2: */
-    PLP_TRY(read_size(o, "intermediate_size", where, &c->inner));
+    PLP_TRY(read_expand(o, where, c));
+    const int64_t expanded = c->inner;
+    PLP_TRY(read_size(o, "intermediate_size", where, &c->inner)); /* FalconMamba's expand is 16 and means 2 */
     PLP_TRY(read_size(o, "state_size", where, &c->state));
     PLP_TRY(read_size(o, "conv_kernel", where, &c->conv));
     PLP_TRY(plp_json_int(o, "vocab_size", where, 1, MOST, &c->vocab));
@@ -125,6 +136,7 @@ static plp_status resolve_hugging_face(json_object *o, const char *where, model_
     if (two) { /* its time_step_rank is a left-over and means nothing */
         PLP_TRY(read_size(o, "head_dim", where, &head_dim));
         PLP_TRY(plp_json_int(o, "num_heads", where, 1, MOST, &heads));
+        settle_inner(where, expanded, heads, head_dim, c);
         PLP_TRY(read_size(o, "n_groups", where, &groups));
         PLP_TRY(read_size(o, "chunk_size", where, &c->chunk));
         PLP_TRY(read_limits(o, "time_step_limit", where, c));

@@ -6,6 +6,7 @@
 #include "model/layout.h"
 #include "model/source.h"
 
+#include "listen.h"
 #include "unit_files.h"
 
 #include <stdarg.h>
@@ -230,6 +231,50 @@ static void defaults_and_missing_keys(void **state)
     refused(HF ",\"state_size\":\"16\"}", "state_size");
     refused(HF ",\"conv_kernel\":99999999999}", "conv_kernel");
     refused(HF ",\"layer_norm_epsilon\":NaN}", "layer_norm_epsilon");
+}
+
+/* Mamba-2's intermediate_size is what the heads make, or nobody's, or the other way round expand is; the other kinds' is what it says. */
+static void inner_widths(void **state)
+{
+#define IGNORED(width) "config.json: intermediate_size " width " is not used: expand * hidden_size is 128, and so is num_heads * head_dim"
+    static const struct {
+        const char *text;
+        int64_t inner, heads;
+        const char *warning; /* NULL: none */
+    } rows[] = {
+        { HF ",\"num_heads\":8,\"intermediate_size\":128}", 128, 8, NULL },
+        { HF ",\"num_heads\":8,\"intermediate_size\":null}", 128, 8, NULL },
+        { HF ",\"num_heads\":8,\"intermediate_size\":64}", 128, 8, IGNORED("64") },
+        { HF ",\"num_heads\":8,\"intermediate_size\":7}", 128, 8, IGNORED("7") },
+        { HF ",\"num_heads\":4,\"intermediate_size\":64}", 64, 4, NULL }, /* here expand is wrong */
+        { HF ",\"num_heads\":4,\"expand\":16,\"intermediate_size\":64}", 64, 4, NULL },
+        { HF ",\"num_heads\":4,\"intermediate_size\":96}", 96, 4, NULL }, /* neither fits: refused below */
+        { HF ",\"intermediate_size\":64}", 64, 4, NULL },
+        { "{\"model_type\":\"mamba\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_heads\":8,\"head_dim\":16,\"intermediate_size\":96}",
+          96, 96, NULL },
+        { "{\"model_type\":\"falcon_mamba\",\"hidden_size\":64,\"num_hidden_layers\":2,\"num_heads\":8,\"head_dim\":16,\"intermediate_"
+          "size\":96}",
+          96, 96, NULL },
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        model_config c;
+        char heard[1024];
+        listen_begin();
+        const plp_status st = resolve(rows[i].text, &c);
+        listen_end(heard);
+        if (st != PLP_OK) fail_msg("%s: %s", rows[i].text, plp_last_error());
+        if (c.inner != rows[i].inner || c.heads != rows[i].heads)
+            fail_msg("%s: inner %lld, heads %lld", rows[i].text, (long long)c.inner, (long long)c.heads);
+        if (rows[i].warning == NULL ? *heard != 0 : strstr(heard, rows[i].warning) == NULL)
+            fail_msg("%s: heard \"%s\"", rows[i].text, heard);
+    }
+    model_config c;
+    resolves(HF ",\"num_heads\":4,\"intermediate_size\":96}", &c);
+    c.vocab = c.vocab_used = 8, c.dtype = PLP_F32;
+    assert_int_equal(model_config_check(&c), PLP_ERR_DATA);
+    assert_non_null(strstr(plp_last_error(), "heads 4 * head_dim 16 is 64, inner is 96"));
+    refused(HF ",\"num_heads\":8,\"intermediate_size\":0}", "intermediate_size");
 }
 
 static void variants_are_refused(void **state)
@@ -474,17 +519,10 @@ static void paths_that_are_too_long(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(published_sizes),
-        cmocka_unit_test(fields_of_published_configs),
-        cmocka_unit_test(hybrids_are_named),
-        cmocka_unit_test(limits_in_all_spellings),
-        cmocka_unit_test(defaults_and_missing_keys),
-        cmocka_unit_test(variants_are_refused),
-        cmocka_unit_test(rules_between_fields),
-        cmocka_unit_test(places_in_a_model_file),
-        IN_DIR(ids_come_from_the_first_that_tells),
-        IN_DIR(attributes_give_the_config_back),
-        IN_DIR(paths_that_are_too_long),
+        cmocka_unit_test(published_sizes),          cmocka_unit_test(fields_of_published_configs), cmocka_unit_test(hybrids_are_named),
+        cmocka_unit_test(limits_in_all_spellings),  cmocka_unit_test(defaults_and_missing_keys),   cmocka_unit_test(inner_widths),
+        cmocka_unit_test(variants_are_refused),     cmocka_unit_test(rules_between_fields),        cmocka_unit_test(places_in_a_model_file),
+        IN_DIR(ids_come_from_the_first_that_tells), IN_DIR(attributes_give_the_config_back),       IN_DIR(paths_that_are_too_long),
     };
     return cmocka_run_group_tests(tests, read_published, drop_published);
 }

@@ -7,6 +7,7 @@
 #include "io/tensor.h"
 #include "model/source.h"
 
+#include "listen.h"
 #include "unit_files.h"
 
 #include <stdarg.h>
@@ -563,24 +564,11 @@ static void matrices_of_many_pieces(void **state)
     bag_free(&b);
 }
 
-/* stderr of a call as text */
 static void open_and_listen(model_source **s, char heard[1024])
 {
-    char path[512];
-    in_dir("stderr", path);
-    FILE *f = fopen(path, "w+");
-    assert_non_null(f);
-    fflush(stderr);
-    const int kept = dup(STDERR_FILENO);
-    dup2(fileno(f), STDERR_FILENO);
-    plp_log_threshold(PLP_LOG_WARN);
+    listen_begin();
     const plp_status st = model_source_open(s, dir, NULL);
-    plp_log_threshold(PLP_LOG_ERROR);
-    dup2(kept, STDERR_FILENO);
-    close(kept);
-    rewind(f);
-    heard[fread(heard, 1, 1023, f)] = 0;
-    fclose(f);
+    listen_end(heard);
     if (st != PLP_OK) fail_msg("%s", plp_last_error());
 }
 
