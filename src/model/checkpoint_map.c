@@ -240,6 +240,18 @@ static plp_status settle_dtype(const model_checkpoint_map *m, model_config *c)
     return PLP_OK;
 }
 
+/* The tensors have the last word; a config that says otherwise may be that of another model. */
+static void settle_bias(const model_checkpoint_map *m, const char *what, bool there, bool *has)
+{
+    if (there && !*has)
+        plp_warn_alike("%s: by its config the model has no biases of %s, but the tensors are there; they are used",
+                       io_checkpoint_dir(m->checkpoint), what);
+    if (!there && *has)
+        plp_warn_alike("%s: by its config the model has biases of %s, but there are no such tensors; it runs without",
+                       io_checkpoint_dir(m->checkpoint), what);
+    *has = there;
+}
+
 plp_status model_checkpoint_map_open(model_checkpoint_map *m, const io_checkpoint *checkpoint, model_config *c)
 {
     *m = (model_checkpoint_map){ .checkpoint = checkpoint, .prefix = "model." };
@@ -247,8 +259,9 @@ plp_status model_checkpoint_map_open(model_checkpoint_map *m, const io_checkpoin
     if (find(m, "backbone.norm_f.weight") == NULL) return missing(m, "backbone.norm_f.weight");
     PLP_TRY(find_head(m, c));
     PLP_TRY(settle_vocab(m, c));
-    c->proj_bias = find(m, "backbone.layers.0.mixer.in_proj.bias") || find(m, "backbone.layers.0.mixer.out_proj.bias");
-    c->conv_bias = find(m, "backbone.layers.0.mixer.conv1d.bias") != NULL;
+    settle_bias(m, "in_proj and out_proj",
+                find(m, "backbone.layers.0.mixer.in_proj.bias") || find(m, "backbone.layers.0.mixer.out_proj.bias"), &c->proj_bias);
+    settle_bias(m, "conv1d", find(m, "backbone.layers.0.mixer.conv1d.bias") != NULL, &c->conv_bias);
     c->mixer_norm_weights = has_mixer_norms(m, c);
     return settle_dtype(m, c);
 }

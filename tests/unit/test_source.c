@@ -749,6 +749,60 @@ static void config_and_tensors_disagree(void **state)
     bag_free(&b);
 }
 
+/* Biases are those of the tensors, and a config that says otherwise is heard of once. */
+static void biases_by_config_and_tensors(void **state)
+{
+    static const struct {
+        const char *config;
+        bool conv, proj; /* whether the tensors are there */
+        const char *warning[2];
+    } rows[] = {
+#define BIASES(of)    "by its config the model has biases of " of ", but there are no such tensors; it runs without"
+#define NO_BIASES(of) "by its config the model has no biases of " of ", but the tensors are there; they are used"
+        { HUGGING_FACE(""), true, false, { NULL, NULL } },
+        { HUGGING_FACE(",\"use_conv_bias\":false"), false, false, { NULL, NULL } },
+        { HUGGING_FACE(",\"use_conv_bias\":false"), true, false, { NO_BIASES("conv1d"), NULL } },
+        { HUGGING_FACE(""), false, false, { BIASES("conv1d"), NULL } },
+        { HUGGING_FACE(",\"use_bias\":true"), true, true, { NULL, NULL } },
+        { HUGGING_FACE(",\"use_bias\":false"), true, true, { NO_BIASES("in_proj and out_proj"), NULL } },
+        { HUGGING_FACE(",\"use_bias\":true"), true, false, { BIASES("in_proj and out_proj"), NULL } },
+        { HUGGING_FACE(",\"use_bias\":false,\"use_conv_bias\":false"),
+          true,
+          true,
+          { NO_BIASES("in_proj and out_proj"), NO_BIASES("conv1d") } },
+        { ORIGINAL(",\"conv_bias\":false},\"tie_embeddings\":false}"), true, false, { NO_BIASES("conv1d"), NULL } },
+    };
+    (void)state;
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        bag b;
+        model_source *s = NULL;
+        char name[IO_NAME], heard[1024];
+        int lines = 0;
+        bag_original(&b, "");
+        for (int i = 0; i < 2; i++) {
+            snprintf(name, sizeof name, "backbone.layers.%d.mixer.conv1d.bias", i);
+            if (!rows[r].conv) bag_drop(&b, name);
+            snprintf(name, sizeof name, "backbone.layers.%d.mixer.in_proj.bias", i);
+            if (rows[r].proj) bag_add(&b, name, 1, 770, 1);
+            snprintf(name, sizeof name, "backbone.layers.%d.mixer.out_proj.bias", i);
+            if (rows[r].proj) bag_add(&b, name, 1, 64, 1);
+        }
+        put("config.json", rows[r].config);
+        bag_save(&b, "model.safetensors", "");
+        open_and_listen(&s, heard);
+        assert_true(model_source_config(s)->conv_bias == rows[r].conv && model_source_config(s)->proj_bias == rows[r].proj);
+        for (const char *p = heard; (p = strchr(p, '\n')) != NULL; p++) lines++;
+        for (int i = 0; i < 2; i++) {
+            if (rows[r].warning[i] == NULL) continue;
+            if (strstr(heard, rows[r].warning[i]) == NULL) fail_msg("row %zu: heard \"%s\"", r, heard);
+            lines--;
+        }
+        if (lines != 0) fail_msg("row %zu: heard \"%s\"", r, heard);
+        model_source_close(&s);
+        bag_free(&b);
+    }
+}
+
 static void unknown_tensors_are_warned_of(void **state)
 {
     (void)state;
@@ -1029,6 +1083,7 @@ int main(void)
         IN_DIR(heads_and_embeddings_by_every_name),
         IN_DIR(broken_tensors_are_named),
         IN_DIR(config_and_tensors_disagree),
+        IN_DIR(biases_by_config_and_tensors),
         IN_DIR(unknown_tensors_are_warned_of),
         IN_DIR(another_tokenizer_is_another_model),
         IN_DIR(other_values_are_another_model),
