@@ -70,6 +70,21 @@ static plp_status index_tokens(text_tokenizer *t, const char *where)
     return PLP_OK;
 }
 
+/* A part that a later version brings would have a say in the ids, and the reference reads no such file either. */
+static plp_status check_keys(json_object *root, const char *where)
+{
+    static const char *const known[] = { "version",       "truncation",     "padding", "added_tokens", "normalizer",
+                                         "pre_tokenizer", "post_processor", "decoder", "model" };
+    json_object_object_foreach(root, key, value)
+    {
+        size_t i = 0;
+        (void)value;
+        while (i < sizeof known / sizeof *known && strcmp(key, known[i]) != 0) i++;
+        if (i == sizeof known / sizeof *known) return text_component_unknown(where, "key", key);
+    }
+    return PLP_OK;
+}
+
 static plp_status read_parts(text_tokenizer *t, json_object *root, const char *where)
 {
     const char *version = "1.0";
@@ -77,6 +92,7 @@ static plp_status read_parts(text_tokenizer *t, json_object *root, const char *w
     if (!json_object_is_type(root, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: not a JSON object", where);
     PLP_TRY(plp_json_string(root, "version", where, &version));
     if (strcmp(version, "1.0") != 0) return PLP_FAIL(PLP_ERR_DATA, "%s: version %.60s; only 1.0 is read", where, version);
+    PLP_TRY(check_keys(root, where));
     PLP_TRY(text_need(root, "model", where, json_type_object, &model));
     PLP_TRY(text_bpe_create(&t->bpe, model, where));
     PLP_TRY(text_normalizer_create(&t->normalizer, plp_json_member(root, "normalizer"), where));

@@ -158,6 +158,11 @@ static void malformed_files_are_refused(void **state)
     };
     text_tokenizer *t = NULL;
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) refused(&rows[i].f, rows[i].message);
+    /* A part that is not known; a key that a component does not know is passed over. */
+    refused(&(file){ .added = "[], \"post_normalizer\": null" }, "t.json: key: post_normalizer is not supported; fix: ");
+    refused(&(file){ .model = "{}, \"zz\": 1" }, "key: zz is not supported");
+    assert_int_equal(create(&t, &(file){ .normalizer = "{\"type\": \"Lowercase\", \"zz\": 1}" }), PLP_OK);
+    text_tokenizer_destroy(&t);
     static const char *const texts[] = {
         "", "[]", "null", "3", "{", "{\"version\": \"2.0\"}", "{\"version\": 1}", "{\"version\": \"1.0\"}", "{} {}"
     };
