@@ -47,6 +47,47 @@ mpicc -std=c17 "$work/examples/batch.c" $(pkg-config --cflags --libs polylepis) 
 works "$work/batch"
 "$polylepis" convert "$demo" "$work/demo.h5" -q 2>"$work/err" && demo=$work/demo.h5 || fail "convert"
 works "$work/batch" # the library finds the parser from where it lies
+
+# From C++, in a project that has C and in one that has not, and with MPI's library for C alone.
+mkdir "$work/cxx"
+cat >"$work/cxx/app.cc" <<'END'
+#include <mpi.h> // before ours, which cannot keep its C++ bindings out any more
+#include <polylepis/polylepis.h>
+
+#include <cstdio>
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    plp_engine_options options{};
+    options.model = argv[1];
+    plp_engine *engine = nullptr;
+    plp_engine_info info{};
+    const plp_status st = plp_engine_create(&engine, MPI_COMM_WORLD, &options);
+    plp_engine_describe(engine, &info);
+    if (info.rank == 0) std::printf("%s on %d ranks\n", plp_status_name(st), info.size);
+    plp_engine_destroy(&engine);
+    MPI_Finalize();
+}
+END
+echo "OK on $np ranks" >"$work/want"
+if command -v c++ >/dev/null; then
+    for languages in CXX "C CXX"; do
+        printf '%s\n' "cmake_minimum_required(VERSION 3.25)" "project(app LANGUAGES $languages)" "find_package(polylepis 0.1 REQUIRED)" \
+            "add_executable(app app.cc)" "target_link_libraries(app PRIVATE polylepis::polylepis)" >"$work/cxx/CMakeLists.txt"
+        app="$work/cxx/build of $languages"
+        cmake -S "$work/cxx" -B "$app" -DCMAKE_PREFIX_PATH="$prefix" >"$work/err" 2>&1 || fail "find_package, $languages"
+        cmake --build "$app" >"$work/err" 2>&1 || fail "cmake --build, $languages"
+        works "$app/app"
+    done
+    # shellcheck disable=SC2046 # several words
+    OMPI_CC=c++ MPICH_CC=c++ mpicc "$work/cxx/app.cc" $(pkg-config --cflags --libs polylepis) -Wl,-rpath,"$directory" -o "$work/app" 2>"$work/err" ||
+        fail "C++ with MPI's library for C"
+    works "$work/app"
+else
+    echo "skipped: C++, for want of a compiler"
+fi
+
 sed 's/find_package(polylepis 0.1/find_package(polylepis 9.0/' "$source/examples/CMakeLists.txt" >"$work/examples/CMakeLists.txt"
 cmake -S "$work/examples" -B "$work/other" -DCMAKE_PREFIX_PATH="$prefix" >"$work/err" 2>&1 && fail "version 9.0 was found"
 finish
