@@ -1,4 +1,7 @@
 # Part of `cmake --install`, which sets PREFIX, DOCDIR, DATADIR, LIBDIR, MODULEFILE, SOURCE and VERSION: what depends on where things lie.
+cmake_path(ABSOLUTE_PATH PREFIX NORMALIZE) # may be relative to where cmake was called
+string(REGEX REPLACE "(.)/$" "\\1" PREFIX "${PREFIX}")
+
 # Documentation: links into the source tree become plain text, and the job scripts are in share/.
 set(root "$ENV{DESTDIR}${PREFIX}")
 file(RELATIVE_PATH scripts "/${DOCDIR}" "/${DATADIR}/polylepis/slurm")
@@ -11,6 +14,7 @@ foreach(page IN LISTS pages)
   file(WRITE "${page}" "${text}")
 endforeach()
 
-# The module file names the prefix, which may differ from that of the configuration.
+# The module file names the prefix, which may differ from that of the configuration, as a word of Tcl.
+string(REGEX REPLACE "([][\\$\"])" "\\\\\\1" QUOTED "${PREFIX}")
 configure_file("${SOURCE}/launch/polylepis.module" "${root}/${MODULEFILE}" @ONLY)
 message(STATUS "Module file: ${PREFIX}/${MODULEFILE}")

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 packages_build="gcc libc6-dev cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev libjson-c-dev libpcre2-dev \
 libutf8proc-dev"
-packages_test="g++ libcmocka-dev clang-format-14 hdf5-tools python3-h5py python3-numpy dpkg-dev file strace slurmctld slurmd slurm-client munge"
+packages_test="g++ tcl libcmocka-dev clang-format-14 hdf5-tools python3-h5py python3-numpy dpkg-dev file strace slurmctld slurmd slurm-client munge"
 packages_fuzz="clang libclang-rt-dev libomp-dev"
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }

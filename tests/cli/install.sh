@@ -22,6 +22,35 @@ DESTDIR=$work/root cmake --install "$build" --prefix /opt/plp >"$work/err" 2>&1 
 grep -q '^set prefix "/opt/plp"' "$work/root/opt/plp/share/modulefiles/polylepis/$version" || fail "prefix of the module file"
 grep -rlF -e "$work" "$work/root" >"$work/err" && fail "DESTDIR is named inside"
 
+# The module file, read as module systems do: its own place tells the prefix, and where it is a copy, the place of the installation.
+cat >"$work/module.tcl" <<'END'
+foreach command {module-whatis conflict} { proc $command args {} }
+foreach command {setenv prepend-path} { proc $command {name value} { puts "$name $value" } }
+lassign $argv ModulesCurrentModulefile
+source $ModulesCurrentModulefile
+END
+module() { # module PREFIX FILE
+    : >"$work/err"
+    [ "$(tclsh "$work/module.tcl" "$2" 2>"$work/err" | sed -n 's/^POLYLEPIS_ROOT //p')" = "$1" ] && [ ! -s "$work/err" ] ||
+        fail "module file $2: $(tclsh "$work/module.tcl" "$2" 2>&1), not $1"
+}
+if command -v tclsh >/dev/null; then
+    # shellcheck disable=SC2016 # Tcl's characters
+    file=share/modulefiles/polylepis/$version odd='a [b] $c "d" {e'
+    module "$prefix" "$prefix/$file"
+    [ "$(tclsh "$work/module.tcl" "$prefix/$file" | grep -c "$prefix")" = 8 ] || fail "module file: $(tclsh "$work/module.tcl" "$prefix/$file")"
+    mkdir "$work/there"
+    (cd "$work/there" && cmake --install "$build" --prefix "$odd/../$odd" >"$work/err" 2>&1) || fail "cmake --install with a relative prefix"
+    cp "$work/there/$odd/$file" "$work/copy"
+    module "$work/there/$odd" "$work/copy"
+    mv "$work/there" "$work/moved" # with all that is in it
+    module "$work/moved/$odd" "$work/moved/$odd/$file"
+    ln -s "$work/moved/$odd/$file" "$work/link"
+    module "$work/moved/$odd" "$work/link"
+else
+    echo "skipped: the module file, for want of tclsh"
+fi
+
 # Exported: what the headers declare, and all of it.
 nm -D --defined-only "$library" | awk '$2 != "A" { print $3 }' | sort >"$work/exported"
 cat "$prefix"/include/polylepis/*.h | grep -v '^ \*' | grep -o '\bplp_[a-z_]*(' | tr -d '(' | sort -u >"$work/declared"
