@@ -36,7 +36,7 @@ static void put(char *line, size_t used, size_t room)
     if (write(STDERR_FILENO, line, used) < 0) return; /* nowhere left to say so */
 }
 
-static void vlog_line(bool of_rank, const char *tag, const char *format, va_list args)
+__attribute__((format(printf, 3, 0))) static void vlog_line(bool of_rank, const char *tag, const char *format, va_list args)
 {
     char line[2048];
     int used = 0;
@@ -67,7 +67,7 @@ void plp_warn_alike(const char *format, ...)
     va_end(args);
 }
 
-static void log_tagged(const char *tag, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void log_tagged(const char *tag, const char *format, ...)
 {
     va_list args;
     va_start(args, format);

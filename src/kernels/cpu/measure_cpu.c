@@ -39,6 +39,7 @@ plp_status kn_read_time_cpu(kn_context *c, size_t bytes, double *seconds)
         const double took = plp_seconds() - start;
         if (took < *seconds) *seconds = took;
     }
+    (void)sink; /* written for nobody: so that what was read counts */
     free(data);
     return PLP_OK;
 }
