@@ -6,7 +6,7 @@
 
 set -eu
 exec </dev/null # nothing here asks, and mpirun would swallow what is typed
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.." # an absolute path: CDPATH has no say, and links to the script are followed
 
 packages_build="gcc libc6-dev cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev libjson-c-dev libpcre2-dev \
 libutf8proc-dev"

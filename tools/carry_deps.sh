@@ -2,7 +2,7 @@
 # Fills .carry/ with the few Debian packages that a bare GPU host lacks (headers and static libraries, under 4 MB), so that the project
 # builds there without installing anything: see tools/gpu_check.sh.  Run it where `apt-get download` works.
 set -eu
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 packages="libjson-c-dev libpcre2-dev libutf8proc-dev libcmocka-dev libcmocka0"
 carry=$PWD/.carry
 fetched=$(mktemp -d)

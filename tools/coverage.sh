@@ -3,7 +3,7 @@
 # share of its lines that ran and of its branches that were taken, least first.  What a process was killed in is not counted, nor is what
 # the model parser's process does, which may not write.  Ten minutes on two cores.
 # shellcheck source=launch/lib.sh
-. "$(dirname "$0")/../launch/lib.sh"
+. "$(dirname "$(readlink -f "$0")")/../launch/lib.sh"
 [ $# -gt 0 ] || set -- src
 install_packages "$packages_build $packages_test"
 configure coverage

@@ -4,7 +4,7 @@
 # FUZZ_RUNS=N: N executions each instead, however long they take, and a hundredth of model_file, which starts a process each time.
 # FUZZ_SEED=N: the same executions each time.
 # shellcheck source=launch/lib.sh
-. "$(dirname "$0")/../launch/lib.sh"
+. "$(dirname "$(readlink -f "$0")")/../launch/lib.sh"
 seconds=${1:-60}
 [ $# -eq 0 ] || shift
 corpus=$PWD/tests/fuzz/corpus found=$PWD/build/fuzz/found

@@ -4,7 +4,7 @@
 #   tools/gpu_check.sh [CMake arguments]
 # Packages that the host lacks are taken from .carry/, which tools/carry_deps.sh fills elsewhere.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 build=${BUILD:-build-gpu}
 logs=${OUT:-$PWD/$build/logs}
 jobs=$(nproc)

@@ -7,7 +7,7 @@
 # bias_kernel, which reads what cuBLAS stored through the copy engine: that is not followed.  For racecheck the build needs
 # -DCMAKE_CUDA_FLAGS="-lineinfo -DKN_RACECHECK": it goes by each thread's own arrival at a barrier, where one lane arrives for a warp.
 set -u
-cd "$(dirname "$0")/.." || exit
+cd "$(dirname "$(readlink -f "$0")")/.." || exit
 build=${1:-build-gpu} seconds=${2:-300}
 logs=${OUT:-$PWD/$build/logs}
 mkdir -p "$logs"

@@ -2,7 +2,7 @@
 # valgrind.sh [POLYLEPIS] -- memcheck over whole runs at np 1 and 2: text, a batch job, a conversion, a state that is kept and continued.
 # Reports of Open MPI and PMIx are suppressed, any other is an error.  A minute or two.
 # shellcheck source=launch/lib.sh
-. "$(dirname "$0")/../launch/lib.sh"
+. "$(dirname "$(readlink -f "$0")")/../launch/lib.sh"
 polylepis=${1:-build/release/src/cli/polylepis}
 install_packages valgrind
 mpi_environment
