@@ -5,7 +5,8 @@
 # nothing failed.  ROWS, TOOLS in the environment: only these.
 # What it finds inside kernels of cuBLAS and NCCL does not count, nor what NCCL's calls return while it tries what there is; nor for initcheck
 # bias_kernel, which reads what cuBLAS stored through the copy engine: that is not followed.  For racecheck the build needs
-# -DCMAKE_CUDA_FLAGS="-lineinfo -DKN_RACECHECK": it goes by each thread's own arrival at a barrier, where one lane arrives for a warp.
+# -DCMAKE_CUDA_FLAGS="-lineinfo -DKN_RACECHECK": it goes by each thread's own arrival at a barrier, where one lane arrives for a warp,
+# and does not follow bar.arrive at all.
 set -u
 cd "$(dirname "$(readlink -f "$0")")/.." || exit
 build=${1:-build-gpu} seconds=${2:-300}
