@@ -216,7 +216,8 @@ typedef struct plp_event {
  * wait or run afterwards.  With none of them it computes nothing; but several ranks wait for each other in every step, to see whether they have
  * the same requests.  A request that fails by itself, because its numbers are not finite, is an event and no failure of the step.
  * PLP_ERR_DISAGREE: the ranks have other requests, or drew other tokens; PLP_ERR_DEVICE: a GPU, CUDA or NCCL failed; PLP_ERR_REMOTE: MPI did.
- * After a failure the engine is of no more use: every later step returns the same status, and leaves *left as it was. */
+ * After a failure the engine is of no more use: every later step returns the same status at once, and leaves *left as it was; where one rank's
+ * step failed alone, end the job, for the others wait for it in theirs. */
 plp_status plp_engine_step(plp_engine *engine, int *left);
 /* The next event of the last step; 0 when there is none. */
 int plp_engine_next_event(plp_engine *engine, plp_event *event);

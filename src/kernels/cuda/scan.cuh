@@ -10,21 +10,22 @@
 
 constexpr float SCAN_LOG2E = 1.4426950408889634f;
 
-/* log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; the logarithm as u times a polynomial that is within 3e-8 of it on [0, 1]: relative, so
- * that small dt keep their digits, and without a second use of the unit that computes exponentials. */
+/* log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; the logarithm as u times a polynomial that is within 6e-8 of it on [0, 1]: relative, so
+ * that small dt keep their digits, and without a second use of the unit that computes exponentials.  Products and sums are spelt out: kernels
+ * of one context must round alike. */
 __device__ __forceinline__ float scan_softplus(float x)
 {
-    const float u = kn_exp2(-fabsf(x) * SCAN_LOG2E);
+    const float u = kn_exp2(__fmul_rn(-fabsf(x), SCAN_LOG2E));
     float p = 0.005232691764831543f;
-    p = p * u - 0.029505230486392975f;
-    p = p * u + 0.07822594046592712f;
-    p = p * u - 0.13663244247436523f;
-    p = p * u + 0.19106006622314453f;
-    p = p * u - 0.2484298199415207f;
-    p = p * u + 0.3331909775733948f;
-    p = p * u - 0.4999949336051941f;
-    p = p * u + 0.9999999403953552f;
-    return fmaxf(x, 0.f) + u * p;
+    p = __fmaf_rn(p, u, -0.029505230486392975f);
+    p = __fmaf_rn(p, u, 0.07822594046592712f);
+    p = __fmaf_rn(p, u, -0.13663244247436523f);
+    p = __fmaf_rn(p, u, 0.19106006622314453f);
+    p = __fmaf_rn(p, u, -0.2484298199415207f);
+    p = __fmaf_rn(p, u, 0.3331909775733948f);
+    p = __fmaf_rn(p, u, -0.4999949336051941f);
+    p = __fmaf_rn(p, u, 0.9999999403953552f);
+    return __fmaf_rn(u, p, fmaxf(x, 0.f));
 }
 
 /* How slices are cut: pieces of `length` tokens from the start of each.  Their states lie in work, (pieces of all slices, state + 1,

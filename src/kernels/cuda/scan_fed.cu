@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(shape<N, CH>::THREADS, shape<N, CH>::RESIDENT)
     fed_kernel(kn_scan_args a, kn_batch b, scan_pieces cut, const int *snap_start, const int *snap_slot)
 {
     using S = shape<N, CH>;
-    extern __shared__ char shared[];
+    extern __shared__ __align__(16) char shared[];
     typename S::stage *stages = (typename S::stage *)shared;
     scan_place p;
     if (!scan_find<PASS>(b, cut, p)) return;
