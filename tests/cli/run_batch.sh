@@ -230,7 +230,7 @@ batch 0
 
 # Stopped: what is done is kept, and the same command goes on; a command that differs is refused.
 fresh
-awk 'BEGIN { for (i = 0; i < 60; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 500 + i }' >"$in"
+awk 'BEGIN { for (i = 0; i < 60; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true}\n", i, i + 3, i, 200 + i }' >"$in"
 batch 0 --max-seqs 4
 cp "$out" "$work/kept"
 begin() { # in the background, until a few lines are finished; leaves $job

@@ -79,7 +79,7 @@ goes_on() {
 }
 
 awk 'BEGIN { for (i = 0; i < 40; i++) printf "{\"id\": \"%d\", \"prompt\": [%d, %d], \"max_tokens\": %d, \"ignore_eos\": true, \"temperature\": 0}\n",
-    i, i + 3, i, 1200 + i }' >"$in"
+    i, i + 3, i, 600 + i }' >"$in"
 
 # A step that says nothing to MPI is answered with the flag, by one task; nothing is computed.
 srun --mpi=none -n 2 polylepis generate -m "$demo" -p a >"$work/out" 2>"$work/err"
