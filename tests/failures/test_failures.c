@@ -1,7 +1,7 @@
 /* Whatever allocation or call to the system fails, once or from then on: a job ends with a status that says so, or has done all of its work;
  * it leaves no half-written file and no descriptor, and what can be resumed gives the same bytes.
  *
- *     test_failures [all]        without it, of many failures a part (all of the first 40, and ever fewer behind): sanitizers take long */
+ *     test_failures [all]        without it, of many failures a part (all of the first 20, and ever fewer behind): sanitizers take long */
 #include "failures/fail.h"
 
 #include "base/error.h"
@@ -202,7 +202,7 @@ static void loop(const job *j, fail_plan p)
 {
     long tries = 0, errors = 0;
     const int open_before = descriptors();
-    for (p.n = 1;; p.n += all ? 1 : 1 + p.n / 40) {
+    for (p.n = 1;; p.n += all ? 1 : 1 + p.n / 20) {
         remove_outputs();
         fail_begin(&p);
         const plp_status st = j->work();
