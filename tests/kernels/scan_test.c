@@ -116,6 +116,34 @@ static void run(kt *t, const int *size)
     kt_expect(t, "h", &h, want);
 }
 
+/* The same from a row on. */
+static kn_scan_args arguments_from(kt *t, const inputs *in, const kt_array *h, int row)
+{
+    kn_scan_args a = arguments(in, h);
+    const size_t size = plp_dtype_size(t->act), at = (size_t)row;
+    a.x = (const char *)a.x + at * (size_t)in->ld_x * size;
+    a.z = (const char *)a.z + at * (size_t)in->ld_z * size;
+    a.dt = (const char *)a.dt + at * (size_t)in->ld_dt * size;
+    a.B = (const char *)a.B + at * (size_t)in->ld_bc * size;
+    a.C = (const char *)a.C + at * (size_t)in->ld_bc * size;
+    a.y = (char *)a.y + at * (size_t)in->ld_y * size;
+    return a;
+}
+
+/* Rows [from, to) of two y are the same, to the bit. */
+static void expect_same(kt *t, const char *what, const inputs *in, const kt_array *y, int from, int to)
+{
+    const size_t size = plp_dtype_size(t->act), bytes = y->n * size, columns = (size_t)in->channels * size;
+    char *first = kt_host(t, bytes), *second = kt_host(t, bytes);
+    kt_ok(t, t->kn->to_host(t->c, first, in->y.p, bytes));
+    kt_ok(t, t->kn->to_host(t->c, second, y->p, bytes));
+    kt_ok(t, t->kn->sync(t->c));
+    for (int row = from; row < to; row++) {
+        const size_t at = (size_t)row * (size_t)in->ld_y * size;
+        if (memcmp(first + at, second + at, columns) != 0) kt_fail(t, "row %d of y %s", row, what);
+    }
+}
+
 /* A sequence in slices of any length is the sequence at once, to the bit, where the context promises it. */
 static void run_slices(kt *t, const int *size)
 {
@@ -136,25 +164,39 @@ static void run_slices(kt *t, const int *size)
         kt_batch b = kt_sequences(t, 0, 1, &n, &past);
         const int other = whole.dst[0] == 0 ? 1 : 0;
         b.b.src_slot = b.b.dst_slot = kt_upload(t, &other, sizeof other);
-        kn_scan_args part = arguments(&again, &h);
-        const size_t size_of = plp_dtype_size(t->act), row = (size_t)done;
-        part.x = (const char *)part.x + row * (size_t)in.ld_x * size_of;
-        part.z = (const char *)part.z + row * (size_t)in.ld_z * size_of;
-        part.dt = (const char *)part.dt + row * (size_t)in.ld_dt * size_of;
-        part.B = (const char *)part.B + row * (size_t)in.ld_bc * size_of;
-        part.C = (const char *)part.C + row * (size_t)in.ld_bc * size_of;
-        part.y = (char *)part.y + row * (size_t)in.ld_y * size_of;
+        const kn_scan_args part = arguments_from(t, &again, &h, done);
         if (!kt_ok(t, t->kn->scan(t->c, &part, &b.b))) return;
     }
-    const size_t bytes = in.y.n * plp_dtype_size(t->act);
-    char *first = kt_host(t, bytes), *second = kt_host(t, bytes);
-    kt_ok(t, t->kn->to_host(t->c, first, in.y.p, bytes));
-    kt_ok(t, t->kn->to_host(t->c, second, again.y.p, bytes));
-    kt_ok(t, t->kn->sync(t->c));
-    for (int row = 0; row < tokens; row++) {
-        const size_t at = (size_t)row * (size_t)in.ld_y * plp_dtype_size(t->act), n = (size_t)in.channels * plp_dtype_size(t->act);
-        if (memcmp(first + at, second + at, n) != 0) kt_fail(t, "row %d of y in slices differs from the sequence at once", row);
+    expect_same(t, "in slices differs from the sequence at once", &in, &again.y, 0, tokens);
+}
+
+/* A sequence alone is the same as among others, to the bit, where the context promises it. */
+static void run_alone(kt *t, const int *size)
+{
+    enum { SEQS = 4, WHICH = 2 };
+    const int tokens[SEQS] = { size[2], 1, size[2] + 19, 40 };
+    const int64_t past[SEQS] = { 0, 3, 5, 0 };
+    if (!t->deterministic) return;
+    kt_batch together = kt_sequences(t, 0, SEQS, tokens, past);
+    const inputs in = make(t, together.b.tokens, size);
+    const kt_array h = kt_state(t, &together, PLP_F32, (size_t)(in.channels * in.state));
+    const int first = together.start[WHICH], last = together.start[WHICH + 1], src = together.src[WHICH], dst = together.dst[WHICH];
+    const size_t slot = (size_t)(in.channels * in.state);
+    float *states[2];
+    inputs again = in;
+    again.y = kt_nan(t, t->act, in.y.n);
+
+    kt_batch alone = kt_sequences(t, 0, 1, &tokens[WHICH], &past[WHICH]);
+    alone.b.src_slot = kt_upload(t, &src, sizeof src), alone.b.dst_slot = kt_upload(t, &dst, sizeof dst);
+    const kn_scan_args all = arguments(&in, &h), one = arguments_from(t, &again, &h, first);
+    for (int i = 0; i < 2; i++) {
+        if (!kt_ok(t, t->kn->scan(t->c, i == 0 ? &all : &one, i == 0 ? &together.b : &alone.b))) return;
+        states[i] = kt_host(t, slot * sizeof(float));
+        kt_ok(t, t->kn->to_host(t->c, states[i], (const float *)h.p + (size_t)dst * slot, slot * sizeof(float)));
+        kt_ok(t, t->kn->sync(t->c));
     }
+    expect_same(t, "alone differs from the same among others", &in, &again.y, first, last);
+    kt_expect_same(t, "the state, alone and among others", states[1], states[0], (int)slot);
 }
 
 /* rtol 1e-5 of what is summed, and sums of `state` products cancel to about atol: 4e-5 where a channel remembers hundreds of tokens and is
@@ -191,6 +233,11 @@ const kt_case kt_scan_rows[] = {
     { "scan.slices", run_slices, { 96, 16, 700, 0, SKIP | BIAS, 0, 0 }, 0, 0 },
     { "scan.slices.odd", run_slices, { 19, 13, 300, 0, SKIP, 0, 3 }, 0, 0 },
     { "scan.slices.many", run_slices, { 4250, 16, 300, 0, SKIP | BIAS, 0, 2 }, 0, 0 },
+    /* as many channels as make one sequence half as large blocks as four on 132 multiprocessors */
+    { "scan.alone.8", run_alone, { 2112, 8, 150, 0, SKIP | BIAS, 0, 0 }, 0, 0 },
+    { "scan.alone.16", run_alone, { 2112, 16, 150, 0, SKIP | BIAS, 0, 2 }, 0, 0 },
+    { "scan.alone.32", run_alone, { 2112, 32, 90, 0, SKIP, 0, 0 }, 0, 0 },
+    { "scan.alone.odd", run_alone, { 131, 13, 90, 0, SKIP | BIAS, 0, 1 }, 0, 0 },
     { 0 }
 };
 

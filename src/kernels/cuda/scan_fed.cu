@@ -205,6 +205,11 @@ __global__ void __launch_bounds__(shape<N, CH>::THREADS, shape<N, CH>::RESIDENT)
     float A[NP], h[NP];
     scan_begin<PASS>(a, b, cut, p, c, valid, number, A, h);
     scan_snaps snaps = PASS == 2 ? scan_snaps_of(a, p, snap_start) : scan_snaps{ -1, 0 };
+    const auto keep = [&]() {
+        const int slot = snap_slot[snaps.snap++];
+        snaps.until = a.block;
+        if (slot >= 0) scan_keep(a, slot, c, valid, number, h);
+    };
     for (int stage = 0, t0 = p.first; t0 < p.last; stage++, t0 += S::STAGE) {
         typename S::stage &at = stages[stage % 2];
         const auto token = [&](int t) { /* products and sums are spelt out: they must round alike wherever this is unrolled */
@@ -220,20 +225,17 @@ __global__ void __launch_bounds__(shape<N, CH>::THREADS, shape<N, CH>::RESIDENT)
             return y;
         };
         gates.wait(FULL, stage);
-        if (snaps.until < 0 || snaps.until > S::STAGE) { /* behind the last token dt is 0 */
+        if (snaps.until < 0 || snaps.until > S::STAGE || (snaps.until == S::STAGE && t0 + S::STAGE <= p.last)) { /* behind the last token dt is 0 */
             float y[S::STAGE]; /* stored behind the last read: nothing then keeps reads from being moved ahead */
 #pragma unroll
             for (int t = 0; t < S::STAGE; t++) y[t] = token(t);
 #pragma unroll
             for (int t = 0; t < S::STAGE && PASS == 2; t++) at.y[group][t][channel] = y[t];
-            if (snaps.until > 0) snaps.until -= S::STAGE;
+            if (snaps.until > 0 && (snaps.until -= S::STAGE) == 0) keep();
         } else {
             for (int t = 0; t < S::STAGE && t0 + t < p.last; t++) {
                 at.y[group][t][channel] = token(t);
-                if (--snaps.until > 0) continue;
-                const int slot = snap_slot[snaps.snap++];
-                snaps.until = a.block;
-                if (slot >= 0) scan_keep(a, slot, c, valid, number, h);
+                if (--snaps.until == 0) keep();
             }
         }
         if (PASS == 2 || t0 + 2 * S::STAGE < p.last) gates.tell(EMPTY, stage); /* where somebody waits for it */
