@@ -17,8 +17,8 @@ plp_status plp_read_file(const char *path, size_t most, char **text, size_t *byt
 plp_status plp_json_parse(const char *text, size_t bytes, const char *where, json_object **root);
 plp_status plp_json_read(const char *path, size_t most, json_object **root);
 
-/* Whether a text is one JSON value to the letter of RFC 8259, in UTF-8, no name twice in an object: what users send is not guessed at,
- * where plp_json_parse is lenient.  PLP_ERR_DATA names the column, the first byte of the text being 1. */
+/* Whether a text is one JSON value to the letter of RFC 8259, in UTF-8, no name twice in an object and no NUL in one: what users send is not
+ * guessed at, where plp_json_parse is lenient.  PLP_ERR_DATA names the column, the first byte of the text being 1. */
 plp_status plp_json_check(const char *text, size_t bytes, const char *where);
 
 /* The four hexadecimal digits of an escape, at p < end.  false: there are no four. */

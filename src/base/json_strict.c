@@ -68,8 +68,8 @@ bool plp_json_hex4(const char *p, const char *end, unsigned *value)
     return true;
 }
 
-/* Behind a backslash.  Half a surrogate pair is no character. */
-static plp_status escape(reader *r)
+/* Behind a backslash.  Half a surrogate pair is no character, and json-c would end a name at its NUL: what is behind it would go unseen. */
+static plp_status escape(reader *r, bool in_name)
 {
     unsigned high, low;
     if (r->at < r->end && *r->at != 0 && strchr("\"\\/bfnrt", *r->at) != NULL) {
@@ -83,6 +83,7 @@ static plp_status escape(reader *r)
         if (!paired || low < 0xdc00 || low >= 0xe000) return bad(r, "half a surrogate pair");
         r->at += 6;
     }
+    if (high == 0 && in_name) return bad(r, "a NUL in a field's name");
     r->at += 4;
     return PLP_OK;
 }
@@ -95,7 +96,7 @@ static plp_status character(reader *r)
     return PLP_OK;
 }
 
-static plp_status string(reader *r)
+static plp_status string(reader *r, bool is_name)
 {
     if (!take(r, '"')) return bad(r, "a string was expected");
     while (!take(r, '"')) {
@@ -106,7 +107,7 @@ static plp_status string(reader *r)
         if (c >= 0x80)
             PLP_TRY(character(r));
         else if (r->at++, c == '\\')
-            PLP_TRY(escape(r));
+            PLP_TRY(escape(r, is_name));
     }
     return PLP_OK;
 }
@@ -155,7 +156,7 @@ static plp_status object(reader *r, int depth)
     do {
         skip_space(r);
         const char *text = r->at + 1;
-        PLP_TRY(string(r));
+        PLP_TRY(string(r, true));
         PLP_TRY(note_name(r, text, (size_t)(r->at - text) - 1));
         skip_space(r);
         if (!take(r, ':')) return bad(r, "a colon was expected");
@@ -195,7 +196,7 @@ static plp_status value(reader *r, int depth)
     else if (take(r, '['))
         PLP_TRY(array(r, depth + 1));
     else
-        PLP_TRY(peek(r) == '"' ? string(r) : word(r));
+        PLP_TRY(peek(r) == '"' ? string(r, false) : word(r));
     skip_space(r);
     return PLP_OK;
 }

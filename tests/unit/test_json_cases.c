@@ -140,6 +140,28 @@ static void long_names_are_cut_in_one_piece(void **state)
     }
 }
 
+/* json-c ends a name at its NUL: such a field would pass for the one it begins like. */
+static void a_name_holds_no_nul(void **state)
+{
+    (void)state;
+    static const char *const lines[] = {
+        "{\"prompt\":\"a\",\"max_tokens\":2,\"max_tokens\\u0000x\":5}",
+        "{\"prompt\":\"a\",\"max_tokens\\u0000\":5}",
+        "{\"prompt\":\"a\",\"logit_bias\":{\"5\\u00006\":1}}",
+    };
+    static const char behind_a_backslash[] = "{\"a\\\\u0000\":\"\\u0000\"}";
+    const batch_defaults defaults = { .request = plp_request_defaults(), .n = 1 };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        batch_request r;
+        const plp_status st = batch_request_read(&r, lines[i], strlen(lines[i]), 7, &defaults);
+        if (st != PLP_ERR_DATA) fail_msg("read: %s", lines[i]);
+        assert_non_null(strstr(plp_last_error(), "a NUL in a field's name"));
+        check_record(&r, st, lines[i]);
+        batch_request_free(&r);
+    }
+    assert_int_equal(plp_json_check(behind_a_backslash, sizeof behind_a_backslash - 1, "x"), PLP_OK);
+}
+
 static void safetensors_headers(void **state)
 {
     (void)state;
@@ -163,7 +185,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_strict_reader),   cmocka_unit_test(the_lenient_reader),
         cmocka_unit_test(lines_of_a_job),      cmocka_unit_test(long_names_are_cut_in_one_piece),
-        cmocka_unit_test(safetensors_headers),
+        cmocka_unit_test(a_name_holds_no_nul), cmocka_unit_test(safetensors_headers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
