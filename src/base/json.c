@@ -1,6 +1,7 @@
 #include "base/json.h"
 
 #include "base/error.h"
+#include "base/utf8.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -69,14 +70,33 @@ static json_object *parse(json_tokener *tokener, int flags, const char *text, si
     return value;
 }
 
-/* The character that a pair of escaped surrogates at p stands for; 0: there is no such pair. */
-static unsigned escaped_pair(const char *p, size_t bytes)
+/* The four hexadecimal digits at p; -1: there are no four. */
+static int32_t hex4(const char *p, const char *end)
 {
-    unsigned high, low;
-    if (bytes < 12 || p[0] != '\\' || p[1] != 'u' || p[6] != '\\' || p[7] != 'u') return 0;
-    if (!plp_json_hex4(p + 2, p + bytes, &high) || !plp_json_hex4(p + 8, p + bytes, &low)) return 0;
-    if (high < 0xd800 || high > 0xdbff || low < 0xdc00 || low > 0xdfff) return 0;
-    return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+    int32_t value = 0;
+    for (int i = 0; i < 4; i++, p++) {
+        const char *const hex = "0123456789abcdefABCDEF", *digit = p < end && *p != 0 ? strchr(hex, *p) : NULL;
+        if (digit == NULL) return -1;
+        const int d = (int)(digit - hex);
+        value = value << 4 | (d < 16 ? d : d - 6);
+    }
+    return value;
+}
+
+static int32_t escaped(const char *p, const char *end) /* -1: no \uXXXX */
+{
+    return end - p < 6 || p[0] != '\\' || p[1] != 'u' ? -1 : hex4(p + 2, end);
+}
+
+size_t plp_json_unicode(const char *p, const char *end, int32_t *c)
+{
+    *c = escaped(p, end);
+    if (*c < 0) return 0;
+    if (*c < 0xd800 || *c > 0xdbff) return 6;
+    const int32_t low = escaped(p + 6, end);
+    if (low < 0xdc00 || low > 0xdfff) return 6;
+    *c = 0x10000 + ((*c - 0xd800) << 10) + (low - 0xdc00);
+    return 12;
 }
 
 /* json-c up to 0.16 takes the character of a pair for half a pair when its low 16 bits look like one (U+1D800 to U+1DFFF, U+2D800 ...), and
@@ -87,16 +107,15 @@ static plp_status join_pairs(const char *text, size_t bytes, char **joined, size
     *joined = NULL;
     for (size_t at = 0; at < bytes; at++) {
         if (text[at] != '\\') continue;
-        const unsigned c = escaped_pair(text + at, bytes - at);
-        if (c == 0) {
+        int32_t c;
+        if (plp_json_unicode(text + at, text + bytes, &c) != 12) {
             at++; /* what is escaped, itself perhaps a backslash */
             continue;
         }
         if (*joined == NULL) PLP_TRY(PLP_ALLOCATED(*joined = malloc(bytes)));
         memcpy(*joined + used, text + done, at - done);
         used += at - done;
-        (*joined)[used++] = (char)(0xf0 | c >> 18);
-        for (int shift = 12; shift >= 0; shift -= 6) (*joined)[used++] = (char)(0x80 | (c >> shift & 0x3f));
+        used += plp_utf8_put(c, *joined + used);
         at += 11, done = at + 1;
     }
     if (*joined == NULL) return PLP_OK;

@@ -21,8 +21,9 @@ plp_status plp_json_read(const char *path, size_t most, json_object **root);
  * guessed at, where plp_json_parse is lenient.  PLP_ERR_DATA names the column, the first byte of the text being 1. */
 plp_status plp_json_check(const char *text, size_t bytes, const char *where);
 
-/* The four hexadecimal digits of an escape, at p < end.  false: there are no four. */
-bool plp_json_hex4(const char *p, const char *end, unsigned *value);
+/* Bytes of the escape \uXXXX at p <= end, and the character that it stands for: 6, or 12 where two are a surrogate pair.  Half a pair gives 6
+ * and itself, so that plp_is_surrogate (base/utf8.h) is true of *c.  0: there is no such escape. */
+size_t plp_json_unicode(const char *p, const char *end, int32_t *c);
 
 /* NULL for a missing key, a null, or where `object` is none.  Borrowed. */
 json_object *plp_json_member(json_object *object, const char *key);

@@ -56,35 +56,19 @@ static plp_status number(reader *r)
     return digits(r) ? PLP_OK : bad(r, "a digit was expected in the exponent");
 }
 
-bool plp_json_hex4(const char *p, const char *end, unsigned *value)
-{
-    *value = 0;
-    for (int i = 0; i < 4; i++, p++) {
-        const char *const hex = "0123456789abcdefABCDEF", *digit = p < end && *p != 0 ? strchr(hex, *p) : NULL;
-        if (digit == NULL) return false;
-        const unsigned d = (unsigned)(digit - hex);
-        *value = *value << 4 | (d < 16 ? d : d - 6);
-    }
-    return true;
-}
-
 /* Behind a backslash.  Half a surrogate pair is no character, and json-c would end a name at its NUL: what is behind it would go unseen. */
 static plp_status escape(reader *r, bool in_name)
 {
-    unsigned high, low;
+    int32_t c;
     if (r->at < r->end && *r->at != 0 && strchr("\"\\/bfnrt", *r->at) != NULL) {
         r->at++;
         return PLP_OK;
     }
-    if (!take(r, 'u') || !plp_json_hex4(r->at, r->end, &high)) return bad(r, "unknown escape in a string");
-    if (high >= 0xdc00 && high < 0xe000) return bad(r, "half a surrogate pair");
-    if (high >= 0xd800 && high < 0xdc00) {
-        const bool paired = r->end - r->at > 6 && r->at[4] == '\\' && r->at[5] == 'u' && plp_json_hex4(r->at + 6, r->end, &low);
-        if (!paired || low < 0xdc00 || low >= 0xe000) return bad(r, "half a surrogate pair");
-        r->at += 6;
-    }
-    if (high == 0 && in_name) return bad(r, "a NUL in a field's name");
-    r->at += 4;
+    const size_t length = plp_json_unicode(r->at - 1, r->end, &c);
+    if (length == 0) return bad(r, "unknown escape in a string");
+    if (plp_is_surrogate(c)) return bad(r, "half a surrogate pair");
+    if (c == 0 && in_name) return bad(r, "a NUL in a field's name");
+    r->at += length - 1;
     return PLP_OK;
 }
 

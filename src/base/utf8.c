@@ -25,3 +25,13 @@ bool plp_is_utf8(const char *text)
         if ((n = plp_utf8_length(text, end)) == 0) return false;
     return true;
 }
+
+size_t plp_utf8_put(int32_t c, char out[4])
+{
+    if (c < 0x80) return out[0] = (char)c, 1;
+    const size_t length = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    static const unsigned char lead[] = { [2] = 0xc0, [3] = 0xe0, [4] = 0xf0 };
+    for (size_t i = length - 1; i > 0; i--, c >>= 6) out[i] = (char)(0x80 | (c & 0x3f));
+    out[0] = (char)(lead[length] | c);
+    return length;
+}

@@ -2,6 +2,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/json.h"
 #include "base/utf8.h"
 
 #include <stdbool.h>
@@ -39,37 +40,11 @@ static plp_status expect(scanner *s, char wanted, const char *message)
     return PLP_OK;
 }
 
-static char *put_utf8(char *out, unsigned code)
-{
-    if (code < 0x80)
-        *out++ = (char)code;
-    else {
-        const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3; /* continuation bytes */
-        *out++ = (char)(0xff00u >> (more + 1) | code >> 6 * more);
-        for (int i = more - 1; i >= 0; i--) *out++ = (char)(0x80 | (code >> 6 * i & 0x3f));
-    }
-    return out;
-}
-
-static bool scan_hex4(scanner *s, unsigned *code)
-{
-    *code = 0;
-    for (int i = 0; i < 4; i++, s->p++) {
-        const int c = peek(s);
-        if (c >= '0' && c <= '9')
-            *code = *code << 4 | (unsigned)(c - '0');
-        else if ((c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'))
-            *code = *code << 4 | (unsigned)((c | 32) - 'a' + 10);
-        else
-            return false;
-    }
-    return true;
-}
-
 /* Behind a backslash. */
 static plp_status scan_escape(scanner *s, char **out)
 {
     static const char letters[] = "\"\\/bfnrt", bytes[] = "\"\\/\b\f\n\r\t";
+    char *const escape = s->p - 1;
     const int c = peek(s);
     const char *letter = c > 0 ? strchr(letters, c) : NULL;
     s->p += c >= 0;
@@ -77,17 +52,13 @@ static plp_status scan_escape(scanner *s, char **out)
         *(*out)++ = bytes[letter - letters];
         return PLP_OK;
     }
-    unsigned code = 0, low = 0;
-    if (c != 'u' || !scan_hex4(s, &code)) return broken(s, "an escape that JSON does not know");
-    if (code >= 0xd800 && code < 0xdc00) {
-        if (s->end - s->p < 6 || s->p[0] != '\\' || s->p[1] != 'u') return broken(s, "half a surrogate pair");
-        s->p += 2;
-        if (!scan_hex4(s, &low) || low < 0xdc00 || low > 0xdfff) return broken(s, "half a surrogate pair");
-        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-    } else if (code >= 0xdc00 && code <= 0xdfff)
-        return broken(s, "half a surrogate pair");
+    int32_t code;
+    const size_t length = plp_json_unicode(escape, s->end, &code);
+    if (length == 0) return broken(s, "an escape that JSON does not know");
+    if (plp_is_surrogate(code)) return broken(s, "half a surrogate pair");
     if (code == 0) return broken(s, "a NUL in a string");
-    *out = put_utf8(*out, code);
+    s->p = escape + length;
+    *out += plp_utf8_put(code, *out);
     return PLP_OK;
 }
 

@@ -1,6 +1,7 @@
 #include "text/bytelevel.h"
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "text/utf8.h"
 
 static bool stands_for_itself(int byte) { return (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae; }
@@ -25,7 +26,7 @@ plp_status text_bytelevel_encode(const char *bytes, size_t count, text_buffer *o
 {
     for (size_t i = 0; i < count; i++) {
         char character[4];
-        PLP_TRY(text_buffer_put(out, character, text_utf8_put(character_of((unsigned char)bytes[i]), character)));
+        PLP_TRY(text_buffer_put(out, character, plp_utf8_put(character_of((unsigned char)bytes[i]), character)));
     }
     return PLP_OK;
 }

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "text/bytelevel.h"
 #include "text/component.h"
 #include "text/pattern.h"
@@ -271,7 +272,7 @@ static plp_status read_strip(struct stage *s, json_object *component, const char
     char character[4];
     s->push = push_strip;
     PLP_TRY(text_need_character(component, "content", where, &c));
-    PLP_TRY(keep_content(s, character, text_utf8_put(c, character)));
+    PLP_TRY(keep_content(s, character, plp_utf8_put(c, character)));
     PLP_TRY(plp_json_int(component, "start", where, 0, INT32_MAX, &s->start));
     return plp_json_int(component, "stop", where, 0, INT32_MAX, &s->stop);
 }

@@ -1,6 +1,7 @@
 #include "text/normalize.h"
 
 #include "base/error.h"
+#include "base/utf8.h"
 #include "text/component.h"
 #include "text/pattern.h"
 #include "text/utf8.h"
@@ -92,7 +93,7 @@ static plp_status unicode_form(const struct step *s, const char *text, size_t by
     if (s->form & UTF8PROC_COMPOSE) count = (size_t)utf8proc_normalize_utf32(list, (utf8proc_ssize_t)count, s->form);
     for (size_t i = 0; i < count; i++) {
         char character[4];
-        PLP_DO(text_buffer_put(out, character, text_utf8_put(list[i], character)));
+        PLP_DO(text_buffer_put(out, character, plp_utf8_put(list[i], character)));
     }
 done:
     free(list);
@@ -111,7 +112,7 @@ static plp_status lowercase(const struct step *s, const char *text, size_t bytes
         if (c == 0x130)
             PLP_TRY(text_buffer_put(out, "i\xcc\x87", 3)); /* the one letter whose lower case is two characters */
         else
-            PLP_TRY(text_buffer_put(out, character, text_utf8_put(utf8proc_tolower(c), character)));
+            PLP_TRY(text_buffer_put(out, character, plp_utf8_put(utf8proc_tolower(c), character)));
     }
     return PLP_OK;
 }

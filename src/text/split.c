@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "text/bytelevel.h"
 #include "text/component.h"
 #include "text/pattern.h"
@@ -209,7 +210,7 @@ static plp_status read_metaspace(struct step *s, json_object *component, const c
     bool split = true;
     PLP_TRY(text_metaspace_read(component, where, &replacement, &s->prepend));
     PLP_TRY(plp_json_bool(component, "split", where, &split));
-    const size_t length = text_utf8_put(replacement, s->space);
+    const size_t length = plp_utf8_put(replacement, s->space);
     if (replacement == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: Metaspace: replacement: a NUL is not supported", where);
     memcpy(s->prefix, s->space, sizeof s->prefix);
     s->behaviour = MERGED_WITH_NEXT;

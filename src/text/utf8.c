@@ -28,16 +28,6 @@ size_t text_utf8_next(const char *bytes, size_t n, int32_t *c)
     return length;
 }
 
-size_t text_utf8_put(int32_t c, char out[4])
-{
-    if (c < 0x80) return out[0] = (char)c, 1;
-    const size_t length = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    static const unsigned char lead[] = { [2] = 0xc0, [3] = 0xe0, [4] = 0xf0 };
-    for (size_t i = length - 1; i > 0; i--, c >>= 6) out[i] = (char)(0x80 | (c & 0x3f));
-    out[0] = (char)(lead[length] | c);
-    return length;
-}
-
 plp_status text_utf8_repair(const char *bytes, size_t n, bool last, text_buffer *out, size_t *used)
 {
     size_t at = 0, good = 0; /* [good, at): read, not yet written */

@@ -15,7 +15,6 @@ enum {
 /* The first character of bytes[0, n), n > 0, and its length.  *c < 0: not a character; the length is then that of the longest beginning of
  * one, at least 1, which is what one U+FFFD stands for (Unicode 15, table 3-8: maximal subparts). */
 size_t text_utf8_next(const char *bytes, size_t n, int32_t *c);
-size_t text_utf8_put(int32_t c, char out[4]);
 
 /* Appends bytes[0, n) with U+FFFD for what is not UTF-8.  *used: how many bytes that took: all, or all but a character cut off at the end
  * unless this is the `last` of the text. */

@@ -2,6 +2,7 @@
  * random id sequences for each of fourteen tokenizers, and the demo's held-out text.  Streamed pieces are compared with the whole. */
 #include "base/error.h"
 #include "base/json.h"
+#include "base/utf8.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
 
@@ -82,9 +83,9 @@ static size_t random_text(size_t index, char *out)
         const struct entry *e = alphabet;
         for (; at >= e->weight; e++) at -= e->weight;
         if (e->range)
-            used += text_utf8_put(e->points[0] + (int32_t)(splitmix(&seed) % (uint64_t)(e->points[1] - e->points[0] + 1)), out + used);
+            used += plp_utf8_put(e->points[0] + (int32_t)(splitmix(&seed) % (uint64_t)(e->points[1] - e->points[0] + 1)), out + used);
         else
-            for (int k = 0; k < e->count; k++) used += text_utf8_put(e->points[k], out + used);
+            for (int k = 0; k < e->count; k++) used += plp_utf8_put(e->points[k], out + used);
     }
     return used;
 }
