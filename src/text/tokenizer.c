@@ -106,7 +106,8 @@ static plp_status read_parts(text_tokenizer *t, json_object *root, const char *w
     return PLP_OK;
 }
 
-/* json-c takes bytes as they come, and cuts keys off at a NUL, so that two tokens could become one unseen. */
+/* json-c takes bytes as they come, cuts keys off at a NUL, and makes U+FFFD of each half of a surrogate pair: two tokens could become one
+ * unseen. */
 static plp_status check_text(const char *json, size_t bytes, const char *where)
 {
     for (size_t i = 0, length; i < bytes; i += length) {
@@ -114,11 +115,13 @@ static plp_status check_text(const char *json, size_t bytes, const char *where)
         if (length == 0)
             return PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: invalid UTF-8; fix: take the file from where the model comes from", where, i);
     }
-    for (size_t i = 0; i + 5 < bytes; i++) {
+    for (size_t i = 0; i < bytes; i++) {
+        int32_t c;
         if (json[i] != '\\') continue;
-        if (memcmp(json + i, "\\u0000", 6) == 0)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: a NUL in a string is not supported", where, i);
-        i++; /* what is escaped, itself perhaps a backslash */
+        const size_t length = plp_json_unicode(json + i, json + bytes, &c);
+        if (length > 0 && plp_is_surrogate(c)) return PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: half a surrogate pair", where, i);
+        if (length > 0 && c == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: byte %zu: a NUL in a string is not supported", where, i);
+        i += length > 0 ? length - 1 : 1; /* what is escaped is itself perhaps a backslash */
     }
     return PLP_OK;
 }

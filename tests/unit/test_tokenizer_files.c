@@ -100,6 +100,10 @@ static void malformed_files_are_refused(void **state)
         { { .model = MODEL("{\"\": 0}", "[]", "") }, "empty" },
         { { .model = MODEL("{\"a\\\\\\u0000b\": 0}", "[]", "") }, "NUL" },
         { { .normalizer = "{\"type\": \"Prepend\", \"prepend\": \"\xc0\xb7\"}" }, "invalid UTF-8" },
+        { { .model = MODEL("{\"\\ud800\": 0, \"\\ud801\": 1}", "[]", "") }, "half a surrogate pair" },
+        { { .model = MODEL("{\"\\uDFFF\": 0}", "[]", "") }, "half a surrogate pair" },
+        { { .model = MODEL("{\"\\ud83d\\u0041\": 0}", "[]", "") }, "half a surrogate pair" },
+        { { .added = ADDED("9", "\\\\\\ud800") }, "half a surrogate pair" },
         { { .model = MODEL("{\"a\": 0}", "[\"a\"]", "") }, "number 0" },
         { { .model = MODEL("{\"a\": 0}", "[\"a a a\"]", "") }, "number 0" },
         { { .model = MODEL("{\"a\": 0, \"aa\": 1}", "[\"a a\", [\"a\"]]", "") }, "number 1" },
@@ -162,6 +166,11 @@ static void malformed_files_are_refused(void **state)
     refused(&(file){ .added = "[], \"post_normalizer\": null" }, "t.json: key: post_normalizer is not supported; fix: ");
     refused(&(file){ .model = "{}, \"zz\": 1" }, "key: zz is not supported");
     assert_int_equal(create(&t, &(file){ .normalizer = "{\"type\": \"Lowercase\", \"zz\": 1}" }), PLP_OK);
+    text_tokenizer_destroy(&t);
+    /* A whole pair is a character, and what stands behind an escaped backslash is no escape. */
+    assert_int_equal(create(&t, &(file){ .model = MODEL("{\"\\ud83d\\ude00\": 0, \"\\\\ud800\": 1}", "[]", "") }), PLP_OK);
+    assert_string_equal(text_tokenizer_token(t, 0), "\xf0\x9f\x98\x80");
+    assert_string_equal(text_tokenizer_token(t, 1), "\\ud800");
     text_tokenizer_destroy(&t);
     static const char *const texts[] = {
         "", "[]", "null", "3", "{", "{\"version\": \"2.0\"}", "{\"version\": 1}", "{\"version\": \"1.0\"}", "{} {}"
