@@ -305,7 +305,8 @@ static plp_status find(const text_pattern *p, const char *text, size_t bytes, si
         } else {
             char why[128] = "it reads the text too often";
             if (rc != PCRE2_ERROR_PARTIAL) pcre2_get_error_message(rc, (PCRE2_UCHAR *)why, sizeof why);
-            return PLP_FAIL(PLP_ERR_DATA, "expression '%.200s': %s (at byte %zu of a text of %zu)", p->source, why, from, bytes);
+            return PLP_FAIL(PLP_ERR_DATA, "expression '%.200s': %s (at byte %zu of a text of %zu); fix: give token ids instead of text",
+                            p->source, why, from, bytes);
         }
     }
 }

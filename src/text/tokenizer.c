@@ -126,6 +126,13 @@ static plp_status check_text(const char *json, size_t bytes, const char *where)
     return PLP_OK;
 }
 
+/* Readers of parts say what is wrong and where; what to do is the same for nearly all of it. */
+static plp_status with_fix(plp_status st)
+{
+    if (st != PLP_ERR_DATA || strstr(plp_last_error(), "; fix: ") != NULL) return st;
+    return PLP_FAIL(st, "%s; fix: repair the file, or give token ids instead of text", plp_last_error());
+}
+
 plp_status text_tokenizer_create(text_tokenizer **tokenizer, const char *json, size_t bytes, const char *where)
 {
     plp_status st = PLP_OK;
@@ -137,6 +144,7 @@ plp_status text_tokenizer_create(text_tokenizer **tokenizer, const char *json, s
     PLP_DO(plp_json_parse(json, bytes, where, &root));
     PLP_DO(read_parts(t, root, where));
 done:
+    st = with_fix(st);
     json_object_put(root);
     if (st != PLP_OK) text_tokenizer_destroy(&t);
     *tokenizer = t;

@@ -45,6 +45,7 @@ static void refused(const file *f, const char *message)
     assert_null(t);
     if (strstr(plp_last_error(), message) == NULL) fail_msg("refused with '%s', which does not say '%s'", plp_last_error(), message);
     if (strstr(plp_last_error(), "t.json") == NULL) fail_msg("'%s' does not say where", plp_last_error());
+    if (strstr(plp_last_error(), "; fix: ") == NULL) fail_msg("'%s' does not say what to do", plp_last_error());
 }
 
 static void unknown_components_are_refused_by_name(void **state)
@@ -175,8 +176,10 @@ static void malformed_files_are_refused(void **state)
     static const char *const texts[] = {
         "", "[]", "null", "3", "{", "{\"version\": \"2.0\"}", "{\"version\": 1}", "{\"version\": \"1.0\"}", "{} {}"
     };
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         assert_int_equal(text_tokenizer_create(&t, texts[i], strlen(texts[i]), "t.json"), PLP_ERR_DATA);
+        assert_non_null(strstr(plp_last_error(), "; fix: "));
+    }
 }
 
 static void expressions_that_mean_something_else_to_pcre2_are_refused(void **state)
@@ -263,7 +266,7 @@ static void no_expression_holds_up_a_run(void **state)
         if (st == PLP_OK)
             assert_int_equal(count, 1 << 20);
         else
-            assert_non_null(strstr(plp_last_error(), "expression"));
+            assert_non_null(strstr(plp_last_error(), "expression")), assert_non_null(strstr(plp_last_error(), "; fix: "));
         print_message("  %-50s %5.2f s  %s\n", rows[i], took, st == PLP_OK ? "ok" : plp_last_error());
     }
 }
