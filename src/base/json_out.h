@@ -1,4 +1,4 @@
-/* src/base/json_out.h -- JSON that is written out, when memory runs out.
+/* src/base/json_out.h -- JSON that is written out: as plain text, and when memory runs out.
  *
  * json-c then answers with NULL, and takes NULL for null: a record would be whole and lack its text.  In a file that includes this header
  * its calls read as ever and a failure is remembered, until plp_json_complete says so. */
@@ -15,6 +15,10 @@ plp_status plp_json_complete(const char *what);
 json_object *plp_json_made(json_object *o);
 void plp_json_add(json_object *o, const char *key, json_object *value); /* takes value over, as json_object_object_add */
 void plp_json_append(json_object *o, json_object *value);
+
+/* A value as text, for a file or a terminal; the caller's to free.  json-c escapes control characters below U+0020 alone; here U+007F to
+ * U+009F, which terminals obey as well, are escaped, too.  NULL: memory is exhausted, or there is no value. */
+char *plp_json_text(json_object *value, int flags);
 
 #define json_object_new_object()                plp_json_made(json_object_new_object())
 #define json_object_new_array()                 plp_json_made(json_object_new_array())

@@ -1,6 +1,7 @@
 #include "cli/batch_output.h"
 
 #include "base/error.h"
+#include "base/json_out.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,13 +62,14 @@ static plp_status print(const char *text)
 
 plp_status batch_output_put(batch_output *o, int64_t line, bool failed, json_object *record)
 {
-    const char *text = json_object_to_json_string_ext(record, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+    char *text = plp_json_text(record, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
     if (text == NULL) return PLP_FAIL(PLP_ERR_MEMORY, "host memory exhausted (the record of line %lld)", (long long)line);
-    if (o->journal != NULL) return io_journal_append(o->journal, line, failed, text, strlen(text));
-    if (!o->in_order) return print(text);
-    char *copy = strdup(text);
-    PLP_TRY(PLP_ALLOCATED(copy));
-    o->early[line % AHEAD] = copy;
+    if (o->journal != NULL || !o->in_order) {
+        const plp_status st = o->journal != NULL ? io_journal_append(o->journal, line, failed, text, strlen(text)) : print(text);
+        free(text);
+        return st;
+    }
+    o->early[line % AHEAD] = text;
     for (char **first; *(first = &o->early[o->next % AHEAD]) != NULL; o->next++) {
         PLP_TRY(print(*first));
         free(*first);

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/json_out.h"
 #include "base/log.h"
 #include "engine/state_file.h"
 #include "io/part_file.h"
@@ -202,7 +203,7 @@ static plp_status handle(output *o, const plp_event *e)
 
 static double rate(int64_t tokens, double seconds) { return seconds > 0 ? (double)tokens / seconds : 0; }
 
-static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
+static plp_status print_summary(output *o, size_t prompt, uint64_t seed, double load)
 {
     const double prefill = o->first - o->began, decode = o->ended - o->first;
     const int64_t decoded = o->tokens > 0 ? o->tokens - 1 : 0; /* the first comes of the prefill */
@@ -219,13 +220,17 @@ static void print_summary(output *o, size_t prompt, uint64_t seed, double load)
         json_object_object_add(t, "decode_seconds", json_object_new_double(decode));
         json_object_object_add(t, "decode_tokens_per_second", json_object_new_double(rate(decoded, decode)));
         json_object_object_add(o->answer, "timings", t);
-        printf("%s\n", json_object_to_json_string_ext(o->answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+        char *line = plp_json_text(o->answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+        PLP_TRY(PLP_ALLOCATED(line));
+        printf("%s\n", line);
+        free(line);
     } else
         end_text(o);
     char seeded[48] = "";
     if (sampling->temperature > 0) snprintf(seeded, sizeof seeded, "; --seed %llu", (unsigned long long)seed);
     plp_log(PLP_LOG_INFO, "prefill: %zu tokens in %.3f s, %.1f tokens/s; decode: %lld tokens in %.3f s, %.1f tokens/s%s", prompt, prefill,
             rate((int64_t)prompt, prefill), (long long)decoded, decode, rate(decoded, decode), seeded);
+    return PLP_OK;
 }
 
 /* ----------------------------------------------------------------------------------------------------------------------- run */
@@ -291,7 +296,7 @@ static plp_status generate(const cli *c, plp_engine *e, output *o, double load)
     PLP_DO(run_request(c, o, id, &stopped));
     o->ended = plp_seconds();
     if (o->tokens == 0) o->first = o->ended; /* stopped within the prompt */
-    if (o->prints) print_summary(o, count, seed, load);
+    PLP_DO(tp_agree(c->group, o->prints ? print_summary(o, count, seed, load) : PLP_OK));
     if (stopped) st = say_stopped(o, seed);
 done:
     plp_free(ids);

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/fault.h"
 #include "base/json.h"
+#include "base/json_out.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -392,10 +393,10 @@ static plp_status resume(io_journal *j, json_object *header, const char *expecte
 plp_status io_journal_begin(io_journal *j, json_object *header, bool resumable, io_journal_found *found)
 {
     plp_status st = PLP_OK;
-    char *expected = NULL;
+    char *text = NULL, *expected = NULL;
     *found = (io_journal_found){ 0 };
     j->synced = plp_seconds();
-    const char *text = json_object_to_json_string_ext(header, JSON_C_TO_STRING_PLAIN);
+    text = plp_json_text(header, JSON_C_TO_STRING_PLAIN);
     PLP_DO(PLP_ALLOCATED(text));
     PLP_DO(PLP_ALLOCATED(expected = joined(text, "\n")));
     if (j->replace) unlinkat(j->dir, j->part, 0);
@@ -411,6 +412,7 @@ plp_status io_journal_begin(io_journal *j, json_object *header, bool resumable, 
     if (st != PLP_OK) goto done;
     st = create_part(j, expected);
 done:
+    free(text);
     free(expected);
     return st;
 }

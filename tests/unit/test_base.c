@@ -2,6 +2,7 @@
 #include "base/dtype.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/json_out.h"
 
 #include <stdarg.h>
 #include <stddef.h>
@@ -91,6 +92,24 @@ static void integers_are_refused_as_written(void)
     }
 }
 
+/* What terminals obey is escaped, and reads as it was; so does what only looks like it. */
+static void json_text_has_no_controls(void **state)
+{
+    (void)state;
+    static const char text[] = "\0\x1b[1m\x7f\xc2\x80\xc2\x9b"
+                               "31m\xc2\x9f\xc2\xa0\xe2\x82\x9b\xf0\x9f\x98\x80";
+    static const char want[] = "{\"\\u007f\":\"\\u0000\\u001b[1m\\u007f\\u0080\\u009b31m\\u009f\xc2\xa0\xe2\x82\x9b\xf0\x9f\x98\x80\"}";
+    json_object *o = json_object_new_object(), *back = NULL;
+    json_object_object_add(o, "\x7f", json_object_new_string_len(text, sizeof text - 1));
+    char *json = plp_json_text(o, JSON_C_TO_STRING_PLAIN);
+    assert_string_equal(json, want);
+    assert_int_equal(plp_json_parse(json, strlen(json), "text", &back), PLP_OK);
+    assert_true(json_object_equal(o, back));
+    assert_null(plp_json_text(NULL, JSON_C_TO_STRING_PLAIN));
+    json_object_put(o), json_object_put(back);
+    free(json);
+}
+
 static void json_numbers_have_ranges(void **state)
 {
     (void)state;
@@ -138,9 +157,9 @@ static void json_numbers_have_ranges(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_f16_round_trips),    cmocka_unit_test(narrowing_rounds_to_nearest_even),
-        cmocka_unit_test(messages_are_one_line),    cmocka_unit_test(json_escapes_of_pairs_are_characters),
-        cmocka_unit_test(json_numbers_have_ranges),
+        cmocka_unit_test(every_f16_round_trips),     cmocka_unit_test(narrowing_rounds_to_nearest_even),
+        cmocka_unit_test(messages_are_one_line),     cmocka_unit_test(json_escapes_of_pairs_are_characters),
+        cmocka_unit_test(json_text_has_no_controls), cmocka_unit_test(json_numbers_have_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
