@@ -314,8 +314,6 @@ void io_checkpoint_close(io_checkpoint **checkpoint)
 }
 
 const char *io_checkpoint_dir(const io_checkpoint *c) { return c->dir; }
-int io_checkpoint_files(const io_checkpoint *c) { return c->files; }
-const char *io_checkpoint_file_name(const io_checkpoint *c, int file) { return c->file[file].name; }
 int64_t io_checkpoint_tensors(const io_checkpoint *c) { return c->tensors; }
 const io_tensor *io_checkpoint_tensor(const io_checkpoint *c, int64_t i) { return &c->tensor[i]; }
 void io_checkpoint_threads(const io_checkpoint *c, int threads) { io_gather_threads(c->gather, threads); }

@@ -18,8 +18,6 @@ plp_status io_checkpoint_open(io_checkpoint **c, const char *dir);
 void io_checkpoint_close(io_checkpoint **c);
 
 const char *io_checkpoint_dir(const io_checkpoint *c);
-int io_checkpoint_files(const io_checkpoint *c);
-const char *io_checkpoint_file_name(const io_checkpoint *c, int file); /* base name */
 int64_t io_checkpoint_tensors(const io_checkpoint *c);
 const io_tensor *io_checkpoint_tensor(const io_checkpoint *c, int64_t i); /* sorted by name */
 /* NULL if there is none.  Names that the file's __metadata__ records as dropped duplicates resolve to the tensor that was kept. */

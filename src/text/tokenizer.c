@@ -175,15 +175,6 @@ static const struct token *token_of(const text_tokenizer *t, int id)
 
 int text_tokenizer_vocab(const text_tokenizer *t) { return t->vocab; }
 
-int text_tokenizer_find(const text_tokenizer *t, const char *token)
-{
-    for (size_t i = 0; i < text_added_count(t->added); i++)
-        if (strcmp(text_added_token_at(t->added, i)->content, token) == 0) return text_added_token_at(t->added, i)->id;
-    return text_vocab_find(text_bpe_vocab(t->bpe), token, strlen(token));
-}
-
-bool text_tokenizer_special(const text_tokenizer *t, int id) { return token_of(t, id) != NULL && token_of(t, id)->special; }
-
 const char *text_tokenizer_token(const text_tokenizer *t, int id) { return token_of(t, id) != NULL ? token_of(t, id)->name : NULL; }
 
 /* ---- encoding ---- */

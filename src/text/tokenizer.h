@@ -16,9 +16,7 @@ typedef struct text_tokenizer text_tokenizer;
 plp_status text_tokenizer_create(text_tokenizer **t, const char *json, size_t bytes, const char *where);
 void text_tokenizer_destroy(text_tokenizer **t);
 
-int text_tokenizer_vocab(const text_tokenizer *t);                   /* largest id + 1, added tokens included */
-int text_tokenizer_find(const text_tokenizer *t, const char *token); /* id of a token by its exact content; -1 */
-bool text_tokenizer_special(const text_tokenizer *t, int id);
+int text_tokenizer_vocab(const text_tokenizer *t); /* largest id + 1, added tokens included */
 /* The token as tokenizer.json spells it ("Ġthe"); NULL for an id that has none.  Borrowed. */
 const char *text_tokenizer_token(const text_tokenizer *t, int id);
 

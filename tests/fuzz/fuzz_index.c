@@ -98,7 +98,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         json_object_object_foreach(map, name, shard)
         {
             const io_tensor *t = io_checkpoint_find(c, name);
-            CHECK(t != NULL && strcmp(io_checkpoint_file_name(c, t->file), json_object_get_string(shard)) == 0, "%s", name);
+            CHECK(t != NULL && strcmp(c->file[t->file].name, json_object_get_string(shard)) == 0, "%s", name);
             char element[8];
             if (io_tensor_count(t) > 0)
                 CHECK(io_checkpoint_read(c, t, io_tensor_count(t) - 1, 1, element) == PLP_OK, "%s", plp_last_error());

@@ -149,7 +149,7 @@ static void copy_with(const char *name, int64_t element, const void *bits)
     assert_int_equal(io_checkpoint_open(&c, to), PLP_OK);
     const io_tensor *t = io_checkpoint_find(c, name);
     assert_non_null(t);
-    snprintf(from, sizeof from, "%s/%s", to, io_checkpoint_file_name(c, t->file));
+    snprintf(from, sizeof from, "%s/model.safetensors", to);
     const size_t size = plp_dtype_size(t->dtype), at = (size_t)t->offset + (size_t)element * size;
     const size_t n = slurp(from, &data);
     memcpy(data + at, bits, size);
