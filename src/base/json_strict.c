@@ -1,12 +1,13 @@
 #include "base/json.h"
 
 #include "base/error.h"
+#include "base/grow.h"
 #include "base/utf8.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_DEPTH = 64, FIRST_NAMES = 16 };
+enum { MOST_DEPTH = 64 };
 
 /* A member's name, as it is spelled between its quotes. */
 typedef struct {
@@ -105,12 +106,9 @@ static int by_text(const void *a, const void *b)
 
 static plp_status note_name(reader *r, const char *text, size_t bytes)
 {
-    if (r->count == r->room) {
-        const size_t room = 2 * r->room + FIRST_NAMES;
-        name *names = realloc(r->names, room * sizeof *names);
-        PLP_TRY(PLP_ALLOCATED(names));
-        r->names = names, r->room = room;
-    }
+    name *grown = plp_grow(r->names, &r->room, r->count + 1, sizeof *grown);
+    PLP_TRY(PLP_ALLOCATED(grown));
+    r->names = grown;
     r->names[r->count++] = (name){ text, bytes };
     return PLP_OK;
 }

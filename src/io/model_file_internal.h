@@ -80,11 +80,12 @@ typedef struct {
 /* What a manifest is about.  Zero-initialised: empty. */
 typedef struct {
     io_entry *entries;
-    int64_t entry_count, entry_room;
+    int64_t entry_count;
     io_attribute *attributes;
-    int64_t attribute_count, attribute_room;
+    int64_t attribute_count;
     uint32_t *sums; /* CRC-32C of every IO_BLOCK bytes of every entry's payload */
-    int64_t sum_count, sum_room;
+    int64_t sum_count;
+    size_t entry_room, attribute_room, sum_room;
 } io_contents;
 
 static inline int64_t io_blocks(uint64_t bytes) { return (int64_t)((bytes + IO_BLOCK - 1) / IO_BLOCK); }

@@ -1,36 +1,26 @@
 #include "io/model_file_internal.h"
 
 #include "base/error.h"
+#include "base/grow.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Room for one more element of `size` bytes in a growing array. */
-static plp_status grow(void **array, int64_t count, int64_t *room, size_t size)
-{
-    if (count < *room) return PLP_OK;
-    const int64_t more = *room == 0 ? 64 : 2 * *room;
-    void *larger = realloc(*array, (size_t)more * size);
-    PLP_TRY(PLP_ALLOCATED(larger));
-    *array = larger, *room = more;
-    return PLP_OK;
-}
-
 plp_status io_contents_add_entry(io_contents *c, const io_entry *entry)
 {
-    void *array = c->entries;
-    PLP_TRY(grow(&array, c->entry_count, &c->entry_room, sizeof *c->entries));
-    c->entries = array;
+    io_entry *grown = plp_grow(c->entries, &c->entry_room, (size_t)c->entry_count + 1, sizeof *grown);
+    PLP_TRY(PLP_ALLOCATED(grown));
+    c->entries = grown;
     c->entries[c->entry_count++] = *entry;
     return PLP_OK;
 }
 
 plp_status io_contents_add_sum(io_contents *c, uint32_t sum)
 {
-    void *array = c->sums;
-    PLP_TRY(grow(&array, c->sum_count, &c->sum_room, sizeof *c->sums));
-    c->sums = array;
+    uint32_t *grown = plp_grow(c->sums, &c->sum_room, (size_t)c->sum_count + 1, sizeof *grown);
+    PLP_TRY(PLP_ALLOCATED(grown));
+    c->sums = grown;
     c->sums[c->sum_count++] = sum;
     return PLP_OK;
 }
@@ -58,9 +48,9 @@ plp_status io_contents_add_attribute(io_contents *c, const char *object, const c
         memcpy(a.value.ints, data, (size_t)count * sizeof *a.value.ints);
     } else
         memcpy(&a.value.real, data, sizeof a.value.real);
-    void *array = c->attributes;
-    PLP_DO(grow(&array, c->attribute_count, &c->attribute_room, sizeof *c->attributes));
-    c->attributes = array;
+    io_attribute *grown = plp_grow(c->attributes, &c->attribute_room, (size_t)c->attribute_count + 1, sizeof *grown);
+    PLP_DO(PLP_ALLOCATED(grown));
+    c->attributes = grown;
     c->attributes[c->attribute_count++] = a;
 done:
     if (st != PLP_OK) free_attribute(&a);
@@ -96,7 +86,7 @@ plp_status io_contents_sort(io_contents *c)
         used += blocks;
     }
     free(c->sums);
-    c->sums = sums, c->sum_room = c->sum_count;
+    c->sums = sums, c->sum_room = (size_t)c->sum_count;
     return PLP_OK;
 }
 

@@ -2,6 +2,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/grow.h"
 #include "base/json.h"
 #include "base/utf8.h"
 
@@ -13,7 +14,7 @@ typedef struct {
     const char *where;
     const char *tensor; /* being read, for messages; NULL outside */
     io_safetensors *out;
-    int64_t tensor_room, pair_room;
+    size_t tensor_room, pair_room;
     uint64_t payload; /* bytes behind the header */
     bool metadata_seen;
 } scanner;
@@ -147,15 +148,6 @@ static plp_status scan_object(scanner *s, member_reader member, void *arg)
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ entries */
-/* The array with room for one more element; NULL, and the array is as it was, when memory is out. */
-static void *grown(void *array, int64_t used, int64_t *room, size_t size)
-{
-    if (used < *room) return array;
-    void *more = realloc(array, (size_t)(*room ? 2 * *room : 64) * size);
-    if (more != NULL) *room = *room ? 2 * *room : 64;
-    return more;
-}
-
 typedef struct {
     bool dtype, shape, offsets; /* seen */
     uint64_t dims[IO_RANK], range[2];
@@ -221,7 +213,7 @@ static plp_status read_tensor(scanner *s, const char *name)
     s->tensor = name;
     if (strlen(name) >= IO_NAME) return broken(s, "a name of more than 255 bytes");
     if (out->tensors == IO_SAFETENSORS_TENSORS) return broken(s, "more than 2^20 tensors");
-    void *more = grown(out->tensor, out->tensors, &s->tensor_room, sizeof *out->tensor);
+    void *more = plp_grow(out->tensor, &s->tensor_room, (size_t)out->tensors + 1, sizeof *out->tensor);
     PLP_TRY(PLP_ALLOCATED(more));
     out->tensor = more;
     io_tensor *t = &out->tensor[out->tensors++];
@@ -244,7 +236,7 @@ static plp_status read_pair(scanner *s, const char *key, void *arg)
     io_safetensors *out = arg;
     const char *value = NULL;
     PLP_TRY(scan_string(s, &value));
-    void *more = grown(out->metadata, out->pairs, &s->pair_room, sizeof *out->metadata);
+    void *more = plp_grow(out->metadata, &s->pair_room, (size_t)out->pairs + 1, sizeof *out->metadata);
     PLP_TRY(PLP_ALLOCATED(more));
     out->metadata = more;
     out->metadata[out->pairs++] = (io_safetensors_pair){ key, value };

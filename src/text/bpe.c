@@ -1,6 +1,7 @@
 #include "text/bpe.h"
 
 #include "base/error.h"
+#include "base/grow.h"
 #include "base/json.h"
 #include "text/component.h"
 #include "text/utf8.h"
@@ -207,7 +208,7 @@ done:
 
 static plp_status add_symbol(text_bpe *b, int id)
 {
-    struct symbol *grown = text_grow(b->symbols, &b->symbol_room, b->symbol_count + 1, sizeof *grown);
+    struct symbol *grown = plp_grow(b->symbols, &b->symbol_room, b->symbol_count + 1, sizeof *grown);
     PLP_TRY(PLP_ALLOCATED(grown));
     b->symbols = grown;
     const int at = (int)b->symbol_count++;
@@ -268,7 +269,7 @@ static plp_status append_candidate(text_bpe *b, int at)
     if (at < 0 || b->symbols[at].next < 0) return PLP_OK;
     const struct pair *p = pair_of(b, b->symbols[at].id, b->symbols[b->symbols[at].next].id);
     if (p->left < 0) return PLP_OK;
-    struct candidate *grown = text_grow(b->heap, &b->heap_room, b->heap_count + 1, sizeof *grown);
+    struct candidate *grown = plp_grow(b->heap, &b->heap_room, b->heap_count + 1, sizeof *grown);
     PLP_TRY(PLP_ALLOCATED(grown));
     b->heap = grown;
     b->heap[b->heap_count++] = (struct candidate){ p->rank, at, p->id };

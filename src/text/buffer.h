@@ -1,14 +1,10 @@
-/* src/text/buffer.h -- growing arrays: bytes, ids, and the one rule by which all of them grow. */
+/* src/text/buffer.h -- growing arrays of bytes and of ids. */
 #ifndef TEXT_BUFFER_H
 #define TEXT_BUFFER_H
 
 #include "polylepis/status.h"
 
 #include <stddef.h>
-
-/* An array with room for at least `need` > 0 elements: `old`, or where it has moved to; *room is then what it has.  NULL, and `old` left as
- * it was, where memory is exhausted. */
-void *text_grow(void *old, size_t *room, size_t need, size_t size);
 
 typedef struct {
     char *data; /* owned: free(); NULL until the first byte */

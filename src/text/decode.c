@@ -1,6 +1,7 @@
 #include "text/decode.h"
 
 #include "base/error.h"
+#include "base/grow.h"
 #include "base/json.h"
 #include "base/utf8.h"
 #include "text/bytelevel.h"
@@ -289,7 +290,7 @@ static plp_status read_replace(struct stage *s, json_object *component, const ch
 
 static plp_status add_stage(text_decoder *d, struct stage **s)
 {
-    struct stage *grown = text_grow(d->stages, &d->room, d->count + 1, sizeof *grown);
+    struct stage *grown = plp_grow(d->stages, &d->room, d->count + 1, sizeof *grown);
     PLP_TRY(PLP_ALLOCATED(grown));
     d->stages = grown;
     *s = &d->stages[d->count++];

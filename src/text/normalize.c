@@ -1,6 +1,7 @@
 #include "text/normalize.h"
 
 #include "base/error.h"
+#include "base/grow.h"
 #include "base/utf8.h"
 #include "text/component.h"
 #include "text/pattern.h"
@@ -55,7 +56,7 @@ static plp_status order_marks(utf8proc_int32_t *c, size_t count)
     for (size_t i = 0; i <= count; i++) {
         const utf8proc_propval_t class = i < count ? utf8proc_get_property(c[i])->combining_class : 0;
         if (class != 0) {
-            struct mark *grown = text_grow(run, &room, length + 1, sizeof *grown);
+            struct mark *grown = plp_grow(run, &room, length + 1, sizeof *grown);
             PLP_DO(PLP_ALLOCATED(grown));
             run = grown;
             run[length] = (struct mark){ c[i], class, length };
@@ -82,7 +83,7 @@ static plp_status unicode_form(const struct step *s, const char *text, size_t by
     if (most < s->unchanged) return text_buffer_put(out, text, bytes); /* nearly every text */
     for (size_t at = 0; at < bytes;) {
         enum { LONGEST = 18 }; /* U+FDFA, the longest decomposition there is */
-        utf8proc_int32_t *grown = text_grow(list, &room, count + LONGEST, sizeof *grown);
+        utf8proc_int32_t *grown = plp_grow(list, &room, count + LONGEST, sizeof *grown);
         PLP_DO(PLP_ALLOCATED(grown));
         list = grown;
         at += text_utf8_next(text + at, bytes - at, &c);
@@ -209,7 +210,7 @@ static plp_status read_steps(text_normalizer *n, json_object *component, const c
         for (size_t i = 0; i < json_object_array_length(list); i++) PLP_TRY(read_steps(n, json_object_array_get_idx(list, i), where));
         return PLP_OK;
     }
-    struct step *grown = text_grow(n->steps, &n->room, n->count + 1, sizeof *grown);
+    struct step *grown = plp_grow(n->steps, &n->room, n->count + 1, sizeof *grown);
     PLP_TRY(PLP_ALLOCATED(grown));
     n->steps = grown;
     struct step *s = &n->steps[n->count++];

@@ -1,6 +1,7 @@
 #include "text/pattern.h"
 
 #include "base/error.h"
+#include "base/grow.h"
 #include "text/buffer.h"
 #include "text/component.h"
 
@@ -261,7 +262,7 @@ plp_status text_pattern_read(text_pattern **p, json_object *component, const cha
 
 plp_status text_spans_put(text_spans *s, size_t start, size_t end, bool match)
 {
-    text_span *grown = text_grow(s->list, &s->room, s->count + 1, sizeof *grown);
+    text_span *grown = plp_grow(s->list, &s->room, s->count + 1, sizeof *grown);
     PLP_TRY(PLP_ALLOCATED(grown));
     s->list = grown;
     s->list[s->count++] = (text_span){ start, end, match };

@@ -1,12 +1,13 @@
 #include "text/pieces.h"
 
 #include "base/error.h"
+#include "base/grow.h"
 
 #include <stdlib.h>
 
 static plp_status put(text_pieces *p, text_piece piece)
 {
-    text_piece *grown = text_grow(p->list, &p->room, p->count + 1, sizeof *grown);
+    text_piece *grown = plp_grow(p->list, &p->room, p->count + 1, sizeof *grown);
     PLP_TRY(PLP_ALLOCATED(grown));
     p->list = grown;
     p->list[p->count++] = piece;

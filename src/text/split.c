@@ -1,6 +1,7 @@
 #include "text/split.h"
 
 #include "base/error.h"
+#include "base/grow.h"
 #include "base/json.h"
 #include "base/utf8.h"
 #include "text/bytelevel.h"
@@ -228,7 +229,7 @@ static plp_status read_steps(text_splitter *splitter, json_object *component, co
             PLP_TRY(read_steps(splitter, json_object_array_get_idx(list, i), where));
         return PLP_OK;
     }
-    struct step *grown = text_grow(splitter->steps, &splitter->room, splitter->count + 1, sizeof *grown);
+    struct step *grown = plp_grow(splitter->steps, &splitter->room, splitter->count + 1, sizeof *grown);
     PLP_TRY(PLP_ALLOCATED(grown));
     splitter->steps = grown;
     struct step *s = &splitter->steps[splitter->count++];
