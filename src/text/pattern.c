@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum {
     MOST_EXPRESSION = 16384,     /* bytes */
@@ -72,6 +73,23 @@ static plp_status copy_braces(translation *t) /* \p{..}, \x{..} */
     return copy(t, (size_t)(end - t->e) + 1 - t->at);
 }
 
+/* What is in Oniguruma's \p{Alnum} and so on, names that PCRE2 does not know; NULL: it may know this one. */
+static const char *posix_set(const char *name, size_t length)
+{
+    static const char *const sets[][2] = { { "Alnum", "\\p{Alphabetic}\\p{Nd}" }, { "Digit", "\\p{Nd}" }, { "Punct", "\\p{P}" } };
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++)
+        if (strlen(sets[i][0]) == length && strncasecmp(sets[i][0], name, length) == 0) return sets[i][1];
+    return NULL;
+}
+
+static plp_status put_set(translation *t, const char *set, bool negated, size_t take)
+{
+    if (t->in_class) return negated ? refuse(t, take, "not supported inside a class") : put(t, set, take);
+    PLP_TRY(put(t, negated ? "[^" : "[", take));
+    PLP_TRY(put(t, set, 0));
+    return put(t, "]", 0);
+}
+
 /* \p{Han} is a script to Oniguruma; to PCRE2, from 10.40 on, it is that and all that the script shares with others (U+3001, ...), and
  * \p{sc:Han} the script. */
 static plp_status copy_property(translation *t)
@@ -83,6 +101,8 @@ static plp_status copy_property(translation *t)
     size_t at = 0;
     if (end == NULL) return copy_braces(t);
     const bool negated = *name == '^';
+    const char *set = posix_set(name + negated, (size_t)(end - name) - negated);
+    if (set != NULL) return put_set(t, set, negated != (t->e[t->at + 1] == 'P'), (size_t)(end - t->e) + 1 - t->at);
     const int n = snprintf(script, sizeof script, "\\p{sc:%.*s}", (int)(end - name) - negated, name + negated);
     if (n >= (int)sizeof script || memchr(name, ':', (size_t)(end - name)) || memchr(name, '=', (size_t)(end - name)))
         return copy_braces(t);

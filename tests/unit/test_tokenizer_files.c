@@ -209,6 +209,9 @@ static void expressions_that_mean_something_else_to_pcre2_are_refused(void **sta
         { "\\\\pL", "\\p" },
         { "\\\\x41", "\\x" },
         { "\\\\p{NoSuch}", "PCRE2" },
+        { "\\\\p{Graph}", "PCRE2" },
+        { "[\\\\P{Alnum}]", "\\P{Alnum}' at byte 1: not supported inside a class" },
+        { "[\\\\p{^Punct}]", "\\p{^Punct}" },
         { "\\\\u12", "\\u" },
         { "a)", "PCRE2" },
         { "", "0 bytes" },
@@ -357,6 +360,26 @@ static void scripts_are_scripts(void **state)
     encodes(&(file)DROPS("\\\\p{L}"), text, 1, (const int[]){ 1 });
 }
 
+/* Onigmo's names for sets, which are not those of POSIX: '$' is no Punct, and a combining acute no Alnum. */
+static void posix_properties_are_onigurumas(void **state)
+{
+    (void)state;
+#define KEEPS(expression)                                                                                                                  \
+    {                                                                                                                                      \
+        .normalizer = "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \"" expression "\"}, \"content\": \"\"}",                          \
+        .model = MODEL("{\"a\": 0, \"\xd9\xa3\": 1, \"\xcc\x81\": 2, \"$\": 3, \"!\": 4}", "[]", "")                                       \
+    }
+    static const char text[] = "a\xd9\xa3\xcc\x81$!";
+    encodes(&(file)KEEPS("\\\\p{Alnum}"), text, 3, (const int[]){ 2, 3, 4 });
+    encodes(&(file)KEEPS("[\\\\p{alnum}$]+"), text, 2, (const int[]){ 2, 4 });
+    encodes(&(file)KEEPS("[^\\\\p{Alnum}]"), text, 2, (const int[]){ 0, 1 });
+    encodes(&(file)KEEPS("\\\\P{Alnum}+"), text, 2, (const int[]){ 0, 1 });
+    encodes(&(file)KEEPS("\\\\P{^Alnum}"), text, 3, (const int[]){ 2, 3, 4 });
+    encodes(&(file)KEEPS("\\\\p{Punct}"), text, 4, (const int[]){ 0, 1, 2, 3 });
+    encodes(&(file)KEEPS("\\\\p{^Punct}"), text, 1, (const int[]){ 4 });
+    encodes(&(file)KEEPS("\\\\p{Digit}"), text, 4, (const int[]){ 0, 2, 3, 4 });
+}
+
 /* ^ behind a newline that is the last byte of the window which a match is first looked for in. */
 static void lines_begin_behind_every_newline(void **state)
 {
@@ -462,6 +485,7 @@ int main(void)
         cmocka_unit_test(long_words_take_no_longer_than_their_length),
         cmocka_unit_test(spaces_are_stripped_once),
         cmocka_unit_test(scripts_are_scripts),
+        cmocka_unit_test(posix_properties_are_onigurumas),
         cmocka_unit_test(lines_begin_behind_every_newline),
         cmocka_unit_test(no_file_crashes),
     };
