@@ -100,6 +100,14 @@ static int hex_digit(char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
+/* -1: not the token of a byte. */
+static int byte_of(const char *token, size_t length)
+{
+    if (length != 6 || memcmp(token, "<0x", 3) != 0 || token[5] != '>') return -1;
+    const int high = token[3] == '+' ? 0 : hex_digit(token[3]), low = hex_digit(token[4]); /* a sign is a digit's, as in the reference */
+    return high < 0 || low < 0 ? -1 : high << 4 | low;
+}
+
 static plp_status give_fallback(text_decoding *r, size_t at)
 {
     text_buffer *held = &r->states[at].held;
@@ -119,8 +127,9 @@ static plp_status push_byte_fallback(text_decoding *r, size_t at, const char *pa
     size_t length = 0;
     PLP_TRY(collect(&r->states[at], part, bytes, ends, &token, &length));
     if (token == NULL) return PLP_OK;
-    if (length == 6 && memcmp(token, "<0x", 3) == 0 && token[5] == '>' && hex_digit(token[3]) >= 0 && hex_digit(token[4]) >= 0) {
-        const char byte = (char)(hex_digit(token[3]) << 4 | hex_digit(token[4]));
+    const int value = byte_of(token, length);
+    if (value >= 0) {
+        const char byte = (char)value;
         return text_buffer_put(&r->states[at].held, &byte, 1); /* what comes behind decides about all of them */
     }
     PLP_TRY(give_fallback(r, at));

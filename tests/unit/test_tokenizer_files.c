@@ -330,6 +330,22 @@ static void encodes(const file *f, const char *text, size_t count, const int *wa
     text_tokenizer_destroy(&t);
 }
 
+static void byte_tokens(void **state)
+{
+    (void)state;
+    static const file f = { .model = MODEL("{\"<0x4a>\": 0, \"<0x+B>\": 1, \"<0x-B>\": 2, \"<0x+>\": 3, \"<0xg1>\": 4, \"<0x++>\": 5}",
+                                           "[]", ""),
+                            .decoder = "{\"type\": \"ByteFallback\"}" };
+    text_tokenizer *t = NULL;
+    char *text = NULL;
+    size_t bytes = 0;
+    assert_int_equal(create(&t, &f), PLP_OK);
+    assert_int_equal(text_decode(t, (const int[]){ 0, 1, 2, 3, 4, 5 }, 6, true, &text, &bytes), PLP_OK);
+    assert_string_equal(text, "J\v<0x-B><0x+><0xg1><0x++>");
+    free(text);
+    text_tokenizer_destroy(&t);
+}
+
 /* What one token's rstrip has taken is not there for the next one's lstrip, nor for the token itself when it is spaces. */
 static void spaces_are_stripped_once(void **state)
 {
@@ -484,6 +500,7 @@ int main(void)
         cmocka_unit_test(no_expression_holds_up_a_run),
         cmocka_unit_test(long_words_take_no_longer_than_their_length),
         cmocka_unit_test(spaces_are_stripped_once),
+        cmocka_unit_test(byte_tokens),
         cmocka_unit_test(scripts_are_scripts),
         cmocka_unit_test(posix_properties_are_onigurumas),
         cmocka_unit_test(lines_begin_behind_every_newline),
