@@ -196,15 +196,58 @@ static plp_status choose_seqs(const engine_session *s, const plp_engine_options 
     return fit(in, s->group, c, max_outs, o);
 }
 
-/* Ranks may differ in the device's ordinal and in nothing else. */
-static plp_status compare(const engine_session *s, const model_options *o)
+/* Collective.  What the user gave, before anything that asks whether to meet.  The model's path may be each host's own, as its digest is
+ * compared; threads and trust_model change no result and no collective. */
+static plp_status compare_given(const engine_session *s, const plp_engine_options *in)
 {
-    tp_claim claims[] = { { .name = "options" }, { .name = "device" }, { .name = "model file" } };
-    snprintf(claims[0].text, TP_CLAIM, "dtype %s, state %s, comm %d%s, %d tokens, %d seqs, %d outs a step, %d slots",
-             o->f32 ? "f32" : "stored", plp_dtype_name(o->ssm_dtype), (int)o->comm, o->deterministic ? ", deterministic" : "",
-             o->max_tokens, o->max_seqs, o->max_outs, o->slots);
-    snprintf(claims[1].text, TP_CLAIM, "%s", o->backend->name);
-    snprintf(claims[2].text, TP_CLAIM, "%s", model_source_digest(s->source));
+    const struct {
+        const char *name;
+        int64_t value;
+    } given[] = {
+        { "device", (int)in->device },
+        { "compute", (int)in->compute },
+        { "state", (int)in->state },
+        { "link", (int)in->link },
+        { "deterministic", in->deterministic != 0 },
+        { "max_seqs", in->max_seqs },
+        { "max_batch_tokens", in->max_batch_tokens },
+        { "max_slice", in->max_slice },
+        { "cache", (int)in->cache },
+        { "cache_block", in->cache_block },
+        { "cache_states", in->cache_states },
+        { "cache_bytes", (int64_t)in->cache_bytes },
+        { "ahead", (int)in->ahead },
+        { "allow_nonfinite", in->allow_nonfinite != 0 },
+    };
+    enum { GIVEN = sizeof given / sizeof *given };
+    tp_claim claims[GIVEN];
+    for (int i = 0; i < GIVEN; i++) {
+        claims[i].name = given[i].name;
+        snprintf(claims[i].text, TP_CLAIM, "%lld", (long long)given[i].value);
+    }
+    return tp_handshake(s->group, claims, GIVEN);
+}
+
+/* Collective.  What follows from it: ranks may differ in the device's ordinal and in nothing else. */
+static plp_status compare_chosen(const engine_session *s, const model_options *o)
+{
+    const struct {
+        const char *name;
+        int value;
+    } numbers[] = {
+        { "link", (int)o->comm },   { "step size", o->max_tokens }, { "number of sequences", o->max_seqs },
+        { "outputs", o->max_outs }, { "state slots", o->slots },
+    };
+    enum { NUMBERS = sizeof numbers / sizeof *numbers };
+    tp_claim claims[NUMBERS + 4] = { { .name = "device" }, { .name = "model file" }, { .name = "dtype" }, { .name = "state dtype" } };
+    snprintf(claims[0].text, TP_CLAIM, "%s", o->backend->name);
+    snprintf(claims[1].text, TP_CLAIM, "%s", model_source_digest(s->source));
+    snprintf(claims[2].text, TP_CLAIM, "%s%s", o->f32 ? "f32" : "as stored", o->deterministic ? ", deterministic" : "");
+    snprintf(claims[3].text, TP_CLAIM, "%s", plp_dtype_name(o->ssm_dtype));
+    for (int i = 0; i < NUMBERS; i++) {
+        claims[i + 4].name = numbers[i].name;
+        snprintf(claims[i + 4].text, TP_CLAIM, "%d", numbers[i].value);
+    }
     return tp_handshake(s->group, claims, sizeof claims / sizeof *claims);
 }
 
@@ -224,8 +267,9 @@ plp_status engine_session_open(engine_session *s, MPI_Comm comm, const plp_engin
     tp_stamp(TP_OPEN, 0);
     PLP_TRY(tp_group_create(&s->group, comm));
     PLP_TRY(tp_agree(s->group, open_local(s, options, max_outs, &o)));
+    PLP_TRY(compare_given(s, options));
     PLP_TRY(choose_seqs(s, options, max_outs, &o));
-    PLP_TRY(compare(s, &o));
+    PLP_TRY(compare_chosen(s, &o));
     PLP_TRY(check_devices(s, &o));
     return model_create(&s->model, s->source, s->group, &o);
 }

@@ -1,5 +1,5 @@
-/* Ranks of which one has a request less than the others, or none at all: plp_engine_step says so on every rank, and nobody waits.  It is the
- * last rank, then rank 0. */
+/* Ranks of which one has other options, another request, one less than the others, or none at all: plp_engine_create or plp_engine_step says
+ * so on every rank, and nobody waits.  It is the last rank, then rank 0. */
 #include "mpi_test.h"
 
 #include "polylepis/engine.h"
@@ -91,12 +91,47 @@ static void all_are_told(mishap what, bool here, plp_ahead ahead)
     CHECK(e == NULL);
 }
 
+/* Each option is one rank's own: an engine is made nowhere, and nobody waits. */
+static void options_differ(bool here)
+{
+#define FIXED   .model = PLP_DEMO, .threads = 1, .trust_model = 1
+#define OPTIONS FIXED, .device = PLP_DEVICE_CPU, .link = PLP_LINK_MPI /* any number of ranks on a GPU */
+    static const plp_engine_options all = { OPTIONS };
+    static const struct {
+        const char *name;
+        plp_engine_options options;
+    } own[] = {
+        { "device", { FIXED, .link = PLP_LINK_MPI } },
+        { "compute", { OPTIONS, .compute = PLP_NUMBER_F32 } },
+        { "state", { OPTIONS, .state = PLP_NUMBER_BF16 } },
+        { "link", { FIXED, .device = PLP_DEVICE_CPU } },
+        { "deterministic", { OPTIONS, .deterministic = 1 } },
+        { "max_seqs", { OPTIONS, .max_seqs = -1 } },
+        { "max_batch_tokens", { OPTIONS, .max_batch_tokens = 512 } },
+        { "max_slice", { OPTIONS, .max_slice = 64 } },
+        { "cache", { OPTIONS, .cache = PLP_CACHE_ALIGN } },
+        { "cache_block", { OPTIONS, .cache_block = 1 << 20 } },
+        { "cache_states", { OPTIONS, .cache_states = 1 << 30 } },
+        { "cache_bytes", { OPTIONS, .cache_bytes = UINT64_MAX } },
+        { "ahead", { OPTIONS, .ahead = PLP_AHEAD_ON } },
+        { "allow_nonfinite", { OPTIONS, .allow_nonfinite = 1 } },
+    };
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) {
+        char wanted[64];
+        plp_engine *e = NULL;
+        snprintf(wanted, sizeof wanted, " has another %s than rank 0", own[i].name);
+        CHECK(plp_engine_create(&e, MPI_COMM_WORLD, here ? &own[i].options : &all) == PLP_ERR_DISAGREE && e == NULL);
+        CHECK(strstr(plp_last_error(), wanted) != NULL);
+    }
+}
+
 int main(int argc, char **argv)
 {
     tp_group *g = mpi_test_begin(&argc, &argv);
     long pid = (long)getpid();
     CHECK(tp_broadcast(g, &pid, sizeof pid, 0) == PLP_OK);
     snprintf(state_path, sizeof state_path, "/tmp/plp_test_disagree.%ld", pid);
+    for (int odd = 0; odd < 2; odd++) options_differ(tp_rank(g) == (odd == 0 ? tp_size(g) - 1 : 0));
     for (plp_ahead ahead = PLP_AHEAD_OFF; ahead <= PLP_AHEAD_ON; ahead++) {
         plp_engine *e = create(ahead);
         if (e != NULL) steps_without_requests(e);
