@@ -181,9 +181,10 @@ void plp_engine_cancel(plp_engine *engine, uint64_t id);
  * of ranks; rank 0 writes, and an existing file is replaced once the new one is complete.  With the same seed and at the same number of
  * ranks a request without ids goes on from it as if it had never stopped: penalties and bad words count what was drawn before as drawn.
  * With ids behind the state all that comes before their end counts as given.  max_tokens and min_tokens count from the state on, and stop
- * strings are looked for in the text behind it.  PLP_ERR_USAGE for other requests, for one of which nothing has been computed, and for one
- * that has ended while the engine was ahead of it.  PLP_ERR_CREATE: the file cannot be made, or for want of permission PLP_ERR_PERM;
- * PLP_ERR_IO: it cannot be completed, and an old one is as it was; PLP_ERR_DEVICE: as plp_engine_step.  May add events. */
+ * strings are looked for in the text behind it.  PLP_ERR_USAGE for other requests, for one of which nothing has been computed, for one that
+ * has failed, and for one that has ended while the engine was ahead of it.  PLP_ERR_CREATE: the file cannot be made, or for want of
+ * permission PLP_ERR_PERM; PLP_ERR_IO: it cannot be completed, and an old one is as it was; PLP_ERR_DEVICE, and after a step that failed its
+ * status: as plp_engine_step.  May add events. */
 plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *path);
 
 /* --------------------------------------------------------------------------------------------------------------------- events */

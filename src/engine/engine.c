@@ -897,12 +897,19 @@ static plp_status step(plp_engine *e)
     return f->queued && count_left(e) == 0 ? read_step(e, f) : PLP_OK; /* nobody waits for it */
 }
 
+/* Behind a step that failed half way requests, slots and the other ranks are no longer at one place. */
+static plp_status check_whole(const plp_engine *e)
+{
+    if (e->broken == PLP_OK) return PLP_OK;
+    return PLP_FAIL(e->broken, "an earlier step of this engine failed; fix: end the job");
+}
+
 plp_status plp_engine_step(plp_engine *e, int *left)
 {
     PLP_TRY(PLP_GIVEN(e, "engine"));
     PLP_TRY(PLP_GIVEN(left, "left"));
     forget_events(e);
-    if (e->broken != PLP_OK) return PLP_FAIL(e->broken, "an earlier step of this engine failed; fix: end the job");
+    PLP_TRY(check_whole(e));
     e->broken = step(e);
     *left = count_left(e);
     return e->broken;
@@ -918,20 +925,31 @@ static plp_status settle(plp_engine *e)
     return e->broken = read_step(e, f);
 }
 
+static plp_status check_saved(const request *r, uint64_t id)
+{
+    const unsigned long long number = id;
+    if (r == NULL)
+        return PLP_FAIL(PLP_ERR_USAGE,
+                        "request %llu does not run; state; fix: save that of a request that runs, or right after the step that finished it",
+                        number);
+    if (r->failed)
+        return PLP_FAIL(PLP_ERR_USAGE, "request %llu has failed; state; fix: save it before, or that of another request", number);
+    if (r->past == 0) return PLP_FAIL(PLP_ERR_USAGE, "request %llu: nothing of it is computed; state; fix: save it after a step", number);
+    if (r->past < r->length) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_USAGE, "request %llu has ended at token %lld, its state is behind it; fix: an engine that does not look ahead",
+                    number, (long long)r->length);
+}
+
 plp_status plp_engine_save_state(plp_engine *e, uint64_t id, const char *path)
 {
     const request *r = NULL;
     PLP_TRY(PLP_GIVEN(e, "engine"));
     PLP_TRY(PLP_GIVEN(path, "path"));
+    PLP_TRY(check_whole(e));
     if (e->options.digest[0] == 0) return PLP_FAIL(PLP_ERR_USAGE, "a model with random weights; state; fix: open a model file");
+    PLP_TRY(settle(e)); /* first: it may end the request, or have it begin anew */
     for (int i = 0; i < e->runs; i++)
         if (e->running[i]->id == id) r = e->running[i];
-    if (r == NULL || r->past == 0)
-        return PLP_FAIL(PLP_ERR_USAGE,
-                        "request %llu has no state; fix: save that of a request that runs, or right after the step that finished it",
-                        (unsigned long long)id);
-    PLP_TRY(settle(e));
-    if (r->past < r->length) return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, r->drawn, path);
-    return PLP_FAIL(PLP_ERR_USAGE, "request %llu has ended at token %lld, its state is behind it; fix: an engine that does not look ahead",
-                    (unsigned long long)id, (long long)r->length);
+    PLP_TRY(check_saved(r, id));
+    return state_file_write(e->model, e->options.digest, r->slot, r->ids, r->length, r->past, r->drawn, path);
 }

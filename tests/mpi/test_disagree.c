@@ -65,7 +65,7 @@ static void save_state(plp_engine *e)
     CHECK(plp_engine_save_state(e, id, state_path) == PLP_OK);
 }
 
-static void happens(mishap what, bool here, plp_engine *e)
+static uint64_t happens(mishap what, bool here, plp_engine *e)
 {
     uint64_t id = 0;
     int left;
@@ -76,6 +76,7 @@ static void happens(mishap what, bool here, plp_engine *e)
     CHECK(plp_engine_submit(e, &r, &id) == wanted);
     if (what == CANCELS_RUNNING) CHECK(plp_engine_step(e, &left) == PLP_OK && left == 1);
     if ((what == CANCELS_WAITING || what == CANCELS_RUNNING) && here) plp_engine_cancel(e, id);
+    return id;
 }
 
 static void all_are_told(mishap what, bool here, plp_ahead ahead)
@@ -83,10 +84,11 @@ static void all_are_told(mishap what, bool here, plp_ahead ahead)
     plp_engine *e = create(ahead);
     int left;
     if (e == NULL) return;
-    happens(what, here, e);
+    const uint64_t id = happens(what, here, e);
     CHECK(plp_engine_step(e, &left) == PLP_ERR_DISAGREE && strstr(plp_last_error(), "other requests") != NULL);
     skip_events(e);
     CHECK(plp_engine_step(e, &left) == PLP_ERR_DISAGREE); /* and stays so */
+    CHECK(plp_engine_save_state(e, id, no_path) == PLP_ERR_DISAGREE);
     plp_engine_destroy(&e);
     CHECK(e == NULL);
 }

@@ -186,6 +186,38 @@ static void kept_states_go_bad(model *m, const answer *want)
     engine_destroy(&e);
 }
 
+/* No state is saved of a request that has failed, or that begins anew behind a kept state that has gone bad: of which the engine, which is a
+ * step ahead, learns as it saves. */
+static void bad_states_are_not_saved(model *m, const char *digest, const answer *want)
+{
+    static const char nowhere[] = "/nonexistent/state";
+    answer got[REQUESTS] = { 0 };
+    plp_engine *e = NULL;
+    engine_options o = { .cache = PLP_CACHE_ALIGN, .ahead = PLP_AHEAD_ON };
+    uint64_t id = 0;
+    int left;
+    snprintf(o.digest, sizeof o.digest, "%s", digest);
+    if (!CHECK(engine_create(&e, m, NULL, &o) == PLP_OK)) return;
+    CHECK(plp_engine_save_state(e, 1, nowhere) == PLP_ERR_USAGE && strstr(plp_last_error(), "request 1 does not run") != NULL);
+    plp_request r = plp_request_defaults();
+    r.ids = prompt[VICTIM], r.count = (size_t)length[VICTIM], r.max_tokens = OUT, r.ignore_eos = 1, r.sampling.temperature = 0;
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_OK);
+    run(e, &(planter){ .m = m, .p = { .step = -1 } }, id - VICTIM, got);
+    for (int slot = REQUESTS; slot < REQUESTS + KEPT; slot++) CHECK(model_slot_poison(m, slot) == PLP_OK);
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_OK && plp_engine_step(e, &left) == PLP_OK);
+    CHECK(plp_engine_save_state(e, id, nowhere) == PLP_ERR_USAGE && strstr(plp_last_error(), "nothing of it is computed") != NULL);
+    memset(got, 0, sizeof got);
+    run(e, &(planter){ .m = m, .p = { .step = -1 } }, id - VICTIM, got);
+    CHECK(got[VICTIM].tokens == OUT && memcmp(got[VICTIM].token, want[VICTIM].token, sizeof got[VICTIM].token) == 0);
+
+    r.logprobs = PLP_ALL_LOGPROBS; /* read at once */
+    CHECK(plp_engine_submit(e, &r, &id) == PLP_OK && plp_engine_step(e, &left) == PLP_OK && left == 1);
+    CHECK(model_slot_poison(m, 0) == PLP_OK);
+    CHECK(plp_engine_step(e, &left) == PLP_OK && left == 0);
+    CHECK(plp_engine_save_state(e, id, nowhere) == PLP_ERR_USAGE && strstr(plp_last_error(), "has failed") != NULL);
+    engine_destroy(&e);
+}
+
 int main(int argc, char **argv)
 {
     tp_group *g = mpi_test_begin(&argc, &argv);
@@ -233,6 +265,7 @@ int main(int argc, char **argv)
                                         .step = late ? LATE + 1 : LATE },
                               late ? rank : 0, want);
         kept_states_go_bad(m, want);
+        bad_states_are_not_saved(m, model_source_digest(source), want);
     }
     model_destroy(&m);
     model_source_close(&source);
