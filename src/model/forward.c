@@ -307,7 +307,7 @@ static plp_status queue(model *m, const model_step *s)
 static plp_status draw_begin(model *m, const model_step *s)
 {
     const kn_backend *kn = m->kn;
-    const int flight = m->begun % MODEL_FLIGHTS;
+    const int flight = (int)(m->begun % MODEL_FLIGHTS);
     m->drawn = s->outs;
     m->begun++;
     PLP_TRY(kn->to_host(m->context, m->choices_host[flight], m->choices, (size_t)s->outs * sizeof *m->choices));
@@ -357,7 +357,7 @@ bool model_draws_on_device(const model *m) { return m->kn == kn_cuda(); }
 
 plp_status model_draw_end(model *m, const kn_choice **choice, const kn_candidates **candidates)
 {
-    const int flight = m->ended % MODEL_FLIGHTS;
+    const int flight = (int)(m->ended % MODEL_FLIGHTS);
     if (m->ended == m->begun) return PLP_FAIL(PLP_ERR_INTERNAL, "tokens read that were never drawn");
     m->ended++;
     PLP_TRY(PLP_FAULT_AT("sample"));

@@ -67,8 +67,8 @@ struct model {
 
     kn_candidates *candidates_host[MODEL_FLIGHTS]; /* (size + 1, max_outs) */
     kn_choice *choices_host[MODEL_FLIGHTS];
-    int begun, ended; /* draws, counted        */
-    int drawn;        /* rows of the last one  */
+    int64_t begun, ended; /* draws, counted        */
+    int drawn;            /* rows of the last one  */
     float *logits_host;
     layer_probe probe;
 };

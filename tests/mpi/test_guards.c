@@ -5,7 +5,9 @@
 #include "engine/engine.h"
 
 #include "base/error.h"
+#include "model/state.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -248,6 +250,7 @@ int main(int argc, char **argv)
             }
         plp_engine *e = NULL;
         planter nothing = { .m = m, .p = { .step = -1 } };
+        m->begun = m->ended = INT_MAX; /* draws of a week */
         CHECK(engine_create(&e, m, NULL, &(engine_options){ .cache = PLP_CACHE_NONE }) == PLP_OK);
         const uint64_t first = submit(e, 0);
         for (int i = 1; i < REQUESTS; i++) submit(e, i);
