@@ -347,16 +347,23 @@ static void note_digest(plp_engine *e, const void *data, size_t bytes)
     for (const unsigned char *p = data; bytes > 0; bytes--) e->digest = (e->digest ^ *p++) * 0x100000001b3u;
 }
 
+/* Lists with their lengths, strings with their ends: nothing reads like something else. */
 static void note_request(plp_engine *e, const request *r)
 {
     const plp_request *g = &r->given;
-    const int64_t numbers[] = { r->past,          g->max_tokens, g->min_tokens, g->logprobs,      g->prompt_logprobs, r->drawn,
-                                r->stop_id_count, g->stop_count, g->bias_count, g->allowed_count, g->bad_count };
+    const int64_t numbers[] = { r->past,      g->max_tokens,        g->min_tokens, g->logprobs,   g->prompt_logprobs,
+                                r->drawn,     r->stop_id_count,     g->stop_count, g->bias_count, g->allowed_count,
+                                g->bad_count, g->keep_special != 0, r->length };
     note_digest(e, r->ids, (size_t)r->length * sizeof *r->ids);
     note_digest(e, &r->given.sampling, sizeof r->given.sampling);
     note_digest(e, numbers, sizeof numbers);
     note_digest(e, r->stop_ids, (size_t)r->stop_id_count * sizeof *r->stop_ids);
-    for (int i = 0; i < r->given.stop_count; i++) note_digest(e, r->stops[i], strlen(r->stops[i]));
+    for (int i = 0; i < g->stop_count; i++) note_digest(e, r->stops[i], strlen(r->stops[i]) + 1);
+    note_digest(e, r->bias_id, (size_t)g->bias_count * sizeof *r->bias_id);
+    note_digest(e, r->bias, (size_t)g->bias_count * sizeof *r->bias);
+    note_digest(e, r->allowed, (size_t)g->allowed_count * sizeof *r->allowed);
+    note_digest(e, r->bad_sizes, (size_t)g->bad_count * sizeof *r->bad_sizes);
+    for (int i = 0; i < g->bad_count; i++) note_digest(e, r->bad[i], (size_t)r->bad_sizes[i] * sizeof *r->bad[i]);
 }
 
 static void enqueue(plp_engine *e, request *r, uint64_t leader)

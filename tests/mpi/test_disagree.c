@@ -8,7 +8,20 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef enum { NO_PROMPT, NO_STATE_FILE, CANCELS_WAITING, CANCELS_RUNNING, CASES } mishap;
+/* Those from BIAS on: the same of everything in number, but not the same. */
+typedef enum {
+    NO_PROMPT,
+    NO_STATE_FILE,
+    CANCELS_WAITING,
+    CANCELS_RUNNING,
+    BIAS,
+    BIAS_ID,
+    ALLOWED,
+    BAD_WORD,
+    BAD_WORDS,
+    STOPS,
+    CASES
+} mishap;
 
 static char state_path[64], no_path[] = "/nonexistent/state";
 
@@ -65,6 +78,21 @@ static void save_state(plp_engine *e)
     CHECK(plp_engine_save_state(e, id, state_path) == PLP_OK);
 }
 
+/* What a request has that another rank's has otherwise. */
+static void give_other(mishap what, bool here, plp_request *r)
+{
+    static const int ids[] = { 11, 12, 13, 14 }, *const words[][2] = { { ids, ids + 2 }, { ids, ids + 1 } },
+                     sizes[][2] = { { 2, 1 }, { 1, 2 } };
+    static const double biases[] = { 0.5, 0.25 };
+    static const char *const stops[][2] = { { "ab", "c" }, { "a", "bc" } };
+    if (what == BIAS || what == BIAS_ID)
+        r->bias_ids = ids + (here && what == BIAS_ID), r->biases = biases + (here && what == BIAS), r->bias_count = 1;
+    if (what == ALLOWED) r->allowed = ids + here, r->allowed_count = 3;
+    if (what == BAD_WORD) r->bad = words[0] + here, r->bad_sizes = sizes[0] + 1, r->bad_count = 1;
+    if (what == BAD_WORDS) r->bad = words[here], r->bad_sizes = sizes[here], r->bad_count = 2; /* 11 12, 13; and 11, 12 13 */
+    if (what == STOPS) r->stops = stops[here], r->stop_count = 2;
+}
+
 static uint64_t happens(mishap what, bool here, plp_engine *e)
 {
     uint64_t id = 0;
@@ -73,6 +101,7 @@ static uint64_t happens(mishap what, bool here, plp_engine *e)
     plp_status wanted = PLP_OK;
     if (what == NO_PROMPT && here) r.count = 0, wanted = PLP_ERR_DATA;
     if (what == NO_STATE_FILE) r.count = 0, r.state = here ? no_path : state_path, wanted = here ? PLP_ERR_INPUT : PLP_OK;
+    give_other(what, here, &r);
     CHECK(plp_engine_submit(e, &r, &id) == wanted);
     if (what == CANCELS_RUNNING) CHECK(plp_engine_step(e, &left) == PLP_OK && left == 1);
     if ((what == CANCELS_WAITING || what == CANCELS_RUNNING) && here) plp_engine_cancel(e, id);
@@ -139,7 +168,7 @@ int main(int argc, char **argv)
         if (e != NULL) steps_without_requests(e);
         if (e != NULL) save_state(e);
         plp_engine_destroy(&e);
-        for (mishap what = 0; what < CASES; what++)
+        for (mishap what = 0; what < (ahead == PLP_AHEAD_OFF ? CASES : BIAS); what++)
             for (int odd = 0; odd < 2; odd++) all_are_told(what, tp_rank(g) == (odd == 0 ? tp_size(g) - 1 : 0), ahead);
     }
     if (tp_rank(g) == 0) unlink(state_path);
