@@ -48,10 +48,12 @@ typedef enum plp_cache { PLP_CACHE_NONE, PLP_CACHE_ALIGN, PLP_CACHE_ALL } plp_ca
  * CUDA. */
 typedef enum plp_ahead { PLP_AHEAD_AUTO, PLP_AHEAD_OFF, PLP_AHEAD_ON } plp_ahead;
 
-/* Borrowed for the call of plp_engine_create, strings included.  In brackets what is accepted, where it is not all that the type has. */
+/* Borrowed for the call of plp_engine_create, strings included.  In brackets what is accepted, where it is not all that the type has.
+ * Prompts are cut where that changes no bit: on the CPU at multiples of 16 tokens, on CUDA, if deterministic, at the ends of the model's chunks.
+ * max_slice is raised to one such piece, and max_batch_tokens to one and a token of every other sequence. */
 typedef struct plp_engine_options {
     const char *model;    /* a polylepis model file or a checkpoint directory                                            */
-    plp_device device;    /* auto: CUDA where every rank sees a GPU                                                      */
+    plp_device device;    /* auto: CUDA where GPUs are visible; to all ranks, or to none                                 */
     plp_number compute;   /* auto: as the weights are stored on CUDA, f32 on the CPU; f32: float32 everywhere            */
     plp_number state;     /* of the SSM state between steps; auto: f32, the only one without drift                       */
     plp_link link;        /* of the sums over ranks; auto: GPUs of a host by themselves, NCCL, else MPI                  */
@@ -179,12 +181,12 @@ void plp_engine_cancel(plp_engine *engine, uint64_t id);
 
 /* Collective.  Writes the state of a request that runs, or that the last step finished, to a file from which it can go on at any number
  * of ranks; rank 0 writes, and an existing file is replaced once the new one is complete.  With the same seed and at the same number of
- * ranks a request without ids goes on from it as if it had never stopped: penalties and bad words count what was drawn before as drawn.
- * With ids behind the state all that comes before their end counts as given.  max_tokens and min_tokens count from the state on, and stop
- * strings are looked for in the text behind it.  PLP_ERR_USAGE for other requests, for one of which nothing has been computed, for one that
- * has failed, and for one that has ended while the engine was ahead of it.  PLP_ERR_CREATE: the file cannot be made, or for want of
- * permission PLP_ERR_PERM; PLP_ERR_IO: it cannot be completed, and an old one is as it was; PLP_ERR_DEVICE, and after a step that failed its
- * status: as plp_engine_step.  May add events. */
+ * ranks the tokens of a request without ids go on from it as if it had never stopped: penalties and bad words count what was drawn before as
+ * drawn.  With ids behind the state all that comes before their end counts as given.  The text begins anew: stop strings are looked for in
+ * what is behind the state, as max_tokens and min_tokens count from there.  PLP_ERR_USAGE for other requests, for one of which nothing has
+ * been computed, for one that has failed, and for one that has ended while the engine was ahead of it.  PLP_ERR_CREATE: the file cannot be
+ * made, or for want of permission PLP_ERR_PERM; PLP_ERR_IO: it cannot be completed, and an old one is as it was; PLP_ERR_DEVICE, and after a
+ * step that failed its status: as plp_engine_step.  May add events. */
 plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *path);
 
 /* --------------------------------------------------------------------------------------------------------------------- events */

@@ -62,7 +62,8 @@ static const plp_option model_options[] = {
 };
 /* Of commands that run an engine: others compute one text at a time, and would not heed them. */
 static const plp_option serving_options[] = {
-    { "--max-slice", NULL, "N", PLP_OPTION_INT, &common.slice, 1, 1 << 20, "most tokens of one prompt in a step; default: what has room" },
+    { "--max-slice", NULL, "N", PLP_OPTION_INT, &common.slice, 1, 1 << 20,
+      "most tokens of one prompt in a step; at least 16 on the CPU, a\nchunk on CUDA with --deterministic; default: what has room" },
     { "--prefix-cache", NULL, "none|align|all", PLP_OPTION_CHOICE, &common.cache, 0, 0,
       "keep states so that prompts that begin alike are computed once:\nat the ends of slices, or at every block; default none" },
     { "--cache-block", NULL, "N", PLP_OPTION_INT, &common.cache_block, 1, 1 << 20,

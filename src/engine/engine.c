@@ -165,7 +165,8 @@ static plp_status set_rules(plp_engine *e, const model_options *o)
     e->rules = schedule_rules_of(e->max_tokens, e->config->chunk, o->backend->grain);
     const int64_t chunk = e->rules.chunk, block = e->options.block > 0 ? e->options.block : chunk;
     const int slots = o->slots - e->max_seqs, most = e->options.max_slice;
-    if (most > 0) e->rules.slice = most < (int)e->rules.grain ? (int)e->rules.grain : most;
+    const int least = schedule_least_slice(e->config->chunk, o->backend->grain, o->deterministic);
+    if (most > 0) e->rules.slice = most < least ? least : most;
     if (e->options.cache == PLP_CACHE_NONE) return PLP_OK;
     if (block % chunk != 0)
         return PLP_FAIL(PLP_ERR_USAGE, "--cache-block %lld, the model's chunk is %lld; fix: give a multiple of it", (long long)block,
@@ -453,13 +454,15 @@ void plp_engine_cancel(plp_engine *e, uint64_t id)
         if (e->running[i]->id == id) e->running[i]->cancelled = true;
 }
 
-static plp_status add_cancelled(plp_engine *e, const request *r)
+static plp_status add_cancelled(plp_engine *e, request *r)
 {
     queued *q;
+    request_progress p = { .stop_text = -1 };
+    PLP_TRY(request_end_text(r, &p));
     PLP_TRY(add_event(e, PLP_EVENT_FINISHED, r, &q));
     q->event.finish = PLP_FINISH_CANCELLED;
-    q->event.text_bytes = r->held.used;
-    return add_text(e, r->held.text, r->held.used, &q->text_at);
+    q->event.text_bytes = p.ready;
+    return add_text(e, r->held.text, p.ready, &q->text_at);
 }
 
 /* What a request leaves in its slot is never read; all the same, nothing stays of one that failed. */

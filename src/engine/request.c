@@ -316,6 +316,15 @@ static plp_status push_text(request *r, const char *piece, size_t bytes, bool la
     return PLP_OK;
 }
 
+plp_status request_end_text(request *r, request_progress *p)
+{
+    const char *piece = "";
+    size_t bytes = 0;
+    if (r->stream == NULL) return PLP_OK;
+    PLP_TRY(text_stream_finish(r->stream, &piece, &bytes));
+    return push_text(r, piece, bytes, true, p);
+}
+
 plp_status request_append(request *r, int token, request_progress *p)
 {
     const char *piece = "";
@@ -339,7 +348,5 @@ plp_status request_append(request *r, int token, request_progress *p)
         PLP_TRY(text_stream_push(r->stream, token, &piece, &bytes));
         PLP_TRY(push_text(r, piece, bytes, false, p));
     }
-    if (!p->finished || p->stop_text >= 0) return PLP_OK;
-    PLP_TRY(text_stream_finish(r->stream, &piece, &bytes));
-    return push_text(r, piece, bytes, true, p);
+    return !p->finished || p->stop_text >= 0 ? PLP_OK : request_end_text(r, p);
 }

@@ -78,5 +78,7 @@ typedef struct {
 } request_progress;
 /* Appends a token that was drawn. */
 plp_status request_append(request *r, int token, request_progress *p);
+/* No token follows: p->ready counts what was held back as well, up to a stop string that it completes. */
+plp_status request_end_text(request *r, request_progress *p);
 
 #endif

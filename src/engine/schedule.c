@@ -28,6 +28,11 @@ schedule_rules schedule_rules_of(int budget, int64_t chunk, int64_t grain)
     return (schedule_rules){ .budget = budget, .slice = budget, .chunk = chunk, .grain = grain > 0 ? lower(grain, chunk) : chunk };
 }
 
+int schedule_least_slice(int64_t chunk, int64_t grain, bool deterministic)
+{
+    return grain > 0 || deterministic ? (int)schedule_rules_of(0, chunk, grain).grain : 1;
+}
+
 int schedule_step(const schedule_rules *r, const schedule_seq *seqs, int count, schedule_slice *slices, int *decodes)
 {
     int n = 0, budget = r->budget;

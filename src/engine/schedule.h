@@ -33,6 +33,10 @@ typedef struct {
 /* For steps of `budget` rows on a backend, of a model with that chunk (0: it has none) and kn_backend.grain (0: chunk ends alone). */
 schedule_rules schedule_rules_of(int budget, int64_t chunk, int64_t grain);
 
+/* Rows that a slice must have room for to end where no bit changes; 1 where bits may change: the backend has no grain, and need not be
+ * deterministic. */
+int schedule_least_slice(int64_t chunk, int64_t grain, bool deterministic);
+
 /* seqs in the order in which they came.  budget >= the number of decoding sequences + 1.  Fills slices (at most `count` of them) and
  * returns how many; the first *decodes of them are decode rows. */
 int schedule_step(const schedule_rules *r, const schedule_seq *seqs, int count, schedule_slice *slices, int *decodes);

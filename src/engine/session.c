@@ -1,6 +1,7 @@
 #include "engine/session.h"
 
 #include "base/error.h"
+#include "engine/schedule.h"
 #include "model/shapes.h"
 #include "tp/handshake.h"
 #include "tp/stamp.h"
@@ -117,7 +118,7 @@ plp_status engine_shape(const plp_engine_options *in, const char *name, model_co
 
 int engine_step_tokens(const model_options *o, const model_config *c)
 {
-    const int grain = o->backend->grain > 0 ? o->backend->grain : o->deterministic ? (int)c->chunk : 1, least = o->max_seqs - 1 + grain;
+    const int least = o->max_seqs - 1 + schedule_least_slice(c->chunk, o->backend->grain, o->deterministic);
     return o->max_tokens < least ? least : o->max_tokens;
 }
 

@@ -687,6 +687,43 @@ static void cancelled_requests_leave_at_once(void **state)
     kn_cpu()->destroy(&m.context);
 }
 
+/* Bytes are held back until it is known whether they are UTF-8: a request that is cancelled gives what it has of them. */
+static void a_cancelled_text_is_whole(void **state)
+{
+    (void)state;
+    static const char json[] =
+        "{\"added_tokens\": [], \"normalizer\": null, \"pre_tokenizer\": null, \"post_processor\": null, \"decoder\": "
+        "{\"type\": \"ByteFallback\"}, \"model\": {\"type\": \"BPE\", \"byte_fallback\": true, \"vocab\": {\"a\": 0, "
+        "\"<0x41>\": 1}, \"merges\": []}}";
+    static model m;
+    plp_engine *e;
+    plp_event event;
+    text_tokenizer *t = NULL;
+    uint64_t id;
+    int left, cancelled = 0, ids[] = { 1 };
+    sound = true;
+    make_model(&m, 2, 2, 64, 8);
+    assert_int_equal(text_tokenizer_create(&t, json, sizeof json - 1, "test"), PLP_OK);
+    assert_int_equal(engine_create(&e, &m, t, &plain), PLP_OK);
+    plp_request r = plp_request_defaults();
+    r.ids = ids, r.count = 1, r.max_tokens = 1000, r.allowed = ids, r.allowed_count = 1;
+    assert_int_equal(plp_engine_submit(e, &r, &id), PLP_OK);
+    for (int step = 0; step < 4; step++) {
+        if (step == 3) plp_engine_cancel(e, id);
+        assert_int_equal(plp_engine_step(e, &left), PLP_OK);
+        while (plp_engine_next_event(e, &event)) {
+            assert_string_equal(event.text, step < 3 ? "" : "AAA");
+            assert_int_equal(event.text_bytes, strlen(event.text));
+            cancelled += event.kind == PLP_EVENT_FINISHED && event.finish == PLP_FINISH_CANCELLED;
+        }
+    }
+    assert_int_equal(cancelled, 1);
+    engine_destroy(&e);
+    text_tokenizer_destroy(&t);
+    kn_cpu()->destroy(&m.context);
+    sound = false;
+}
+
 static void bad_requests_are_refused(void **state)
 {
     (void)state;
@@ -757,6 +794,15 @@ static void slices_end_on_chunks(void **state)
     }
 }
 
+static void a_slice_has_room_for_its_least(void **state)
+{
+    (void)state;
+    assert_int_equal(schedule_least_slice(256, 16, false), 16);
+    assert_int_equal(schedule_least_slice(8, 16, true), 8); /* a chunk's end will do */
+    assert_int_equal(schedule_least_slice(256, 0, true), 256);
+    assert_int_equal(schedule_least_slice(256, 0, false), 1);
+}
+
 static void a_small_budget_still_moves_on(void **state)
 {
     (void)state;
@@ -816,8 +862,10 @@ int main(void)
         cmocka_unit_test(answers_share_a_state),
         cmocka_unit_test(a_cache_that_cannot_be_is_refused),
         cmocka_unit_test(cancelled_requests_leave_at_once),
+        cmocka_unit_test(a_cancelled_text_is_whole),
         cmocka_unit_test(bad_requests_are_refused),
         cmocka_unit_test(slices_end_on_chunks),
+        cmocka_unit_test(a_slice_has_room_for_its_least),
         cmocka_unit_test(a_small_budget_still_moves_on),
         cmocka_unit_test(slices_can_be_made_to_end_on_blocks),
     };
