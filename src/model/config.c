@@ -6,7 +6,7 @@
 #include <stddef.h>
 
 /* Far above any model, and low enough that the product of any three stays within int64_t. */
-enum { MOST_SIZE = 1 << 20, MOST_LAYERS = 1 << 14, MOST_CONV = 8 }; /* the convolution: what kernels have room for */
+enum { MOST_SIZE = 1 << 20, MOST_LAYERS = 1 << 14, LEAST_CONV = 2, MOST_CONV = 8 }; /* the convolution: kn_conv_args.width */
 
 typedef struct {
     const char *name;
@@ -16,10 +16,10 @@ typedef struct {
 
 #define FIELD(name) #name, offsetof(model_config, name)
 static const range ranges[] = {
-    { FIELD(hidden), 1, MOST_SIZE },      { FIELD(layers), 1, MOST_LAYERS }, { FIELD(inner), 1, MOST_SIZE },
-    { FIELD(heads), 1, MOST_SIZE },       { FIELD(head_dim), 1, MOST_SIZE }, { FIELD(groups), 1, MOST_SIZE },
-    { FIELD(state), 1, MOST_SIZE },       { FIELD(conv), 1, MOST_CONV },     { FIELD(dt_rank), 0, MOST_SIZE },
-    { FIELD(chunk), 1, MOST_SIZE },       { FIELD(vocab), 1, INT32_MAX },    { FIELD(vocab_used), 1, INT32_MAX },
+    { FIELD(hidden), 1, MOST_SIZE },      { FIELD(layers), 1, MOST_LAYERS },      { FIELD(inner), 1, MOST_SIZE },
+    { FIELD(heads), 1, MOST_SIZE },       { FIELD(head_dim), 1, MOST_SIZE },      { FIELD(groups), 1, MOST_SIZE },
+    { FIELD(state), 1, MOST_SIZE },       { FIELD(conv), LEAST_CONV, MOST_CONV }, { FIELD(dt_rank), 0, MOST_SIZE },
+    { FIELD(chunk), 1, MOST_SIZE },       { FIELD(vocab), 1, INT32_MAX },         { FIELD(vocab_used), 1, INT32_MAX },
     { FIELD(norm_groups), 0, MOST_SIZE },
 };
 

@@ -20,7 +20,7 @@ static model_config read_config(fuzz_input *in)
     c.heads = c.groups * (1 + fuzz_below(in, two ? MOST / 8 : MOST));
     c.head_dim = two ? 1 + fuzz_below(in, 4) : 1;
     c.inner = c.heads * c.head_dim;
-    c.state = 1 + fuzz_below(in, 4), c.conv = 1 + fuzz_below(in, 4), c.dt_rank = two ? 0 : 1 + fuzz_below(in, 4), c.chunk = 8;
+    c.state = 1 + fuzz_below(in, 4), c.conv = 2 + fuzz_below(in, 3), c.dt_rank = two ? 0 : 1 + fuzz_below(in, 4), c.chunk = 8;
     c.vocab = c.vocab_used = 1 + fuzz_below(in, ROWS);
     const int flags = fuzz_byte(in);
     c.norm_groups = !two || flags & 1 ? 0 : flags & 2 ? 1 : c.groups;

@@ -310,7 +310,8 @@ static void rules_between_fields(void **state)
     BREAK(c.inner = 1500, "heads 24 * head_dim 64 is 1536, inner is 1500");
     BREAK(c.groups = 5, "heads 24 and groups 5");
     BREAK(c.chunk = 0, "chunk 0");
-    BREAK(c.conv = 9, "conv 9 is outside 1 to 8"); /* a window of the kernels is no longer */
+    BREAK(c.conv = 9, "conv 9 is outside 2 to 8"); /* what kernels have room for */
+    BREAK(c.conv = 1, "conv 1 is outside 2 to 8"); /* no window, no state to keep */
     BREAK(c.vocab = INT64_MAX, "vocab");
     BREAK(c.vocab_used = c.vocab + 1, "vocab_used 50289 and vocab 50288");
     BREAK(c.norm_eps = NAN, "norm_eps");
