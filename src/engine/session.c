@@ -125,13 +125,13 @@ int engine_step_tokens(const model_options *o, const model_config *c)
 /* What follows from the model's sizes. */
 static plp_status fit(const plp_engine_options *in, const tp_group *g, const model_config *c, int max_outs, model_options *o)
 {
-    model_plan p;
+    uint64_t slot;
     const bool all = max_outs >= o->max_tokens; /* whoever asks for every row of a step does so of a larger one, too */
     o->max_tokens = engine_step_tokens(o, c);
     if (all) o->max_outs = o->max_tokens;
     if (in->cache == PLP_CACHE_NONE || in->cache_states > 0 || in->cache_bytes == 0) return PLP_OK;
-    PLP_TRY(model_plan_make(&p, c, 0, tp_size(g))); /* none has more than rank 0 */
-    const uint64_t states = in->cache_bytes / model_slot_bytes(&p, c, o), most = INT_MAX - (uint64_t)o->max_seqs;
+    PLP_TRY(model_most_slot_bytes(c, tp_size(g), o, &slot));
+    const uint64_t states = in->cache_bytes / slot, most = INT_MAX - (uint64_t)o->max_seqs;
     o->slots = o->max_seqs + (int)(states < most ? states : most);
     return PLP_OK;
 }

@@ -443,6 +443,7 @@ typedef struct kn_backend {
     const char *name; /* "cpu", "cuda" */
     int grain;        /* tokens: in a deterministic context kn->ssd may get a sequence cut at any multiple of this within a chunk, and gives
                          what it gives for the sequence at once, to the bit (a float32 state provided).  0: at chunk ends alone */
+    int most_state;   /* of kn->ssd and kn->scan; 0: any */
     plp_status (*create)(kn_context **c, const kn_options *options);
     void (*destroy)(kn_context **c);
     kn_stream (*stream)(kn_context *c);

@@ -208,4 +208,10 @@ static layer_scratch rows_from(const layer_scratch *s, const layer_dims *d, int6
                             .delta = layer_at(s->delta, PLP_F32, row * layer_ld_delta(d)) };
 }
 
-const layer_kind layer_mamba2 = { .lay_out = lay_out, .rows_from = rows_from, .summed = layer_ld_delta, .forward = forward };
+static int64_t summed(const layer_dims *d)
+{
+    const int64_t groups = d->norm == LAYER_NORM_SUMMED ? d->all_norm_groups : 0, delta = layer_ld_delta(d);
+    return groups > delta ? groups : delta;
+}
+
+const layer_kind layer_mamba2 = { .lay_out = lay_out, .rows_from = rows_from, .summed = summed, .forward = forward };

@@ -28,6 +28,18 @@ uint64_t model_slot_bytes(const model_plan *p, const model_config *c, const mode
     return model_plan_conv_state(p, c, act_dtype(c, o)) + model_plan_ssm_state(p, c, o->ssm_dtype);
 }
 
+plp_status model_most_slot_bytes(const model_config *c, int size, const model_options *o, uint64_t *bytes)
+{
+    *bytes = 0;
+    for (int rank = 0; rank < size; rank++) {
+        model_plan p;
+        PLP_TRY(model_plan_make(&p, c, rank, size));
+        const uint64_t own = model_slot_bytes(&p, c, o);
+        if (own > *bytes) *bytes = own;
+    }
+    return PLP_OK;
+}
+
 static void lay_out_states(model *m, plp_arena *a)
 {
     const model_plan *p = &m->plan;
@@ -136,6 +148,21 @@ plp_status model_measure(model_memory *memory, const model_config *c, int rank, 
     return st;
 }
 
+/* Most bytes of weights and states that one of so many ranks has. */
+static plp_status largest_share(const model *m, int ranks, uint64_t *bytes)
+{
+    const int first = m->config.kind == MODEL_MAMBA1 ? 1 : ranks; /* Mamba-1 has no groups that straddle: none has more than rank 0 */
+    *bytes = 0;
+    for (int rank = 0; rank < first; rank++) {
+        model_plan p;
+        PLP_TRY(model_plan_make(&p, &m->config, rank, ranks));
+        const uint64_t states = (uint64_t)m->options.slots * model_slot_bytes(&p, &m->config, &m->options);
+        const uint64_t own = model_plan_weights(&p, &m->config, m->weights.dtype) + states;
+        if (own > *bytes) *bytes = own;
+    }
+    return PLP_OK;
+}
+
 /* Before anything is loaded: what it takes, what there is, and from how many ranks on it would fit. */
 static plp_status check_capacity(model *m)
 {
@@ -147,11 +174,11 @@ static plp_status check_capacity(model *m)
     plp_log(PLP_LOG_INFO, "memory per rank: weights %.1f MB, %d state slots of %.2f MB, work space %.1f MB; %.1f MB available",
             (double)need->weights * 1e-6, m->options.slots, (double)need->slot * 1e-6, (double)need->work * 1e-6, (double)available * 1e-6);
     if (sum <= available) return PLP_OK;
-    int ranks = m->plan.size;
-    for (model_plan p; ranks <= m->config.heads; ranks++) {
-        PLP_TRY(model_plan_make(&p, &m->config, 0, ranks));
-        const uint64_t states = (uint64_t)m->options.slots * model_slot_bytes(&p, &m->config, &m->options);
-        if (model_plan_weights(&p, &m->config, m->weights.dtype) + states + need->work <= available) break;
+    const int most = m->config.heads < TP_MOST_RANKS ? (int)m->config.heads : TP_MOST_RANKS;
+    int ranks = m->plan.size + 1;
+    for (uint64_t share; ranks <= most; ranks++) {
+        PLP_TRY(largest_share(m, ranks, &share));
+        if (share + need->work <= available) break;
     }
     const uint64_t fixed = need->weights + need->work;
     const uint64_t slots = available > fixed ? (available - fixed) / need->slot : 0; /* fewer of them need less work space, too */
@@ -160,8 +187,7 @@ static plp_status check_capacity(model *m)
                     "state slots fit (--max-seqs and those of the prefix cache), or use %s%d ranks with as much memory each",
                     (double)sum * 1e-9, (double)need->weights * 1e-9, m->options.slots, (double)need->states * 1e-9,
                     (double)need->work * 1e-9, (double)available * 1e-9, tp_host(m->group), (double)(sum - available) * 1e-9,
-                    (unsigned long long)slots, ranks > m->config.heads ? "more than " : "",
-                    ranks > m->config.heads ? (int)m->config.heads : ranks);
+                    (unsigned long long)slots, ranks > most ? "more than " : "", ranks > most ? most : ranks);
 }
 
 /* Of a rank: as many as it was told, or its share of the host's, and no more than OMP_NUM_THREADS or the cores that it is bound to. */
@@ -258,9 +284,17 @@ static plp_status reach_others(model *m)
     return PLP_OK;
 }
 
+static plp_status check_backend(const kn_backend *kn, const model_config *c)
+{
+    if (kn->most_state == 0 || c->state <= kn->most_state) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_USAGE, "state %lld, on %s at most %d; config; fix: use --device cpu", (long long)c->state, kn->name,
+                    kn->most_state);
+}
+
 static plp_status create_local(model *m, const model_config *c, tp_group *g, const model_options *o)
 {
     m->config = *c, m->options = *o, m->group = g, m->kn = o->backend;
+    PLP_TRY(check_backend(m->kn, c));
     PLP_TRY(model_plan_make(&m->plan, c, tp_rank(g), tp_size(g)));
     set_dims(m);
     PLP_TRY(PLP_ALLOCATED(m->weights.layers = calloc((size_t)c->layers, sizeof *m->weights.layers)));
@@ -284,7 +318,8 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     plp_status st;
     model *m;
     *out = NULL;
-    PLP_TRY(tp_agree(g, PLP_ALLOCATED(m = calloc(1, sizeof *m))));
+    m = calloc(1, sizeof *m);
+    PLP_DO(tp_agree(g, PLP_ALLOCATED(m)));
     PLP_DO(tp_agree(g, create_local(m, c, g, o)));
     PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
     PLP_DO(reach_others(m));

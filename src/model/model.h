@@ -36,6 +36,8 @@ typedef struct {
 plp_status model_measure(model_memory *memory, const model_config *c, int rank, int size, const model_options *o);
 /* Of one state slot on the rank of this plan. */
 uint64_t model_slot_bytes(const model_plan *p, const model_config *c, const model_options *o);
+/* Of the rank that has most: where groups straddle it need not be the first. */
+plp_status model_most_slot_bytes(const model_config *c, int size, const model_options *o, uint64_t *bytes);
 
 /* Collective.  Loads this rank's bands from the source.  PLP_ERR_MEMORY before anything is loaded when the memory does not suffice. */
 plp_status model_create(model **m, const model_source *s, tp_group *g, const model_options *o);

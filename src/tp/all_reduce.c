@@ -51,7 +51,7 @@ static plp_status sum_host(tp_group *g, void *data, int64_t count, plp_dtype dty
     for (int64_t at = 0; at < count; at += most) {
         const int64_t n = count - at < most ? count - at : most, part = (n + g->size - 1) / g->size;
         char *piece = (char *)data + (size_t)at * size;
-        int sent[2][256], received[2][256]; /* counts, displacements */
+        int sent[2][TP_MOST_RANKS], received[2][TP_MOST_RANKS]; /* counts, displacements */
         for (int r = 0; r < g->size; r++) {
             const int64_t first = part * r < n ? part * r : n, mine = part * g->rank < n ? part * g->rank : n;
             sent[0][r] = (int)(first + part < n ? part : n - first), sent[1][r] = (int)first;
@@ -89,7 +89,7 @@ static plp_status connect_devices(tp_group *g, bool peers)
 plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes)
 {
     const bool device = backend == kn_cuda();
-    if (g->size > 256) return PLP_FAIL(PLP_ERR_USAGE, "%d ranks, at most 256; fix: start fewer", g->size);
+    if (g->size > TP_MOST_RANKS) return PLP_FAIL(PLP_ERR_USAGE, "%d ranks, at most %d; fix: start fewer", g->size, TP_MOST_RANKS);
     if (kind == TP_COMM_NCCL && !device) return PLP_FAIL(PLP_ERR_USAGE, "--comm nccl needs --device cuda; fix: give it, or --comm mpi");
     g->backend = backend, g->context = context;
     g->kind = kind != TP_COMM_AUTO ? kind : device ? TP_COMM_NCCL : TP_COMM_MPI;

@@ -19,6 +19,7 @@ typedef struct {
 } tp_slice;
 tp_slice tp_shard(int64_t n, int rank, int size);
 
+enum { TP_MOST_RANKS = 256 };
 typedef struct tp_group tp_group;
 
 /* Collective over comm, which is duplicated; errors on it return. */

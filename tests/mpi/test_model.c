@@ -2,6 +2,8 @@
  * Random weights of shapes that split evenly, unevenly, and through the middle of groups. */
 #include "place.h"
 
+#include "base/error.h"
+#include "layers/layer.h"
 #include "model/model.h"
 
 #include <math.h>
@@ -179,6 +181,44 @@ static double difference(const float *a, const float *b)
     return scale > 0 ? most / scale : INFINITY;
 }
 
+/* A device with too little memory for the largest rank, by a byte. */
+static size_t little;
+static plp_status report_little(int device, size_t *available, size_t *total)
+{
+    (void)device;
+    *available = *total = little;
+    return PLP_OK;
+}
+
+/* Where groups straddle, a rank behind the first may have most: it says that more ranks are needed, and slots are counted by it. */
+static void the_largest_rank_counts(tp_group *g, const model_config *c)
+{
+    kn_backend small = *kn_cpu();
+    const model_options o = {
+        .backend = &small, .threads = 1, .f32 = true, .comm = TP_COMM_MPI, .max_tokens = 8, .max_seqs = 2, .max_outs = 2, .slots = 2
+    };
+    model_memory need, own = { 0 };
+    model *m = NULL;
+    uint64_t slot = 0, most = 0, sum = 0;
+    for (int rank = 0; rank < tp_size(g); rank++) {
+        CHECK(model_measure(&need, c, rank, tp_size(g), &o) == PLP_OK);
+        if (need.slot > slot) slot = need.slot;
+        if (need.weights + need.states + need.work > sum) sum = need.weights + need.states + need.work;
+        if (rank == tp_rank(g)) own = need;
+    }
+    CHECK(model_most_slot_bytes(c, tp_size(g), &o, &most) == PLP_OK && most == slot);
+    small.memory = report_little, little = sum - 1;
+    const bool short_here = own.weights + own.states + own.work > little;
+    CHECK(model_create_random(&m, c, 42, g, &o) == (short_here ? PLP_ERR_MEMORY : PLP_ERR_REMOTE) && m == NULL);
+    const char *advice = strstr(plp_last_error(), "or use ");
+    CHECK(!short_here || (advice != NULL && (strtol(advice + 7, NULL, 10) > tp_size(g) || strncmp(advice + 7, "more than", 9) == 0)));
+    little = SIZE_MAX, small.most_state = (int)c->state - 1;
+    CHECK(model_create_random(&m, c, 42, g, &o) == PLP_ERR_USAGE && m == NULL &&
+          strstr(plp_last_error(), "state 16, on cpu at most 15") != NULL);
+    const layer_dims wide = { .hidden = 8, .norm = LAYER_NORM_SUMMED, .all_norm_groups = 16 };
+    CHECK(layer_mamba2.summed(&wide) == 16); /* its sums of the gated norm are more than its output */
+}
+
 int main(int argc, char **argv)
 {
     tp_group *g = mpi_test_begin(&argc, &argv), *self = NULL;
@@ -186,6 +226,8 @@ int main(int argc, char **argv)
     if (!place_chosen(argc, argv, g, &on, &skipped)) return skipped;
     const bool gpu = on.backend == kn_cuda();
     CHECK(tp_group_self(&self) == PLP_OK);
+    for (int s = 0; !gpu && s < 6; s++)
+        if (tp_size(g) <= shapes[s].config.heads) the_largest_rank_counts(g, &shapes[s].config);
     const size_t bytes = sizeof(float) * TOKENS * (VOCAB + 3);
     float *alone = malloc(bytes), *mine = malloc(bytes);
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {

@@ -199,6 +199,7 @@ template <class F> void kn_by_type(plp_dtype type, F f)
     }
 }
 
+constexpr int KN_MOST_STATE = 256; /* a warp of a prefill keeps a row of the state in registers */
 static inline int64_t kn_ceil(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 /* Whether `p` and the rows behind it, ld elements apart, allow accesses of `bytes`. */
 static inline bool kn_aligned(const void *p, int64_t ld, plp_dtype type, size_t bytes)

@@ -158,7 +158,7 @@ static void identity(int device, char *text, size_t size)
 static kn_backend fill_table(void)
 {
     kn_backend t = {};
-    t.name = "cuda";
+    t.name = "cuda", t.most_state = KN_MOST_STATE;
     t.create = create, t.destroy = destroy, t.stream = stream;
     t.alloc = alloc, t.release = release, t.to_device = to_device, t.to_host = to_host, t.copy = copy, t.fill = fill, t.sync = sync;
     t.alloc_host = alloc_host, t.release_host = release_host, t.mark = mark, t.wait = wait;

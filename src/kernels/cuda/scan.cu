@@ -257,7 +257,7 @@ size_t kn_scan_work_cuda(const kn_scan_args *a) { return (size_t)room(a) * (a->s
 plp_status kn_scan_cuda(kn_context *c, const kn_scan_args *a, const kn_batch *b)
 {
     if (b->seqs == b->decodes || b->tokens == b->decodes || a->channels == 0) return PLP_OK;
-    if (a->state > 256) return PLP_FAIL(PLP_ERR_INTERNAL, "scan: state %d of at most 256", a->state);
+    if (a->state > KN_MOST_STATE) return PLP_FAIL(PLP_ERR_INTERNAL, "scan: state %d of at most %d", a->state, KN_MOST_STATE);
     if (a->block > 0) { /* where states are to be kept is uploaded as for kn->ssd */
         kn_ssm_args snaps = {};
         snaps.block = a->block, snaps.snap_start = a->snap_start, snaps.snap_slot = a->snap_slot;

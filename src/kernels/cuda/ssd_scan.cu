@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(THREADS) scan_kernel(kn_ssm_args a, kn_batch b
 
 plp_status kn_ssd_scan_run(kn_context *c, const kn_ssm_args *a, const kn_batch *b)
 {
-    if (a->state > 256) return PLP_FAIL(PLP_ERR_SHAPE, "ssm state size %d of 256 at most; fix: use another model", a->state);
+    if (a->state > KN_MOST_STATE) return PLP_FAIL(PLP_ERR_INTERNAL, "ssd: state %d of at most %d", a->state, KN_MOST_STATE);
     const dim3 grid(a->heads * (int)kn_ceil(a->dim, TILE), b->seqs - b->decodes);
     const int *snap_start = c->ssd->snap_start, *snap_slot = c->ssd->snap_slot;
     kn_by_type(c->options.act, [&](auto t) {
