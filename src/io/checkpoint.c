@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/path.h"
 #include "base/sha256.h"
 #include "io/safetensors.h"
 
@@ -14,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MOST_FILES = 1000, MOST_ALIASES = 4096, MOST_INDEX = 256 << 20, MOST_PATH = 4096, MOST_READ = 1 << 30, SAMPLE = 4096 };
+enum { MOST_FILES = 1000, MOST_ALIASES = 4096, MOST_INDEX = 256 << 20, MOST_READ = 1 << 30, SAMPLE = 4096 };
 
 typedef struct {
     char name[IO_NAME];
@@ -46,18 +47,11 @@ static const io_tensor *find_tensor(const io_checkpoint *c, const char *name)
     return c->tensors ? bsearch(name, c->tensor, (size_t)c->tensors, sizeof *c->tensor, by_name) : NULL;
 }
 
-static plp_status join(const io_checkpoint *c, const char *name, char path[MOST_PATH])
-{
-    if (snprintf(path, MOST_PATH, "%s/%s", c->dir, name) >= MOST_PATH)
-        return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes; fix: choose a shorter one", c->dir, MOST_PATH - 1);
-    return PLP_OK;
-}
-
 static plp_status find_file(const io_checkpoint *c, const char *name, bool *there)
 {
-    char path[MOST_PATH];
+    char path[PLP_PATH];
     struct stat info;
-    PLP_TRY(join(c, name, path));
+    PLP_TRY(plp_path_join(c->dir, name, path));
     *there = stat(path, &info) == 0;
     return PLP_OK;
 }
@@ -119,13 +113,13 @@ static plp_status open_file(const char *path, weights_file *f)
 static plp_status add_file(io_checkpoint *c, const char *name)
 {
     plp_status st = PLP_OK;
-    char path[MOST_PATH];
+    char path[PLP_PATH];
     uint8_t length[8];
     uint64_t n = 0;
     char *text = NULL;
     void *more = NULL;
     io_safetensors header = { 0 };
-    PLP_TRY(join(c, name, path));
+    PLP_TRY(plp_path_join(c->dir, name, path));
     PLP_TRY(PLP_ALLOCATED(more = realloc(c->file, (size_t)(c->files + 1) * sizeof *c->file)));
     c->file = more;
     weights_file *f = &c->file[c->files++];
@@ -237,9 +231,9 @@ static plp_status take_index(io_checkpoint *c, json_object *root, const char *pa
 
 static plp_status open_index(io_checkpoint *c, const char *name)
 {
-    char path[MOST_PATH];
+    char path[PLP_PATH];
     json_object *root = NULL;
-    PLP_TRY(join(c, name, path));
+    PLP_TRY(plp_path_join(c->dir, name, path));
     PLP_TRY(plp_json_read(path, MOST_INDEX, &root));
     const plp_status st = take_index(c, root, path);
     json_object_put(root);

@@ -3,12 +3,13 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/path.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_BYTES = 256 << 20, MOST_PATH = 4096 };
+enum { MOST_BYTES = 256 << 20 };
 
 typedef struct {
     json_object *config;     /* borrowed */
@@ -17,14 +18,8 @@ typedef struct {
     json_object *tokens;     /* tokenizer_config.json, NULL: none */
     json_object *tokenizer;  /* tokenizer.json, NULL: none */
     const char *where;       /* of config */
-    char generation_path[MOST_PATH], tokens_path[MOST_PATH], tokenizer_path[MOST_PATH];
+    char generation_path[PLP_PATH], tokens_path[PLP_PATH], tokenizer_path[PLP_PATH];
 } id_sources;
-
-static plp_status join(const char *dir, const char *name, char path[MOST_PATH])
-{
-    if (snprintf(path, MOST_PATH, "%s/%s", dir, name) < MOST_PATH) return PLP_OK;
-    return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes; fix: choose a shorter one", dir, MOST_PATH - 1);
-}
 
 static plp_status read_optional(const char *path, json_object **root)
 {
@@ -195,9 +190,9 @@ plp_status model_config_resolve_ids(model_config *c, json_object *root, const ch
 {
     plp_status st = PLP_OK;
     id_sources s = { .config = root, .where = where };
-    PLP_DO(join(dir, "generation_config.json", s.generation_path));
-    PLP_DO(join(dir, "tokenizer_config.json", s.tokens_path));
-    PLP_DO(join(dir, "tokenizer.json", s.tokenizer_path));
+    PLP_DO(plp_path_join(dir, "generation_config.json", s.generation_path));
+    PLP_DO(plp_path_join(dir, "tokenizer_config.json", s.tokens_path));
+    PLP_DO(plp_path_join(dir, "tokenizer.json", s.tokenizer_path));
     PLP_DO(read_optional(s.generation_path, &s.generation));
     PLP_DO(read_optional(s.tokens_path, &s.tokens));
     if (tokenizer != NULL) PLP_DO(plp_json_parse(tokenizer, bytes, s.tokenizer_path, &s.tokenizer));

@@ -1,6 +1,7 @@
 #include "model/source.h"
 
 #include "base/error.h"
+#include "base/path.h"
 #include "io/model_file.h"
 #include "model/checkpoint_map.h"
 #include "model/config_attributes.h"
@@ -12,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MOST_RANGES = 64, PASS = 64 << 20, MOST_PATH = 4096, MOST_CONFIG = 16 << 20, MOST_TOKENIZER = 256 << 20 };
+enum { MOST_RANGES = 64, PASS = 64 << 20, MOST_CONFIG = 16 << 20, MOST_TOKENIZER = 256 << 20 };
 
 struct model_source {
     model_config config;
@@ -51,21 +52,20 @@ static plp_status open_model_file(model_source *s, const char *path, const model
 }
 
 /* ---------------------------------------------------------------------------------------------------- open: directory */
-static plp_status join(const char *dir, const char *name, char path[MOST_PATH], bool *there)
+static plp_status look_for(const char *dir, const char *name, char path[PLP_PATH], bool *there)
 {
     struct stat info;
-    if (snprintf(path, MOST_PATH, "%s/%s", dir, name) >= MOST_PATH)
-        return PLP_FAIL(PLP_ERR_USAGE, "%.200s...: a path of more than %d bytes; fix: choose a shorter one", dir, MOST_PATH - 1);
+    PLP_TRY(plp_path_join(dir, name, path));
     *there = stat(path, &info) == 0;
     return PLP_OK;
 }
 
 /* params.json, if it is Codestral's; else config.json. */
-static plp_status read_config(model_source *s, const char *dir, char path[MOST_PATH], json_object **root)
+static plp_status read_config(model_source *s, const char *dir, char path[PLP_PATH], json_object **root)
 {
     bool there = false;
     size_t bytes = 0;
-    PLP_TRY(join(dir, "params.json", path, &there));
+    PLP_TRY(look_for(dir, "params.json", path, &there));
     if (there) {
         PLP_TRY(plp_read_file(path, MOST_CONFIG, &s->config_text, &bytes));
         PLP_TRY(plp_json_parse(s->config_text, bytes, path, root));
@@ -74,16 +74,16 @@ static plp_status read_config(model_source *s, const char *dir, char path[MOST_P
         free(s->config_text);
         *root = NULL, s->config_text = NULL;
     }
-    PLP_TRY(join(dir, "config.json", path, &there));
+    PLP_TRY(look_for(dir, "config.json", path, &there));
     PLP_TRY(plp_read_file(path, MOST_CONFIG, &s->config_text, &bytes));
     return plp_json_parse(s->config_text, bytes, path, root);
 }
 
 static plp_status read_tokenizer(model_source *s, const char *dir)
 {
-    char path[MOST_PATH];
+    char path[PLP_PATH];
     bool there = false;
-    PLP_TRY(join(dir, "tokenizer.json", path, &there));
+    PLP_TRY(look_for(dir, "tokenizer.json", path, &there));
     return there ? plp_read_file(path, MOST_TOKENIZER, &s->tokenizer, &s->tokenizer_bytes) : PLP_OK;
 }
 
@@ -109,7 +109,7 @@ static plp_status digest_directory(model_source *s)
 static plp_status open_directory(model_source *s, const char *dir, const model_source_options *options)
 {
     plp_status st = PLP_OK;
-    char path[MOST_PATH];
+    char path[PLP_PATH];
     json_object *root = NULL;
     model_config *c = &s->config;
     PLP_DO(io_checkpoint_open(&s->checkpoint, dir));
