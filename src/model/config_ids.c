@@ -162,15 +162,15 @@ static plp_status set_stops(const id_sources *s, model_config *c)
     return PLP_OK;
 }
 
-/* bos and pad are a convenience: one outside the vocabulary is none. */
-static plp_status set_id(const id_sources *s, const char *kind, int64_t vocab, int64_t *id)
+/* bos and pad are a convenience: one outside the ids in use, which no request may have, is none. */
+static plp_status set_id(const id_sources *s, const char *kind, int64_t used, int64_t *id)
 {
     int64_t ids[MODEL_STOPS];
     int count = 0;
     const char *where;
     PLP_TRY(find_ids(s, kind, ids, &count, &where));
     if (count > 0) *id = ids[0];
-    if (*id < 0 || *id >= vocab) *id = -1;
+    if (*id < 0 || *id >= used) *id = -1;
     return PLP_OK;
 }
 
@@ -199,8 +199,8 @@ plp_status model_config_resolve_ids(model_config *c, json_object *root, const ch
     PLP_DO(plp_json_bool(s.generation, "_from_model_config", s.generation_path, &s.copied));
     PLP_DO(set_vocab_used(&s, c)); /* first: ids that are beyond the model are the tokenizer's fault */
     PLP_DO(set_stops(&s, c));
-    PLP_DO(set_id(&s, "bos", c->vocab, &c->bos));
-    PLP_DO(set_id(&s, "pad", c->vocab, &c->pad));
+    PLP_DO(set_id(&s, "bos", c->vocab_used, &c->bos));
+    PLP_DO(set_id(&s, "pad", c->vocab_used, &c->pad));
 done:
     json_object_put(s.generation);
     json_object_put(s.tokens);

@@ -389,6 +389,8 @@ static void ids_come_from_the_first_that_tells(void **state)
     assert_int_equal(ids(HF "}", NULL, NULL, "{\"added_tokens\":[{\"id\":9223372036854775807}]}", &c), PLP_ERR_DATA);
     assert_int_equal(ids(HF "}", NULL, NULL, tokenizer, &c), PLP_OK);
     assert_true(c.stops == 1 && c.stop[0] == 2); /* what such a token is usually called */
+    assert_int_equal(ids(HF ",\"bos_token_id\":271,\"pad_token_id\":270}", NULL, NULL, tokenizer, &c), PLP_OK);
+    assert_true(c.vocab_used == 271 && c.bos == -1 && c.pad == 270); /* no request may begin with 271 */
     assert_int_equal(ids(HF "}", NULL, NULL, NULL, &c), PLP_OK);
     assert_int_equal(c.stops, 0);
     /* Codestral's trap: 0 everywhere, which is <unk> */
