@@ -152,7 +152,7 @@ typedef struct plp_request {
     int stop_count;
     /* -1: none; k, up to PLP_MOST_LOGPROBS: of the token and the k most probable, of the logits as they are; PLP_ALL_LOGPROBS: of every id */
     int logprobs;
-    int prompt_logprobs; /* -1 or k, of the prompt's tokens but the first; then its prompt is computed whole, whatever is kept */
+    int prompt_logprobs; /* -1 or k, of the prompt's tokens but the first, once for all answers; its prompt is computed whole then */
     int keep_special;    /* special tokens are part of the text */
     const int *bias_ids; /* (bias_count), and what is added to their logits before all else  [-10000, 10000] */
     const double *biases;
@@ -190,7 +190,8 @@ void plp_engine_cancel(plp_engine *engine, uint64_t id);
 plp_status plp_engine_save_state(plp_engine *engine, uint64_t id, const char *path);
 
 /* --------------------------------------------------------------------------------------------------------------------- events */
-/* PROMPT: a token of the prompt, where prompt_logprobs asks for them; in their order, from the second on, before the first TOKEN. */
+/* PROMPT: a token of the prompt, where prompt_logprobs asks for them; in their order, from the second on, before the first TOKEN; of several
+ * answers the first one's alone. */
 typedef enum plp_event_kind { PLP_EVENT_TOKEN, PLP_EVENT_FINISHED, PLP_EVENT_ERROR, PLP_EVENT_PROMPT } plp_event_kind;
 typedef enum plp_finish { PLP_FINISH_STOP, PLP_FINISH_LENGTH, PLP_FINISH_CANCELLED } plp_finish;
 

@@ -168,11 +168,7 @@ static plp_status set_rules(plp_engine *e, const model_options *o)
     const int least = schedule_least_slice(e->config->chunk, o->backend->grain, o->deterministic);
     if (most > 0) e->rules.slice = most < least ? least : most;
     if (e->options.cache == PLP_CACHE_NONE) return PLP_OK;
-    if (block % chunk != 0)
-        return PLP_FAIL(PLP_ERR_USAGE, "--cache-block %lld, the model's chunk is %lld; fix: give a multiple of it", (long long)block,
-                        (long long)chunk);
-    if (slots < 1)
-        return PLP_FAIL(PLP_ERR_USAGE, "the prefix cache has room for no state; fix: give it more memory, or --prefix-cache none");
+    PLP_TRY(reuse_check(block, chunk, slots));
     if (e->options.cache == PLP_CACHE_ALIGN) e->rules.block = block;
     char root[192];
     const int used = snprintf(root, sizeof root, "%s %s %s", e->options.digest, plp_dtype_name(e->config->dtype),

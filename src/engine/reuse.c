@@ -11,6 +11,16 @@ struct reuse {
     int *snap_start, *snap_slot;
 };
 
+plp_status reuse_check(int64_t block, int64_t chunk, int64_t slots)
+{
+    if (block % chunk != 0)
+        return PLP_FAIL(PLP_ERR_USAGE, "--cache-block %lld, the model's chunk is %lld; fix: give a multiple of it", (long long)block,
+                        (long long)chunk);
+    if (slots < 1)
+        return PLP_FAIL(PLP_ERR_USAGE, "the prefix cache has room for no state; fix: give it more memory, or --prefix-cache none");
+    return PLP_OK;
+}
+
 plp_status reuse_create(reuse **out, const reuse_options *o)
 {
     plp_status st = PLP_OK;

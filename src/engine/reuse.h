@@ -19,6 +19,9 @@ typedef struct {
     int max_seqs, max_tokens; /* of a step */
 } reuse_options;
 
+/* Whether there can be such a cache.  PLP_ERR_USAGE. */
+plp_status reuse_check(int64_t block, int64_t chunk, int64_t slots);
+
 typedef struct reuse reuse;
 plp_status reuse_create(reuse **u, const reuse_options *o);
 void reuse_destroy(reuse **u);

@@ -1,6 +1,7 @@
 #include "engine/session.h"
 
 #include "base/error.h"
+#include "engine/reuse.h"
 #include "engine/schedule.h"
 #include "model/shapes.h"
 #include "tp/handshake.h"
@@ -35,8 +36,8 @@ static plp_status size_for(const plp_engine_options *in, int seqs, int max_outs,
 {
     const int tokens = in->max_batch_tokens > 0 ? in->max_batch_tokens : seqs > DEFAULT_BATCH_TOKENS ? seqs : DEFAULT_BATCH_TOKENS;
     if (tokens < seqs)
-        return PLP_FAIL(PLP_ERR_USAGE, "--max-batch-tokens %d is less than --max-seqs %d; fix: a step decodes one token of every sequence",
-                        tokens, seqs);
+        return PLP_FAIL(PLP_ERR_USAGE, "--max-batch-tokens %d is less than --max-seqs %d; fix: raise it, or lower --max-seqs", tokens,
+                        seqs);
     o->max_tokens = tokens, o->max_seqs = seqs, o->max_outs = max_outs > 0 ? max_outs : seqs;
     o->slots = seqs + (in->cache == PLP_CACHE_NONE ? 0 : in->cache_states > 0 ? in->cache_states : seqs);
     return PLP_OK;
@@ -129,11 +130,13 @@ static plp_status fit(const plp_engine_options *in, const tp_group *g, const mod
     const bool all = max_outs >= o->max_tokens; /* whoever asks for every row of a step does so of a larger one, too */
     o->max_tokens = engine_step_tokens(o, c);
     if (all) o->max_outs = o->max_tokens;
-    if (in->cache == PLP_CACHE_NONE || in->cache_states > 0 || in->cache_bytes == 0) return PLP_OK;
-    PLP_TRY(model_most_slot_bytes(c, tp_size(g), o, &slot));
-    const uint64_t states = in->cache_bytes / slot, most = INT_MAX - (uint64_t)o->max_seqs;
-    o->slots = o->max_seqs + (int)(states < most ? states : most);
-    return PLP_OK;
+    if (in->cache == PLP_CACHE_NONE) return PLP_OK;
+    if (in->cache_states == 0 && in->cache_bytes > 0) {
+        PLP_TRY(model_most_slot_bytes(c, tp_size(g), o, &slot));
+        const uint64_t states = in->cache_bytes / slot, most = INT_MAX - (uint64_t)o->max_seqs;
+        o->slots = o->max_seqs + (int)(states < most ? states : most);
+    }
+    return reuse_check(in->cache_block, c->chunk, o->slots - o->max_seqs); /* before weights are loaded */
 }
 
 static plp_status open_local(engine_session *s, const plp_engine_options *options, int max_outs, model_options *o)

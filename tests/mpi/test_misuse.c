@@ -85,10 +85,26 @@ static void one_of_two_fails(plp_engine *good)
     CHECK(w.st == PLP_ERR_DEVICE && w.tokens == 0 && strstr(w.message, "a device that is lost") != NULL);
     CHECK(is_right(good));
     CHECK(plp_engine_step(bad, &left) == PLP_ERR_DEVICE && strstr(plp_last_error(), "an earlier step of this engine failed") != NULL);
+    CHECK(plp_engine_save_state(bad, 1, "/nonexistent/state") == PLP_ERR_DEVICE);
     plp_engine_destroy(&bad);
     CHECK(bad == NULL);
     plp_engine_destroy(&bad); /* twice */
     CHECK(is_right(good));
+}
+
+/* Before it is looked whether there is memory, of which this takes tens of gigabytes, and weights are loaded. */
+static void a_cache_that_cannot_be_is_refused_at_once(void)
+{
+    plp_engine *e = NULL;
+    plp_engine_options o = {
+        .model = PLP_DEMO, .device = PLP_DEVICE_CPU, .threads = 1, .max_seqs = 1 << 16, .max_batch_tokens = 1 << 20, .cache = PLP_CACHE_ALL
+    };
+    o.cache_bytes = 1;
+    CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &o) == PLP_ERR_USAGE && strstr(plp_last_error(), "has room for no state") != NULL);
+    o.cache_bytes = 0, o.cache_block = 63;
+    CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &o) == PLP_ERR_USAGE && strstr(plp_last_error(), "--cache-block 63") != NULL);
+    o.max_batch_tokens = 8;
+    CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &o) == PLP_ERR_USAGE && strstr(plp_last_error(), "or lower --max-seqs") != NULL);
 }
 
 static void options_out_of_range_are_refused(plp_engine *e)
@@ -325,6 +341,7 @@ int main(int argc, char **argv)
         what_is_wrong_is_refused(e);
         what_is_missing_is_refused(e);
         lists_that_are_missing_are_refused(e);
+        a_cache_that_cannot_be_is_refused_at_once();
         options_out_of_range_are_refused(e);
         one_of_two_fails(e);
         an_inter_communicator_is_refused(e);
