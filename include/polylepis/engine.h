@@ -90,7 +90,7 @@ typedef struct plp_engine_info {
     int rank, size;
     int vocabulary;    /* ids that may be given and emitted: 0 .. vocabulary - 1 */
     int bos;           /* the model's beginning-of-sequence id; -1: none         */
-    int has_tokenizer; /* without one, requests have no text and no stop strings */
+    int has_tokenizer; /* one that is supported: without it, requests have no text and no stop strings */
     int max_seqs, max_batch_tokens;
     uint64_t weight_bytes, state_bytes, work_bytes; /* of this rank */
     const char *backend;                            /* "cpu", "cuda"; static storage */

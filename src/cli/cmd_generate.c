@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/json_out.h"
 #include "base/log.h"
+#include "engine/engine.h"
 #include "engine/state_file.h"
 #include "io/part_file.h"
 
@@ -285,8 +286,9 @@ static plp_status generate(const cli *c, plp_engine *e, output *o, double load)
     const plp_request r = request_of(ids, count, seed);
     PLP_DO(tp_agree(c->group, plp_engine_submit(e, &r, &id)));
     if (!o->has_text && !given.json)
-        PLP_DO(PLP_FAIL(PLP_ERR_USAGE, "%s has no tokenizer, so what is generated has no text; output; fix: give --json, which prints ids",
-                        c->model.model));
+        PLP_DO(PLP_FAIL(PLP_ERR_USAGE,
+                        "%s has no tokenizer%s, so what is generated has no text; output; fix: give --json, which prints ids",
+                        c->model.model, engine_session_of(e)->unsupported ? " that is supported" : ""));
     if (o->prints && given.json) {
         json_object *prompt = json_object_new_array();
         for (size_t i = 0; i < count; i++) json_object_array_add(prompt, json_object_new_int(ids[i]));

@@ -2,6 +2,7 @@
 #include "cli/commands.h"
 
 #include "base/error.h"
+#include "engine/tokenizer.h"
 #include "model/plan.h"
 
 #include <math.h>
@@ -20,15 +21,23 @@ static const plp_option options[] = {
 
 static double megabytes(uint64_t bytes) { return 1e-6 * (double)bytes; }
 
-static plp_status print_config(const model_source *s)
+/* One that is not supported has been warned of. */
+static plp_status print_tokenizer(const model_source *s, const char *path)
+{
+    text_tokenizer *t;
+    bool unsupported;
+    PLP_TRY(engine_tokenizer(&t, s, path, &unsupported));
+    printf("tokenizer       %s\n", t != NULL ? "yes" : unsupported ? "not supported: token ids only" : "none: prompts as token ids only");
+    text_tokenizer_destroy(&t);
+    return PLP_OK;
+}
+
+static plp_status print_config(const model_source *s, const char *path)
 {
     static const char *const norms[] = { "no", "yes", "yes, with weights" };
     const model_config *c = model_source_config(s);
     model_plan whole;
-    const char *tokenizer;
-    size_t bytes;
     PLP_TRY(model_plan_make(&whole, c, 0, 1));
-    PLP_TRY(model_source_tokenizer(s, &tokenizer, &bytes));
     const uint64_t weights = model_plan_weights(&whole, c, c->dtype), parameters = model_plan_weights(&whole, c, PLP_F32) / sizeof(float);
     printf("family          %s\nlayers          %lld\nhidden          %lld\ninner           %lld\n", c->family, (long long)c->layers,
            (long long)c->hidden, (long long)c->inner);
@@ -46,7 +55,8 @@ static plp_status print_config(const model_source *s)
     printf("norm eps        %g\ndt limit        %g to %g\n", c->norm_eps, c->dt_min, c->dt_max);
     printf("bos             %lld\nstops           ", (long long)c->bos);
     for (int i = 0; i < c->stops; i++) printf("%s%lld", i ? ", " : "", (long long)c->stop[i]);
-    printf("%s\ntokenizer       %s\n", c->stops ? "" : "none", tokenizer ? "yes" : "none: prompts as token ids only");
+    printf("%s\n", c->stops ? "" : "none");
+    PLP_TRY(print_tokenizer(s, path));
     printf("dtype           %s\nparameters      %llu\nweights         %.2f MB\ndigest          %s (%s)\n", plp_dtype_name(c->dtype),
            (unsigned long long)parameters, megabytes(weights), model_source_digest(s),
            model_source_digest_is_whole(s) ? "every byte" : "headers, config, tokenizer, a sample of each tensor's values");
@@ -131,7 +141,7 @@ static plp_status run(cli *c)
     model_source *s = NULL;
     if (c->rank != 0) return PLP_OK;
     PLP_DO(model_source_open(&s, c->words[0], &(model_source_options){ .trust = given.trust }));
-    PLP_DO(print_config(s));
+    PLP_DO(print_config(s, c->words[0]));
     if (given.tensors) print_tensors(model_source_config(s));
     if (given.plan > 0) PLP_DO(print_plan(s, (int)given.plan));
 done:

@@ -100,8 +100,7 @@ static plp_status prepare(const engine_session *s, const char *text, size_t byte
 {
     const model_config *c = model_config_of(s->model);
     const int64_t separator = given.separator >= 0 ? given.separator : c->bos >= 0 ? c->bos : c->stops > 0 ? c->stop[0] : -1;
-    if (s->tokenizer == NULL)
-        return PLP_FAIL(PLP_ERR_USAGE, "the model has no tokenizer; fix: convert it with tokenizer.json in its directory");
+    if (s->tokenizer == NULL) return engine_no_tokenizer(s->unsupported);
     if (separator < 0 || separator >= c->vocab_used)
         return PLP_FAIL(PLP_ERR_USAGE, "separator token %lld of a vocabulary of %lld; fix: give --separator-id", (long long)separator,
                         (long long)c->vocab_used);

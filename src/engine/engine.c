@@ -307,9 +307,7 @@ plp_status plp_encode(plp_engine *e, const char *text, size_t bytes, int add_spe
     PLP_TRY(PLP_GIVEN(ids, "ids"));
     PLP_TRY(PLP_GIVEN(count, "count"));
     if (bytes > 0) PLP_TRY(PLP_GIVEN(text, "text"));
-    if (e->tokenizer == NULL)
-        return PLP_FAIL(PLP_ERR_USAGE,
-                        "the model has no tokenizer; fix: give token ids, or convert it with tokenizer.json in its directory");
+    if (e->tokenizer == NULL) return engine_no_tokenizer(e->session.unsupported);
     return text_encode(e->tokenizer, text != NULL ? text : "", bytes, add_special, ids, count);
 }
 
@@ -321,8 +319,7 @@ plp_status plp_decode(plp_engine *e, const int *ids, size_t count, int keep_spec
     PLP_TRY(PLP_GIVEN(text, "text"));
     PLP_TRY(PLP_GIVEN(bytes, "bytes"));
     if (count > 0) PLP_TRY(PLP_GIVEN(ids, "ids"));
-    if (e->tokenizer == NULL)
-        return PLP_FAIL(PLP_ERR_USAGE, "the model has no tokenizer; fix: convert it with tokenizer.json in its directory");
+    if (e->tokenizer == NULL) return engine_no_tokenizer(e->session.unsupported);
     const int known = text_tokenizer_vocab(e->tokenizer), drawn = (int)e->config->vocab_used, most = known > drawn ? known : drawn;
     for (size_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= most)

@@ -141,16 +141,12 @@ static plp_status fit(const plp_engine_options *in, const tp_group *g, const mod
 
 static plp_status open_local(engine_session *s, const plp_engine_options *options, int max_outs, model_options *o)
 {
-    const char *text;
-    size_t bytes;
     PLP_TRY(engine_model_options(options, s->group, max_outs, o));
     if (options->model == NULL) return PLP_FAIL(PLP_ERR_USAGE, "model is NULL; engine options; fix: name a model file or a checkpoint");
     PLP_TRY(model_source_open(&s->source, options->model, &(model_source_options){ .trust = options->trust_model }));
     PLP_TRY(check_compute(options->compute, model_source_config(s->source)));
     PLP_TRY(fit(options, s->group, model_source_config(s->source), max_outs, o));
-    PLP_TRY(model_source_tokenizer(s->source, &text, &bytes));
-    if (text != NULL) PLP_TRY(text_tokenizer_create(&s->tokenizer, text, bytes, options->model));
-    return PLP_OK;
+    return engine_tokenizer(&s->tokenizer, s->source, options->model, &s->unsupported);
 }
 
 plp_status engine_memory(const model_options *o, const tp_group *g, size_t *bytes)

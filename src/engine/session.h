@@ -2,14 +2,15 @@
 #ifndef ENGINE_SESSION_H
 #define ENGINE_SESSION_H
 
+#include "engine/tokenizer.h"
 #include "model/model.h"
 #include "polylepis/engine.h"
-#include "text/tokenizer.h"
 
 typedef struct {
     tp_group *group;
     model_source *source;
-    text_tokenizer *tokenizer; /* NULL when the model came without one */
+    text_tokenizer *tokenizer; /* NULL when the model came without one, or with one that is not supported */
+    bool unsupported;
     model *model;
 } engine_session;
 

@@ -80,4 +80,19 @@ run generate --model "$work/odd" -q -p a -n 1
 for what in "auto_map is ignored" "truncation is ignored"; do
     [ "$(grep -c "^warning: .*$what" "$work/err")" = 1 ] && [ "$(grep -c "$what" "$work/err")" = 1 ] || fail "\"$what\" is not said once"
 done
+
+# A tokenizer that is not supported: ids do without it, and whoever gives text is told.
+cp "$demo/tokenizer.json" "$work/odd"
+sed -i 's/"normalizer": null/"normalizer": { "type": "BertNormalizer" }/' "$work/odd/tokenizer.json"
+run generate --model "$work/odd" -q --prompt-token-ids 0,1106,260,1894,1074 -n 9 --ignore-eos --json
+[ "$rc" = 0 ] && [ "$(ids)" = 269,260,1259,269,260,561,269,488,12 ] && grep -q '"text":null' "$work/out" || fail "ids without a tokenizer: exit $rc"
+[ "$(grep -c "^warning: .*$work/odd/tokenizer.json: normalizer: BertNormalizer is not supported" "$work/err")" = 1 ] || fail "no warning of it"
+refused 64 "the model's tokenizer is not supported" generate --model "$work/odd" -q -p a --json
+refused 64 "no tokenizer that is supported" generate --model "$work/odd" -q --prompt-token-ids 1
+"$polylepis" inspect "$work/odd" 2>"$work/err" | grep -q '^tokenizer  *not supported' || fail "inspect: a tokenizer that is not supported"
+printf '{"prompt": [0,1106,260,1894,1074], "temperature": 0, "max_tokens": 2}\n{"prompt": "x"}\n' >"$in"
+run_through run-batch -q --model "$work/odd" -i "$in" -o "$out"
+[ "$rc" = 3 ] || fail "run-batch without a tokenizer: exit $rc"
+has 1 '"token_ids":[269,260]'
+has 2 "the model's tokenizer is not supported"
 finish
