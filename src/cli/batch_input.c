@@ -70,12 +70,7 @@ void batch_input_destroy(batch_input **out)
 
 const char *batch_input_digest(const batch_input *in) { return in->stream ? NULL : in->digest; }
 int64_t batch_input_lines(const batch_input *in) { return in->lines; }
-
-bool batch_input_is(const batch_input *in, const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && info.st_dev == in->info.st_dev && info.st_ino == in->info.st_ino;
-}
+const struct stat *batch_input_stat(const batch_input *in) { return &in->info; }
 
 static bool insert(uint64_t *table, size_t room, uint64_t key)
 {

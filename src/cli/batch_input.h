@@ -6,6 +6,8 @@
 
 #include "io/jsonl.h"
 
+#include <sys/stat.h>
+
 typedef struct batch_input batch_input;
 
 /* path: "-" is stdin.  most: bytes of a line.  duplicates: an id may come again. */
@@ -14,8 +16,8 @@ void batch_input_destroy(batch_input **in);
 /* 64 hex digits, and the number of lines; NULL and -1 of a stream, which cannot be read twice. */
 const char *batch_input_digest(const batch_input *in);
 int64_t batch_input_lines(const batch_input *in);
-/* Whether a file is the input: it must not be written. */
-bool batch_input_is(const batch_input *in, const char *path);
+/* The input must not be written. */
+const struct stat *batch_input_stat(const batch_input *in);
 
 /* Whether the next line, or the end, is there; always of a file.  patience: as in io_lines_ready. */
 plp_status batch_input_ready(batch_input *in, int patience, bool *ready);

@@ -471,28 +471,59 @@ static bool is_part(const char *path)
     return dot != NULL && (strcmp(dot, ".safetensors") == 0 || strcmp(dot, ".json") == 0);
 }
 
-/* Whether a file lies in a directory. */
-static bool lies_in(const char *path, const struct stat *directory)
+static bool stat_parent(const char *path, struct stat *info)
 {
-    struct stat info;
     const char *slash = strrchr(path, '/');
     char *parent = slash == NULL ? strdup(".") : strndup(path, (size_t)(slash - path) + 1);
-    const bool yes = parent != NULL && stat(parent, &info) == 0 && same_file(&info, directory);
+    const bool yes = parent != NULL && stat(parent, info) == 0;
     free(parent);
     return yes;
 }
 
+static bool lies_in(const char *path, const struct stat *directory)
+{
+    struct stat info;
+    return stat_parent(path, &info) && same_file(&info, directory);
+}
+
+static const char *last_part(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash == NULL ? path : slash + 1;
+}
+
+bool cli_same_name(const char *a, const char *b)
+{
+    struct stat info;
+    return strcmp(last_part(a), last_part(b)) == 0 && (strcmp(a, b) == 0 || (stat_parent(a, &info) && lies_in(b, &info)));
+}
+
+static plp_status is_input(const char *name)
+{
+    return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", name);
+}
+
+plp_status cli_not_part(const char *output, const struct stat *input)
+{
+    struct stat out;
+    char part[PATH_MAX];
+    snprintf(part, sizeof part, "%s.part", output);
+    return stat(part, &out) == 0 && same_file(&out, input) ? is_input(part) : PLP_OK;
+}
+
+plp_status cli_not_file(const char *output, const struct stat *input)
+{
+    struct stat out;
+    PLP_TRY(cli_not_part(output, input));
+    return stat(output, &out) == 0 && same_file(&out, input) ? is_input(output) : PLP_OK;
+}
+
 plp_status cli_not_input(const char *output, const char *input)
 {
-    struct stat out, in;
-    char part[PATH_MAX];
+    struct stat in;
     if (output == NULL || input == NULL || stat(input, &in) != 0) return PLP_OK;
-    snprintf(part, sizeof part, "%s.part", output);
-    if (stat(part, &out) == 0 && same_file(&out, &in))
-        return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", part);
-    if ((stat(output, &out) == 0 && same_file(&out, &in)) || (S_ISDIR(in.st_mode) && is_part(output) && lies_in(output, &in)))
-        return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", output);
-    return PLP_OK;
+    PLP_TRY(cli_not_file(output, &in));
+    return S_ISDIR(in.st_mode) && is_part(output) && lies_in(output, &in) ? is_input(output) : PLP_OK;
 }
 
 plp_status cli_not_stream(const char *what, const char *path)

@@ -10,6 +10,8 @@
 #include "tp/handshake.h"
 #include "tp/tp.h"
 
+#include <sys/stat.h>
+
 enum { CLI_WORDS = 4 };
 
 typedef struct {
@@ -49,6 +51,12 @@ plp_status cli_read_input(const cli *c, const char *path, size_t most, char **te
 /* PLP_ERR_CREATE where a file that is to be written, or its NAME.part, is `input`, or weights or JSON in it if that is a directory.  NULLs
  * are accepted. */
 plp_status cli_not_input(const char *output, const char *input);
+/* The same where the input is known by its stat alone, as standard input is; and of NAME.part alone, where NAME may be the input. */
+plp_status cli_not_file(const char *output, const struct stat *input);
+plp_status cli_not_part(const char *output, const struct stat *input);
+
+/* Whether two names, of files that need not exist yet, are one. */
+bool cli_same_name(const char *a, const char *b);
 
 /* PLP_ERR_USAGE for "-" where a file is written, which takes its name when it is complete: elsewhere it is standard output.  NULL is
  * accepted. */

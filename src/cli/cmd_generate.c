@@ -309,9 +309,12 @@ done:
 static plp_status check_save(const cli *c)
 {
     io_part part;
+    struct stat loaded;
     if (given.save == NULL) return PLP_OK;
     PLP_TRY(cli_not_input(given.save, c->model.model));
     PLP_TRY(cli_not_input(given.save, given.file));
+    if (given.load != NULL && stat(given.load, &loaded) == 0)
+        PLP_TRY(cli_not_part(given.save, &loaded)); /* which may be in its own place */
     const plp_status st = io_part_create(&part, given.save, true);
     io_part_discard(&part);
     return st == PLP_OK ? state_file_may_replace(given.save, c->model.trust_model) : st;

@@ -10,10 +10,12 @@
 #include "base/json_out.h"
 #include "base/log.h"
 #include "engine/engine.h"
+#include "io/journal.h"
 #include "io/jsonl.h"
 #include "polylepis/polylepis.h"
 #include "tp/stamp.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,7 +80,7 @@ static json_object *header_of(const cli *c, plp_engine *e, const batch_input *in
     const plp_request *r = &d->request;
     json_object *o = json_object_new_object();
     plp_engine_describe(e, &info);
-    add_text(o, "format", "polylepis run-batch 1");
+    add_text(o, "format", IO_JOURNAL_FORMAT " 1");
     add_text(o, "version", plp_version());
     add_text(o, "input", batch_input_digest(in));
     add_text(o, "model", model_source_digest(engine_session_of(e)->source));
@@ -108,18 +110,18 @@ static json_object *header_of(const cli *c, plp_engine *e, const batch_input *in
 }
 
 /* ------------------------------------------------------------------------------------------------------------------ rank 0 only */
-
-/* As cli_not_input, but for an input that may be standard input. */
-static plp_status not_the_input(const batch_input *in, const char *name)
+/* What is written is none of what is read. */
+static plp_status not_read(const cli *c, const batch_input *in, const char *name)
 {
-    if (!batch_input_is(in, name)) return PLP_OK;
-    return PLP_FAIL(PLP_ERR_CREATE, "%s is an input of this command; output; fix: choose another name", name);
+    PLP_TRY(cli_not_input(name, c->model.model));
+    return cli_not_file(name, batch_input_stat(in));
 }
 
 static bool is_summary(const char *name)
 {
-    const size_t n = strlen(given.summary);
-    return strncmp(name, given.summary, n) == 0 && (name[n] == 0 || strcmp(name + n, ".part") == 0);
+    char part[PATH_MAX];
+    snprintf(part, sizeof part, "%s.part", given.summary);
+    return cli_same_name(name, given.summary) || cli_same_name(name, part);
 }
 
 /* The files that a job makes, or takes away, under its output's name are none that it reads, nor the summary or its part. */
@@ -133,11 +135,10 @@ static plp_status check_output(const cli *c, const batch_input *in)
     PLP_TRY(PLP_ALLOCATED(name = malloc(room)));
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
         snprintf(name, room, "%s%s", given.output, suffixes[i]);
-        PLP_DO(cli_not_input(name, c->model.model));
+        PLP_DO(not_read(c, in, name));
         PLP_DO(cli_not_input(name, given.canary));
-        if (given.canary != NULL && strcmp(name, given.canary) == 0) /* which need not exist yet */
+        if (given.canary != NULL && cli_same_name(name, given.canary)) /* which need not exist yet */
             PLP_DO(PLP_FAIL(PLP_ERR_CREATE, "--canary %s is the job's own; output; fix: choose another name", name));
-        PLP_DO(not_the_input(in, name));
         if (given.summary != NULL && is_summary(name))
             PLP_DO(PLP_FAIL(PLP_ERR_CREATE, "--summary %s is the job's own; output; fix: choose another name", name));
     }
@@ -149,19 +150,25 @@ done:
 static plp_status check_summary(const cli *c, const batch_input *in)
 {
     if (given.summary == NULL) return PLP_OK;
-    PLP_TRY(cli_not_input(given.summary, c->model.model));
+    PLP_TRY(not_read(c, in, given.summary));
     PLP_TRY(cli_not_input(given.summary, given.canary));
     if (given.canary != NULL && is_summary(given.canary))
         return PLP_FAIL(PLP_ERR_CREATE, "--canary %s is the summary's; output; fix: choose another name", given.canary);
-    return not_the_input(in, given.summary);
+    return PLP_OK;
+}
+
+static plp_status check_files(const cli *c, const batch_input *in)
+{
+    PLP_TRY(check_output(c, in));
+    PLP_TRY(check_summary(c, in));
+    return given.canary != NULL ? not_read(c, in, given.canary) : PLP_OK;
 }
 
 /* What can be refused is refused before the model is loaded. */
 static plp_status open_files(const cli *c, batch_job *job, batch_summary *summary)
 {
     PLP_TRY(batch_input_create(&job->input, given.input, (size_t)given.line_mib << 20, given.duplicates == 1));
-    PLP_TRY(check_output(c, job->input));
-    PLP_TRY(check_summary(c, job->input));
+    PLP_TRY(check_files(c, job->input));
     PLP_TRY(batch_output_create(&job->output, given.output, given.order == 0, given.force, given.break_lock));
     PLP_TRY(batch_summary_open(summary, given.summary, given.force));
     if (!given.strict) return PLP_OK;

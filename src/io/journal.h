@@ -21,6 +21,10 @@
 
 typedef struct io_journal io_journal;
 
+/* The first member of a header is "format", and its value begins so: the start of the file says what it is. */
+#define IO_JOURNAL_FORMAT "polylepis run-batch"
+#define IO_JOURNAL_BEGINS "{\"format\":\"" IO_JOURNAL_FORMAT
+
 /* Takes the lock.  replace: an OUT and an OUT.part that are there are of no worth.  break_lock: so is the lock of another host.
  * PLP_ERR_CREATE: OUT exists and no OUT.part, it is locked, or cannot be made; PLP_ERR_PERM. */
 plp_status io_journal_create(io_journal **j, const char *path, bool replace, bool break_lock);

@@ -1,5 +1,7 @@
 #include "io/part_file.h"
 
+#include "io/journal.h"
+
 #include "base/error.h"
 
 #include <errno.h>
@@ -38,6 +40,13 @@ static plp_status check_target(const io_part *p)
     return PLP_OK;
 }
 
+/* What a batch job goes on from is of worth, unlike what any other command has left. */
+static bool is_journal(int fd)
+{
+    char begins[sizeof IO_JOURNAL_BEGINS - 1];
+    return pread(fd, begins, sizeof begins, 0) == (ssize_t)sizeof begins && memcmp(begins, IO_JOURNAL_BEGINS, sizeof begins) == 0;
+}
+
 /* The part belongs to whoever holds its lock.  One without a lock is left over from a conversion that was killed. */
 static plp_status open_part(io_part *p)
 {
@@ -55,6 +64,9 @@ static plp_status open_part(io_part *p)
         if (flock(p->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
             return PLP_FAIL(PLP_ERR_CREATE, "%s is being written by another process; fix: wait for it", p->part);
         if (fresh) return PLP_OK;
+        if (is_journal(p->fd))
+            return PLP_FAIL(PLP_ERR_CREATE,
+                            "%s is a batch job that has not finished; output; fix: finish it, delete it, or choose another name", p->part);
         unlinkat(p->directory, p->part_name, 0);
         close(p->fd);
         p->fd = -1;

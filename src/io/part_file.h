@@ -22,7 +22,8 @@ typedef struct {
 } io_part;
 
 /* PLP_ERR_CREATE when the target exists (unless `replace`), its directory is missing, or another process is writing it; PLP_ERR_PERM when it
- * may not be written.  A part that a killed process left is replaced.  io_part_discard is due in any case. */
+ * may not be written.  A part that a killed process left is replaced; the journal of a batch job (io/journal.h) is not: PLP_ERR_CREATE.
+ * io_part_discard is due in any case. */
 plp_status io_part_create(io_part *p, const char *path, bool replace);
 /* fsync, rename, fsync of the directory. */
 plp_status io_part_finish(io_part *p);

@@ -103,7 +103,9 @@ refused 64 "--output is missing" logits --model "$demo" -i "$work/in"
 
 # No output is an input, and --force does not make it one.
 cp -r "$demo" "$work/own" && "$polylepis" convert -q "$demo" "$work/own.h5" && echo '{"id": "a", "prompt": [1]}' >"$work/own.jsonl"
-cksum "$work/own"/* "$work/own.h5" "$work/own.jsonl" >"$work/kept"
+cp "$work/own.jsonl" "$work/s.part" && printf '{"format":"polylepis run-batch 1","version":"0"}\n' >"$work/j.part"
+inputs() { cksum "$work/own"/* "$work/own.h5" "$work/own.jsonl" "$work/s.part" "$work/j.part"; }
+inputs >"$work/kept"
 own="--model $work/own.h5 -q -i $work/own.jsonl"
 # shellcheck disable=SC2086 # words
 {
@@ -121,8 +123,15 @@ own="--model $work/own.h5 -q -i $work/own.jsonl"
     refused 73 "is an input" generate --model "$work/own.h5" -q --prompt a --save-state "$work/own.h5"
     refused 73 "is an input" generate --model "$work/own.h5" -q --prompt-file "$work/own.jsonl" --save-state "$work/own.jsonl"
     refused 73 "missing/s" generate $quiet_demo --prompt a --save-state "$work/missing/s"
+    refused 73 "is an input" run-batch $own -o "$work/o.jsonl" --canary "$work/own.jsonl"
+    refused 73 "is the job's own" run-batch $own -o "$work/o.jsonl" --summary "$work/./o.jsonl"
+    # Nor is its NAME.part, nor what a batch job goes on from.
+    refused 73 "s.part is an input" generate $quiet_demo --load-state "$work/s.part" --save-state "$work/s"
+    refused 73 "s.part is an input" run-batch --model "$work/own.h5" -q -i "$work/s.part" -o "$work/o.jsonl" --summary "$work/s"
+    refused 73 "j.part is a batch job that has not finished" logits $own -o "$work/j"
+    refused 73 "j.part is a batch job that has not finished" convert "$demo" "$work/j" --force
 }
-cksum "$work/own"/* "$work/own.h5" "$work/own.jsonl" | cmp -s - "$work/kept" || fail "an input was written to"
+inputs | cmp -s - "$work/kept" || fail "an input was written to"
 [ -z "$(find "$work" -name 'o.jsonl*')" ] || fail "a job that was refused left a file"
 
 # One rank alone: another model path, other options, another prompt file.  The others must not wait for it.
