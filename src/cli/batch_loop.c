@@ -67,10 +67,21 @@ static plp_status put(loop *l, int64_t line, bool failed, json_object *record)
     return st;
 }
 
-/* The record of a line that failed with the last error.  With --strict the job has failed as well. */
+/* With --strict a line that fails is the job's failure.  What is wrong with its text names it already, what the engine refuses does not; to
+ * the engine a request is usage, here it is data. */
+static plp_status fail_job(int64_t line, plp_status status, const char *message)
+{
+    char where[40];
+    const int n = snprintf(where, sizeof where, "line %lld", (long long)line);
+    const plp_status as = status == PLP_ERR_USAGE ? PLP_ERR_DATA : status;
+    return strncmp(message, where, (size_t)n) == 0 ? PLP_FAIL(as, "%s", message) : PLP_FAIL(as, "%s: %s", where, message);
+}
+
+/* The record of a line that failed with the last error. */
 static plp_status put_error(loop *l, const batch_request *r, plp_status status)
 {
-    if (l->job->strict || status == PLP_ERR_MEMORY) return status;
+    if (status == PLP_ERR_MEMORY) return status;
+    if (l->job->strict) return fail_job(r->line, status, plp_last_error());
     return is_rank0(l) ? put(l, r->line, true, batch_error_json(r, status, plp_last_error())) : PLP_OK;
 }
 
@@ -79,7 +90,7 @@ static plp_status put_answer(loop *l, batch_answer *a)
 {
     plp_status st = PLP_OK;
     if (l->job->strict && a->failed != PLP_OK)
-        st = PLP_FAIL(a->failed, "%s", a->error);
+        st = fail_job(a->request.line, a->failed, a->error);
     else if (is_rank0(l))
         st = put(l, a->request.line, a->failed != PLP_OK, batch_answer_json(a, l->job->engine));
     batch_answer_destroy(&a);

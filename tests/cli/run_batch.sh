@@ -216,6 +216,12 @@ fresh
 printf '%s\n' '{"id": "a", "prompt": "x", "max_tokens": 1}' '' >"$in"
 refused 65 "line 2: empty" run-batch -q --model "$demo" -i "$in" -o "$out" --strict
 [ ! -e "$out.part" ] || fail "--strict: something was begun"
+printf '%s\n' '{"id": "a", "prompt": "x", "max_tokens": 1}' '{"id": "b", "prompt": [2048]}' >"$in" # what the engine finds
+refused 65 "line 2: prompt: id 2048 at index 0" run-batch -q --model "$demo" -i "$in" -o "$out" --strict --max-seqs 1
+fresh
+printf '%s\n' '{"id": "a", "prompt": "x", "min_tokens": 20}' >"$in"
+refused 65 "line 1: max_tokens 16 with min_tokens 20" run-batch -q --model "$demo" -i "$in" -o "$out" --strict
+fresh
 printf '%s\n' '{"id": "a", "prompt": "x", "max_tokens": 1}' '{"id": "a", "prompt": "x", "max_tokens": 1}' >"$in"
 batch 0 --dup allow
 [ "$(line 1)" = "$(line 2)" ] || fail "--dup allow: equal lines, other answers"
