@@ -1,7 +1,8 @@
 #include "cli/batch_input.h"
 
+#include "cli/id_set.h"
+
 #include "base/error.h"
-#include "base/sha256.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,15 +20,13 @@ struct batch_input {
     char digest[65];
     int64_t lines;
     io_lines *reader;
-    uint64_t *seen; /* (room) a hash table of ids, by 64 bits of their SHA-256; 0: empty */
-    size_t used, room;
+    cli_id_set ids;
 };
 
 static plp_status rewind_input(batch_input *in)
 {
     io_lines_destroy(&in->reader);
-    free(in->seen);
-    in->seen = NULL, in->used = in->room = 0;
+    cli_id_set_free(&in->ids);
     if (!in->stream && lseek(in->fd, 0, SEEK_SET) != 0) return PLP_FAIL_ERRNO("read", in->path);
     return io_lines_create(&in->reader, in->fd, in->most, in->path);
 }
@@ -63,7 +62,7 @@ void batch_input_destroy(batch_input **out)
     if (in == NULL) return;
     io_lines_destroy(&in->reader);
     if (in->fd > STDIN_FILENO) close(in->fd);
-    free(in->seen);
+    cli_id_set_free(&in->ids);
     free(in);
     *out = NULL;
 }
@@ -71,36 +70,6 @@ void batch_input_destroy(batch_input **out)
 const char *batch_input_digest(const batch_input *in) { return in->stream ? NULL : in->digest; }
 int64_t batch_input_lines(const batch_input *in) { return in->lines; }
 const struct stat *batch_input_stat(const batch_input *in) { return &in->info; }
-
-static bool insert(uint64_t *table, size_t room, uint64_t key)
-{
-    size_t at = (size_t)key & (room - 1);
-    while (table[at] != 0 && table[at] != key) at = (at + 1) & (room - 1);
-    if (table[at] == key) return false;
-    table[at] = key;
-    return true;
-}
-
-/* *again: whether the id came before. */
-static plp_status note_id(batch_input *in, const char *id, bool *again)
-{
-    uint8_t digest[PLP_SHA256_BYTES];
-    uint64_t key;
-    if (in->used * 4 >= in->room * 3) {
-        const size_t room = in->room == 0 ? 1024 : 2 * in->room;
-        uint64_t *seen = calloc(room, sizeof *seen);
-        PLP_TRY(PLP_ALLOCATED(seen));
-        for (size_t i = 0; i < in->room; i++)
-            if (in->seen[i] != 0) insert(seen, room, in->seen[i]);
-        free(in->seen);
-        in->seen = seen, in->room = room;
-    }
-    plp_sha256(id, strlen(id), digest);
-    memcpy(&key, digest, sizeof key);
-    *again = !insert(in->seen, in->room, key | 1);
-    in->used += !*again;
-    return PLP_OK;
-}
 
 plp_status batch_input_ready(batch_input *in, int patience, bool *ready)
 {
@@ -123,7 +92,7 @@ plp_status batch_input_next(batch_input *in, const batch_defaults *defaults, io_
     }
     *bad = batch_request_read(r, line->text, line->bytes, line->number, defaults);
     if (*bad == PLP_ERR_MEMORY) return *bad;
-    if (r->id != NULL && !in->duplicates) PLP_TRY(note_id(in, r->id, &again));
+    if (r->id != NULL && !in->duplicates) PLP_TRY(cli_id_set_add(&in->ids, r->id, &again));
     if (again && *bad == PLP_OK)
         *bad = PLP_FAIL(PLP_ERR_DATA, "line %lld: id %.100s comes again; fix: give every line its own, or use --dup allow",
                         (long long)line->number, r->id);

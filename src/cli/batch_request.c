@@ -93,6 +93,8 @@ static plp_status check_fields(json_object *o, const char *where, const char *co
     return PLP_OK;
 }
 
+plp_status batch_request_fields(json_object *line, const char *where) { return check_fields(line, where, plain_fields, PLAIN_FIELDS); }
+
 /* The line's number where the line names none.  A line whose id cannot be read has none at all: the number would be taken from the line
  * that gives it as its own. */
 static plp_status read_id(batch_request *r, const char *where)
@@ -112,7 +114,7 @@ static plp_status read_outer(batch_request *r, const char *where, json_object **
     r->openai = json_object_object_get_ex(r->root, "body", body) || json_object_object_get_ex(r->root, "url", NULL);
     if (!r->openai) {
         *body = r->root;
-        return check_fields(r->root, where, plain_fields, PLAIN_FIELDS);
+        return batch_request_fields(r->root, where);
     }
     PLP_TRY(check_outer(r->root, where));
     PLP_TRY(plp_json_string(r->root, "method", where, &method));

@@ -37,6 +37,8 @@ typedef struct {
     plp_request request;    /* its arrays are owned */
 } batch_request;
 
+/* PLP_ERR_DATA for a field of a plain line that means nothing, or something that is not supported. */
+plp_status batch_request_fields(json_object *line, const char *where);
 /* Reads all fields.  PLP_ERR_DATA names the field and what it may be; *r is to be freed in any case, and has the id as soon as it is known. */
 plp_status batch_request_read(batch_request *r, const char *text, size_t bytes, int64_t line, const batch_defaults *defaults);
 /* Turns the text of the prompt, and the bad words, into ids. */

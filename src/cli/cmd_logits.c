@@ -1,5 +1,7 @@
 /* polylepis logits: teacher-forced logits of every prompt of a JSONL file, as HDF5. */
+#include "cli/batch_request.h"
 #include "cli/commands.h"
+#include "cli/id_set.h"
 #include "cli/stop.h"
 
 #include "base/error.h"
@@ -32,16 +34,26 @@ static const plp_option options[] = {
 
 /* A line of the input. */
 typedef struct {
-    char id[256];
-    int *ids; /* owned */
+    char where[300], id[256]; /* "FILE line 7" */
+    json_object *root;        /* owned         */
+    const char *text;         /* root's, of a prompt of text */
+    int *ids;                 /* owned */
     size_t count;
 } record;
 
-static plp_status read_fields(json_object *o, const char *where, text_tokenizer *t, record *r)
+static void free_record(record *r)
 {
-    const char *id = r->id, *text = NULL;
+    json_object_put(r->root);
+    free(r->ids);
+    *r = (record){ 0 };
+}
+
+static plp_status read_fields(json_object *o, const char *where, record *r)
+{
+    const char *id = r->id;
     json_object *prompt = NULL;
     if (!json_object_is_type(o, json_type_object)) return PLP_FAIL(PLP_ERR_DATA, "%s: not an object; fix: one JSON object a line", where);
+    PLP_TRY(batch_request_fields(o, where));
     PLP_TRY(plp_json_string(o, "id", where, &id));
     if (id != r->id && json_object_object_get_ex(o, "custom_id", NULL))
         return PLP_FAIL(PLP_ERR_DATA, "%s: id and custom_id; fix: give one of them", where);
@@ -50,30 +62,75 @@ static plp_status read_fields(json_object *o, const char *where, text_tokenizer 
         return PLP_FAIL(PLP_ERR_DATA, "%s: id of %zu bytes; fix: at most %zu", where, strlen(id), sizeof r->id - 1);
     if (id != r->id) strcpy(r->id, id);
     json_object_object_get_ex(o, "prompt", &prompt);
-    if (json_object_is_type(prompt, json_type_array))
-        PLP_TRY(plp_json_ids(o, "prompt", where, &r->ids, &r->count));
-    else {
-        PLP_TRY(plp_json_string(o, "prompt", where, &text));
-        if (text == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: no prompt; fix: give text or a list of ids", where);
-        if (t == NULL) return PLP_FAIL(PLP_ERR_DATA, "%s: a prompt of text, and the model has no tokenizer; fix: give ids", where);
-        PLP_TRY(text_encode(t, text, strlen(text), true, &r->ids, &r->count));
-    }
-    if (r->count == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: the prompt has no tokens; fix: leave the line out", where);
+    if (json_object_is_type(prompt, json_type_array)) return plp_json_ids(o, "prompt", where, &r->ids, &r->count);
+    PLP_TRY(plp_json_string(o, "prompt", where, &r->text));
+    return r->text != NULL ? PLP_OK : PLP_FAIL(PLP_ERR_DATA, "%s: no prompt; fix: give text or a list of ids", where);
+}
+
+/* A message that does not say which line it is about. */
+static plp_status of_line(const record *r, plp_status st) { return PLP_FAIL(st, "%s: %s", r->where, plp_last_error()); }
+
+/* Ids, and whether the model knows them. */
+static plp_status encode(record *r, const engine_session *s)
+{
+    const int64_t vocab = model_config_of(s->model)->vocab_used;
+    plp_status st = PLP_OK;
+    if (r->text != NULL && s->tokenizer == NULL) st = engine_no_tokenizer(s->unsupported);
+    if (r->text != NULL && s->tokenizer != NULL) st = text_encode(s->tokenizer, r->text, strlen(r->text), true, &r->ids, &r->count);
+    if (st != PLP_OK) return of_line(r, st == PLP_ERR_USAGE ? PLP_ERR_DATA : st);
+    if (r->count == 0) return PLP_FAIL(PLP_ERR_DATA, "%s: the prompt has no tokens; fix: leave the line out", r->where);
+    for (size_t i = 0; i < r->count; i++)
+        if (r->ids[i] >= vocab)
+            return PLP_FAIL(PLP_ERR_DATA, "%s: prompt: id %d at index %zu, the vocabulary has %lld; fix: give ids from 0 to %lld", r->where,
+                            r->ids[i], i, (long long)vocab, (long long)vocab - 1);
     return PLP_OK;
 }
 
-static plp_status read_record(const char *line, size_t bytes, int64_t number, text_tokenizer *t, record *r)
+/* The input, and how much of it was read. */
+typedef struct {
+    const char *at, *end;
+    int64_t number; /* of lines so far */
+} lines;
+
+/* The next line that is not blank; *more: false behind the last.  *r is to be freed in any case. */
+static plp_status next_record(lines *l, record *r, bool *more)
 {
-    char where[300];
-    json_object *o = NULL;
     *r = (record){ 0 };
-    snprintf(where, sizeof where, "%.200s line %lld", given.input, (long long)number + 1);
-    snprintf(r->id, sizeof r->id, "%lld", (long long)number);
-    if (number == 0 && bytes >= 3 && memcmp(line, "\xEF\xBB\xBF", 3) == 0) line += 3, bytes -= 3; /* a byte order mark */
-    PLP_TRY(plp_json_check(line, bytes, where));
-    PLP_TRY(plp_json_parse(line, bytes, where, &o));
-    const plp_status st = read_fields(o, where, t, r);
-    json_object_put(o);
+    for (*more = false; l->at < l->end;) {
+        const char *line = l->at, *next = memchr(line, '\n', (size_t)(l->end - line));
+        if (next == NULL) next = l->end;
+        l->at = next + 1, l->number++;
+        if (line + strspn(line, " \t\r") >= next) continue;
+        size_t bytes = (size_t)(next - line);
+        *more = true;
+        tp_stamp(TP_OUTPUT, l->number); /* a rank that reads a long input is not stuck */
+        snprintf(r->where, sizeof r->where, "%.200s line %lld", given.input, (long long)l->number);
+        snprintf(r->id, sizeof r->id, "%lld", (long long)l->number - 1);
+        if (l->number == 1 && bytes >= 3 && memcmp(line, "\xEF\xBB\xBF", 3) == 0) line += 3, bytes -= 3; /* a byte order mark */
+        PLP_TRY(plp_json_check(line, bytes, r->where));
+        PLP_TRY(plp_json_parse(line, bytes, r->where, &r->root));
+        return read_fields(r->root, r->where, r);
+    }
+    return PLP_OK;
+}
+
+/* What is wrong with a line is said before anything is computed: without a session what shows in the lines alone. */
+static plp_status check_lines(lines l, const engine_session *s)
+{
+    plp_status st = PLP_OK;
+    cli_id_set ids = { 0 };
+    bool more = true;
+    while (st == PLP_OK && more) {
+        record r;
+        bool again = false;
+        st = next_record(&l, &r, &more);
+        if (st == PLP_OK && more && s != NULL) st = encode(&r, s);
+        if (st == PLP_OK && more && s == NULL && (st = io_logits_check_id(r.id)) != PLP_OK) st = of_line(&r, st);
+        if (st == PLP_OK && more && s == NULL) st = cli_id_set_add(&ids, r.id, &again);
+        if (again) st = PLP_FAIL(PLP_ERR_DATA, "%s: id %.100s comes twice; fix: give every line its own", r.where, r.id);
+        free_record(&r);
+    }
+    cli_id_set_free(&ids);
     return st;
 }
 
@@ -98,22 +155,23 @@ static plp_status score_record(const cli *c, engine_session *s, sink *out, const
     plp_status st = PLP_OK;
     if (out->writer != NULL) st = io_logits_begin(out->writer, r->id, r->ids, (int64_t)r->count, out->vocab);
     PLP_TRY(tp_agree(c->group, st));
-    return engine_score_logits(s->model, r->ids, (int64_t)r->count, write_row, out);
+    st = engine_score_logits(s->model, r->ids, (int64_t)r->count, write_row, out);
+    return st == PLP_ERR_DATA ? of_line(r, st) : st;
 }
 
-static plp_status score_lines(const cli *c, engine_session *s, sink *out, const char *text, size_t bytes)
+static plp_status score_lines(const cli *c, engine_session *s, sink *out, lines l)
 {
-    const char *end = text + bytes;
-    int64_t number = 0, done = 0;
-    for (const char *line = text, *next; line < end; line = next + 1, number++) {
+    int64_t done = 0;
+    for (;;) {
         record r;
-        next = memchr(line, '\n', (size_t)(end - line));
-        if (next == NULL) next = end;
-        if (line + strspn(line, " \t\r") >= next) continue; /* a blank line */
-        plp_status st = tp_agree(c->group, read_record(line, (size_t)(next - line), number, s->tokenizer, &r));
-        if (st == PLP_OK) st = score_record(c, s, out, &r);
-        free(r.ids);
+        bool more;
+        plp_status st = next_record(&l, &r, &more);
+        if (st == PLP_OK && more) st = encode(&r, s);
+        st = tp_agree(c->group, st);
+        if (st == PLP_OK && more) st = score_record(c, s, out, &r);
+        free_record(&r);
         PLP_TRY(st);
+        if (!more) break;
         plp_log_progress(false, "%lld prompts done", (long long)++done);
     }
     plp_log_progress(true, "%lld prompts done", (long long)done);
@@ -143,11 +201,14 @@ static plp_status run(cli *c)
     cli_watch_signals();
     if (c->rank == 0) st = open_output(c, &out);
     PLP_DO(tp_agree(c->group, st));
+    const lines input = { text, text + bytes, 0 };
+    PLP_DO(tp_agree(c->group, check_lines(input, NULL)));
     c->model.max_seqs = 1;
     if (c->model.max_batch_tokens == 0) c->model.max_batch_tokens = ROWS;
     PLP_DO(engine_session_open(&s, MPI_COMM_WORLD, &c->model, c->model.max_batch_tokens));
     out.vocab = model_config_of(s.model)->vocab, out.group = c->group;
-    PLP_DO(score_lines(c, &s, &out, text, bytes));
+    PLP_DO(tp_agree(c->group, check_lines(input, &s)));
+    PLP_DO(score_lines(c, &s, &out, input));
     if (c->rank == 0) st = io_logits_finish(&out.writer);
 done:
     io_logits_discard(&out.writer);

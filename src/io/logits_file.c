@@ -81,10 +81,16 @@ done:
     return st;
 }
 
+plp_status io_logits_check_id(const char *id)
+{
+    if (io_name_is_part(id)) return PLP_OK;
+    return PLP_FAIL(PLP_ERR_DATA, "id %.60s cannot name an HDF5 group; fix: use letters, digits and . _ -", id);
+}
+
 plp_status io_logits_begin(io_logits_writer *w, const char *id, const int *tokens, int64_t count, int64_t vocab)
 {
     unsigned plugins;
-    if (!io_name_is_part(id)) return PLP_FAIL(PLP_ERR_DATA, "id %.60s cannot name an HDF5 group; fix: use letters, digits and . _ -", id);
+    PLP_TRY(io_logits_check_id(id));
     PLP_TRY(io_hdf5_enter(&plugins));
     w->rows = count, w->done = 0, w->vocab = vocab;
     const plp_status st = begin(w, id, tokens);

@@ -14,7 +14,9 @@ typedef struct io_logits_writer io_logits_writer;
 
 /* Fails as io_part_create does. */
 plp_status io_logits_create(io_logits_writer **w, const char *path, bool replace);
-/* Begins a record.  PLP_ERR_DATA for an id that is no part of an HDF5 path ([A-Za-z0-9._-]) or was there before. */
+/* PLP_ERR_DATA for an id that is no part of an HDF5 path ([A-Za-z0-9._-]). */
+plp_status io_logits_check_id(const char *id);
+/* Begins a record.  PLP_ERR_DATA for such an id, and for one that was there before. */
 plp_status io_logits_begin(io_logits_writer *w, const char *id, const int *tokens, int64_t count, int64_t vocab);
 /* The next `rows` rows of the record, (rows, vocab). */
 plp_status io_logits_append(io_logits_writer *w, const float *logits, int64_t rows);
