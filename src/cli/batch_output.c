@@ -34,10 +34,10 @@ done:
     return st;
 }
 
-plp_status batch_output_begin(batch_output *o, json_object *header, bool resumable, io_journal_found *found)
+plp_status batch_output_begin(batch_output *o, json_object *header, bool resumable, int64_t lines, io_journal_found *found)
 {
     *found = (io_journal_found){ 0 };
-    return o->journal == NULL ? PLP_OK : io_journal_begin(o->journal, header, resumable, found);
+    return o->journal == NULL ? PLP_OK : io_journal_begin(o->journal, header, resumable, lines, found);
 }
 
 void batch_output_close(batch_output **o)

@@ -11,7 +11,8 @@ typedef struct batch_output batch_output;
 
 /* path: "-" is stdout.  replace, break_lock: as io_journal_create. */
 plp_status batch_output_create(batch_output **o, const char *path, bool in_order, bool replace, bool break_lock);
-plp_status batch_output_begin(batch_output *o, json_object *header, bool resumable, io_journal_found *found);
+/* As io_journal_begin; nothing is found on stdout. */
+plp_status batch_output_begin(batch_output *o, json_object *header, bool resumable, int64_t lines, io_journal_found *found);
 void batch_output_close(batch_output **o);
 
 bool batch_output_resumes(const batch_output *o); /* what is written survives */

@@ -183,7 +183,8 @@ static plp_status begin(const cli *c, batch_job *job)
     io_journal_found found;
     json_object *header = header_of(c, job->engine, job->input, job->defaults);
     plp_status st = plp_json_complete("the header of the journal");
-    if (st == PLP_OK) st = batch_output_begin(job->output, header, batch_input_digest(job->input) != NULL, &found);
+    if (st == PLP_OK)
+        st = batch_output_begin(job->output, header, batch_input_digest(job->input) != NULL, batch_input_lines(job->input), &found);
     json_object_put(header);
     PLP_TRY(st);
     job->report.lines = batch_input_lines(job->input);

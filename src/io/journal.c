@@ -29,6 +29,7 @@ struct io_journal {
     char *name, *part, *lock, *tmp; /* in the directory                      */
     int dir, fd, lock_fd;           /* fd: of OUT.part                       */
     bool replace, exists;           /* OUT was there at the start            */
+    int64_t most;                   /* lines of the input; MOST_LINES where that is not known */
     int64_t end;                    /* bytes of OUT.part                     */
     int64_t *at;                    /* (room) offset of a line's record, 0: none.  [0]: of the record that the end has begun */
     size_t room;
@@ -226,14 +227,15 @@ static uint32_t sum_of(int64_t line, bool failed, const char *result, size_t byt
 
 /* What a whole record says; false for a damaged one.  Its head alone is scanned: sscanf looks for the end of all that it is given, and a window
  * of the file has none. */
-static bool read_record(const char *text, size_t bytes, int64_t *line, bool *failed, const char **result, size_t *result_bytes)
+static bool read_record(const io_journal *j, const char *text, size_t bytes, int64_t *line, bool *failed, const char **result,
+                        size_t *result_bytes)
 {
     char prefix[PREFIX], head[PREFIX] = "";
     int flag;
     uint32_t crc;
     memcpy(head, text, bytes < PREFIX - 1 ? bytes : PREFIX - 1);
     if (sscanf(head, "{\"line\":%" SCNd64 ",\"failed\":%d,\"crc32c\":\"%8" SCNx32 "\"", line, &flag, &crc) != 3) return false;
-    if (*line < 0 || *line > MOST_LINES) return false;
+    if (*line < 0 || *line > j->most) return false;
     *failed = flag != 0;
     const size_t n = (size_t)write_prefix(prefix, *line, *failed, crc);
     if (bytes <= n || memcmp(text, prefix, n) != 0 || text[bytes - 1] != '}') return false;
@@ -364,7 +366,7 @@ static plp_status scan(io_journal *j, json_object *header, const char *expected,
         const char *result;
         size_t bytes;
         PLP_DO(io_lines_next(lines, &l, &more));
-        if (!more || !l.ended || !read_record(l.text, l.bytes, &line, &failed, &result, &bytes)) break;
+        if (!more || !l.ended || !read_record(j, l.text, l.bytes, &line, &failed, &result, &bytes)) break;
         if (line > 0 && !io_journal_has(j, line)) found->done++, found->failed += failed;
         PLP_DO(note(j, line, l.offset));
     }
@@ -390,12 +392,13 @@ static plp_status resume(io_journal *j, json_object *header, const char *expecte
     return PLP_OK;
 }
 
-plp_status io_journal_begin(io_journal *j, json_object *header, bool resumable, io_journal_found *found)
+plp_status io_journal_begin(io_journal *j, json_object *header, bool resumable, int64_t lines, io_journal_found *found)
 {
     plp_status st = PLP_OK;
     char *text = NULL, *expected = NULL;
     *found = (io_journal_found){ 0 };
     j->synced = plp_seconds();
+    j->most = lines >= 0 ? lines : MOST_LINES;
     text = plp_json_text(header, JSON_C_TO_STRING_PLAIN);
     PLP_DO(PLP_ALLOCATED(text));
     PLP_DO(PLP_ALLOCATED(expected = joined(text, "\n")));
@@ -496,7 +499,7 @@ static plp_status put_result(io_journal *j, FILE *out, const char *text, size_t 
     bool failed;
     const char *result;
     size_t count;
-    if (!read_record(text, bytes, &line, &failed, &result, &count) || (wanted > 0 && line != wanted))
+    if (!read_record(j, text, bytes, &line, &failed, &result, &count) || (wanted > 0 && line != wanted))
         return PLP_FAIL(PLP_ERR_IO, "%s.part: the record of line %" PRId64 " has changed; fix: start again, it will be computed anew",
                         j->path, wanted);
     if (line == 0) return PLP_OK;

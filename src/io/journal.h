@@ -33,9 +33,9 @@ typedef struct {
     int64_t done, failed; /* lines that an earlier start has finished; ... with an error */
     int64_t dropped;      /* bytes of damaged records at the end                         */
 } io_journal_found;
-/* Starts, or goes on.  header: a flat object, borrowed; without `resumable` a journal that is there is refused.  PLP_ERR_CONFIG lists the
- * members that differ. */
-plp_status io_journal_begin(io_journal *j, json_object *header, bool resumable, io_journal_found *found);
+/* Starts, or goes on.  header: a flat object, borrowed; without `resumable` a journal that is there is refused.  lines: of the input, or -1;
+ * a record of a line beyond them is damaged.  PLP_ERR_CONFIG lists the members that differ. */
+plp_status io_journal_begin(io_journal *j, json_object *header, bool resumable, int64_t lines, io_journal_found *found);
 
 /* line: from 1. */
 bool io_journal_has(const io_journal *j, int64_t line);

@@ -198,7 +198,7 @@ static int do_lines(const char *path, bool replace)
     char text[200];
     json_object *header = json_object_new_object();
     json_object_object_add(header, "format", json_object_new_string("test"));
-    if (io_journal_create(&j, path, replace, false) != PLP_OK || io_journal_begin(j, header, true, &found) != PLP_OK)
+    if (io_journal_create(&j, path, replace, false) != PLP_OK || io_journal_begin(j, header, true, -1, &found) != PLP_OK)
         fail_msg("%s", plp_last_error());
     json_object_put(header);
     for (int line = LINES; line > 0; line--) { /* as they finish, which is not in order */

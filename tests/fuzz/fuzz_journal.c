@@ -70,7 +70,7 @@ static io_journal *make_journal(void)
     io_journal *j = calloc(1, sizeof *j);
     CHECK(j != NULL, "no memory");
     j->path = j->name = out, j->part = part, j->tmp = tmp;
-    j->dir = j->lock_fd = -1, j->fd = memory;
+    j->dir = j->lock_fd = -1, j->fd = memory, j->most = MOST_LINES;
     return j;
 }
 
@@ -98,7 +98,7 @@ static void check_records(io_journal *j, const char *text, size_t bytes, const i
         bool failed;
         size_t length;
         CHECK(end != NULL, "a record without an end is kept");
-        CHECK(read_record(line, (size_t)(end - line), &number, &failed, &result, &length), "a record is not one: %.200s", line);
+        CHECK(read_record(j, line, (size_t)(end - line), &number, &failed, &result, &length), "a record is not one: %.200s", line);
         const int n = write_prefix(prefix, number, failed, sum_of(number, failed, result, length));
         CHECK((size_t)n + length + 1 == (size_t)(end - line) && memcmp(prefix, line, (size_t)n) == 0, "%.200s", line);
         CHECK(io_journal_has(j, number), "line %lld is missing", (long long)number);

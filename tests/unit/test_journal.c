@@ -82,7 +82,7 @@ static plp_status begin(io_journal **j, int temperature, io_journal_found *found
 {
     json_object *header = header_of(temperature);
     plp_status st = io_journal_create(j, out, false, false);
-    if (st == PLP_OK) st = io_journal_begin(*j, header, true, found);
+    if (st == PLP_OK) st = io_journal_begin(*j, header, true, LINES, found);
     json_object_put(header);
     return st;
 }
@@ -195,6 +195,25 @@ static void a_flipped_bit_is_found(void **state)
         }
 }
 
+/* Memory would be asked for as many lines as it says, and the output would lack those before it for good. */
+static void a_record_of_no_line_is_damage(void **state)
+{
+    (void)state;
+    io_journal *j = NULL;
+    io_journal_found found;
+    assert_int_equal(begin(&j, 1, &found), PLP_OK);
+    assert_int_equal(io_journal_append(j, 1, false, "{}", 2), PLP_OK);
+    assert_int_equal(io_journal_append(j, LINES + 1, false, "{}", 2), PLP_OK);
+    io_journal_close(&j);
+    assert_int_equal(begin(&j, 1, &found), PLP_OK);
+    assert_int_equal(found.done, 1);
+    assert_true(found.dropped > 0);
+    assert_false(io_journal_has(j, LINES + 1));
+    append_missing(j, LINES);
+    assert_int_equal(io_journal_finish(j, LINES, true), PLP_OK);
+    io_journal_close(&j);
+}
+
 static void another_job_is_refused(void **state)
 {
     (void)state;
@@ -240,10 +259,10 @@ static void values_that_begin_alike_are_told_apart(void **state)
         json_object *was = with_digest("188b6d00aa11bb22cc33dd44ee55ff66778899", 0);
         json_object *is = with_digest(i == 0 ? "188b6d00aa11bb22cc33dd44ee55ff67778899" : "188b6d00aa11bb22cc33dd44ee55ff66778899", i);
         assert_int_equal(io_journal_create(&j, out, false, false), PLP_OK);
-        assert_int_equal(io_journal_begin(j, was, true, &found), PLP_OK);
+        assert_int_equal(io_journal_begin(j, was, true, LINES, &found), PLP_OK);
         io_journal_close(&j);
         assert_int_equal(io_journal_create(&j, out, false, false), PLP_OK);
-        assert_int_equal(io_journal_begin(j, is, true, &found), PLP_ERR_CONFIG);
+        assert_int_equal(io_journal_begin(j, is, true, LINES, &found), PLP_ERR_CONFIG);
         io_journal_close(&j);
         assert_non_null(strstr(plp_last_error(), i == 0 ? "model ...55ff67778899, was ...55ff66778899; fix: start as before, or anew with "
                                                           "--force, also where nothing has changed"
@@ -379,6 +398,7 @@ int main(void)
         IN_A_DIRECTORY(an_output_is_whole_and_in_order),
         IN_A_DIRECTORY(a_cut_at_any_byte_loses_the_torn_record_alone),
         IN_A_DIRECTORY(a_flipped_bit_is_found),
+        IN_A_DIRECTORY(a_record_of_no_line_is_damage),
         IN_A_DIRECTORY(another_job_is_refused),
         IN_A_DIRECTORY(values_that_begin_alike_are_told_apart),
         IN_A_DIRECTORY(a_disk_that_is_full_at_the_end),
