@@ -6,7 +6,7 @@
 #include "model/source.h"
 
 static struct {
-    bool check_finite, replace, full_norm;
+    bool check_finite, replace, full_norm, trust;
 } given;
 
 static const plp_option options[] = {
@@ -15,6 +15,7 @@ static const plp_option options[] = {
     { "--force", NULL, NULL, PLP_OPTION_FLAG, &given.replace, 0, 0, "replace the output if it exists" },
     { "--full-norm", NULL, NULL, PLP_OPTION_FLAG, &given.full_norm, 0, 0,
       "one gated norm over all of the inner width, as Hugging Face's\nclass computes it, instead of one a group" },
+    { "--trust-model", NULL, NULL, PLP_OPTION_FLAG, &given.trust, 0, 0, "parse a model file in this process: see generate --help" },
 };
 
 static bool asked_to_stop(void)
@@ -31,9 +32,10 @@ static plp_status run(cli *c)
     cli_watch_signals(); /* the others too: mpirun and srun signal all of them */
     if (c->rank != 0) return PLP_OK;
     PLP_TRY(cli_not_input(c->words[1], c->words[0]));
-    const model_convert_options o = {
-        .source = { .full_norm = given.full_norm }, .replace = given.replace, .stop = asked_to_stop, .check_finite = given.check_finite
-    };
+    const model_convert_options o = { .source = { .full_norm = given.full_norm, .trust = given.trust },
+                                      .replace = given.replace,
+                                      .stop = asked_to_stop,
+                                      .check_finite = given.check_finite };
     return model_convert(c->words[0], c->words[1], &o);
 }
 

@@ -72,10 +72,14 @@ static int above(int fd)
     return moved;
 }
 
-/* Nothing of our environment but what the loader and the sanitizers need. */
+/* Nothing of our environment but what the loader needs, and sanitizers where there are some. */
 static void choose_environment(char *environment[4])
 {
-    static const char *const names[] = { "LD_LIBRARY_PATH=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=" };
+    static const char *const names[] = { "LD_LIBRARY_PATH=",
+#ifdef PLP_SANITIZED
+                                         "ASAN_OPTIONS=", "UBSAN_OPTIONS="
+#endif
+    };
     int n = 0;
     for (char **e = environ; *e != NULL; e++)
         for (size_t i = 0; i < sizeof names / sizeof *names; i++)

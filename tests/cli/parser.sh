@@ -40,6 +40,19 @@ cmp -s "$work/out" "$work/want" || fail "--trust-model: exit $rc, other text"
 run inspect "$work/demo.h5" --trust-model
 [ "$rc" = 0 ] && grep -q 'parsed in this process' "$work/err" || fail "inspect --trust-model: exit $rc"
 
+refused 66 "libexec/polylepis/polylepis-parser" convert "$work/demo.h5" "$work/anew.h5"
+run convert "$work/demo.h5" "$work/anew.h5" --trust-model
+[ "$rc" = 0 ] && grep -q 'parsed in this process' "$work/err" || fail "convert --trust-model: exit $rc"
+
+# Of the environment it gets what the loader needs, and sanitizers where it was built with them.
+printf '#!/bin/sh\ntr "\\0" "\\n" </proc/$$/environ >%s\nexec %s "$@"\n' "$work/environment" "$parser" >"$work/script" && chmod 755 "$work/script"
+put "$work/script"
+ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=0 LD_LIBRARY_PATH=$work/none "$polylepis" inspect "$work/demo.h5" >"$work/out" 2>"$work/err" ||
+    fail "a parser behind a script"
+names=$(cut -d= -f1 "$work/environment" | sort | tr '\n' ' ')
+if grep -q __asan_init "$parser"; then want="ASAN_OPTIONS LD_LIBRARY_PATH UBSAN_OPTIONS "; else want="LD_LIBRARY_PATH "; fi
+[ "$names" = "$want" ] || fail "the parser's environment: $names"
+
 # Taken over: the job ends as with any bad file.  (A planted parser does what the model's name says.)
 put "$planted"
 while read -r code wish words; do
