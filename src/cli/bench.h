@@ -57,6 +57,10 @@ plp_status bench_throughput(bench *b, const bench_mix *mix);
 
 /* Collective.  Medians and minima are the slowest rank's.  Rank 0 prints. */
 plp_status bench_print(bench *b, bench_row *row);
+/* Of a list of counts. */
+int bench_largest(const int *list, int count);
+/* Of two doubles, for qsort. */
+int bench_ascending(const void *a, const void *b);
 /* Sorts `times` (seconds) and fills the row's times. */
 void bench_times(bench_row *row, double *times, int count);
 

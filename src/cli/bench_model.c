@@ -137,7 +137,7 @@ done:
     return st;
 }
 
-static int largest(const int *list, int count)
+int bench_largest(const int *list, int count)
 {
     int most = 1;
     for (int i = 0; i < count; i++) most = list[i] > most ? list[i] : most;
@@ -148,7 +148,7 @@ plp_status bench_decode(bench *b)
 {
     plp_status st = PLP_OK;
     model *m = NULL;
-    const int most = largest(b->batches, b->batch_count);
+    const int most = bench_largest(b->batches, b->batch_count);
     PLP_DO(make(b, most, most, most, &m));
     for (int i = 0; i < b->batch_count; i++) PLP_DO(decode_batch(b, m, b->batches[i]));
 done:
@@ -220,7 +220,7 @@ plp_status bench_prefill(bench *b)
 {
     plp_status st = PLP_OK;
     model *m = NULL;
-    PLP_DO(make(b, largest(b->tokens, b->token_count), 1, 1, &m));
+    PLP_DO(make(b, bench_largest(b->tokens, b->token_count), 1, 1, &m));
     for (int i = 0; i < b->token_count; i++) PLP_DO(prefill_length(b, m, b->tokens[i]));
 done:
     model_destroy(&m);

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static int ascending(const void *a, const void *b)
+int bench_ascending(const void *a, const void *b)
 {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -13,7 +13,7 @@ static int ascending(const void *a, const void *b)
 
 void bench_times(bench_row *row, double *times, int count)
 {
-    qsort(times, (size_t)count, sizeof *times, ascending);
+    qsort(times, (size_t)count, sizeof *times, bench_ascending);
     row->us_min = times[0] * 1e6;
     row->us_med = (times[(count - 1) / 2] + times[count / 2]) * 0.5e6;
 }

@@ -126,12 +126,6 @@ static plp_status serve(load *k, const bench *b, plp_engine *e)
 }
 
 /* --------------------------------------------------------------------------------------------------------------------- the report */
-static int ascending(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 typedef struct {
     double mean, median, p99; /* milliseconds; p99 by the nearest rank */
 } summary;
@@ -140,7 +134,7 @@ static summary summary_of(series *s)
 {
     double sum = 0;
     if (s->count == 0) return (summary){ 0 };
-    qsort(s->value, (size_t)s->count, sizeof *s->value, ascending);
+    qsort(s->value, (size_t)s->count, sizeof *s->value, bench_ascending);
     for (int64_t i = 0; i < s->count; i++) sum += s->value[i];
     return (summary){ .mean = 1e3 * sum / (double)s->count,
                       .median = 1e3 * s->value[(s->count - 1) / 2],

@@ -152,7 +152,9 @@ static bool answer_without_mpi(int argc, char **argv)
     plp_option_table tables[CLI_TABLES]; /* of no command: nothing has a value */
     const int n = command != NULL ? tables_of(command, tables) : 0;
     if (!help && !(argc > 1 && plp_options_name(tables, n, argc - 1, argv + 1, "--help", "-h"))) return false;
-    if (command == NULL && *name != 0 && *name != '-') return false; /* is refused, by name */
+    const bool listed = help &&
+                        (strcmp(name, "help") == 0 || strcmp(name, "version") == 0); /* all there is to say is where they are listed */
+    if (command == NULL && !listed && *name != 0 && *name != '-') return false;      /* is refused, by name */
     if (speaks) print_help(command);
     return true;
 }
@@ -231,6 +233,9 @@ static plp_status read_command_line(cli *c, int argc, char **argv, const cli_com
                         (*command)->usage);
     if ((*command)->model && !(*command)->model_optional && common.model == NULL)
         return PLP_FAIL(PLP_ERR_USAGE, "--model is missing; command line; fix: polylepis %s", (*command)->usage);
+    if ((*command)->serving && common.cache == PLP_CACHE_NONE && (common.cache_block > 0 || common.cache_memory > 0))
+        return PLP_FAIL(PLP_ERR_USAGE, "%s without --prefix-cache; command line; fix: give --prefix-cache as well",
+                        common.cache_block > 0 ? "--cache-block" : "--cache-memory");
     c->quiet = common.quiet;
     PLP_TRY(cli_diag_directory(common.diag));
     if (c->quiet) plp_log_threshold(PLP_LOG_WARN);

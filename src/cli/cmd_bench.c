@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DECODE, PREFILL, KERNELS, COLLECTIVES, LOAD, THROUGHPUT };
+enum { DECODE, PREFILL, KERNELS, COLLECTIVES, LOAD, THROUGHPUT }; /* as --mode has them */
+enum { REPEATS = 20, PROMPTS = 100 };
 
 static struct {
     const char *shape;
@@ -21,7 +22,7 @@ static struct {
     int64_t prompts;
     double rate;
     const char *input, *output;
-} given = { .repeats = 20, .prompts = 100, .input = "16:256", .output = "16:128" };
+} given; /* 0 and NULL: not given */
 
 static const plp_option options[] = {
     { "--shape", NULL, "NAME", PLP_OPTION_TEXT, &given.shape, 1, 0,
@@ -40,7 +41,48 @@ static const plp_option options[] = {
     { "--csv", NULL, NULL, PLP_OPTION_FLAG, &given.csv, 0, 0, "comma-separated values" },
 };
 
-static plp_status prepare(const cli *c, bench *b)
+static const char *const modes[] = { "decode", "prefill", "kernels", "collectives", "load", "throughput" };
+
+/* Whoever gives a number that has no say would believe what is printed to be of it. */
+static plp_status check_heeded(const cli *c)
+{
+    enum { STEPS = 1 << DECODE | 1 << PREFILL | 1 << KERNELS | 1 << COLLECTIVES, SERVES = 1 << THROUGHPUT };
+    const struct {
+        const char *name;
+        bool given;
+        unsigned modes;
+    } heeded[] = {
+        { "--batch", given.batch.count > 0, 1 << DECODE | 1 << KERNELS | SERVES },
+        { "--tokens", given.tokens.count > 0, 1 << PREFILL | 1 << KERNELS },
+        { "--repeats", given.repeats > 0, STEPS },
+        { "--num-prompts", given.prompts > 0, SERVES },
+        { "--rate", given.rate > 0, SERVES },
+        { "--input-len", given.input != NULL, SERVES },
+        { "--output-len", given.output != NULL, SERVES },
+        { "--max-batch-tokens", c->model.max_batch_tokens > 0, SERVES },
+        { "--max-slice", c->model.max_slice > 0, SERVES },
+    };
+    for (size_t i = 0; i < sizeof heeded / sizeof *heeded; i++)
+        if (heeded[i].given && (heeded[i].modes & 1u << given.mode) == 0)
+            return PLP_FAIL(PLP_ERR_USAGE, "%s has no say in --mode %s; command line; fix: leave it out", heeded[i].name,
+                            modes[given.mode]);
+    return PLP_OK;
+}
+
+/* The engine's options say of how many sequences a step decodes; here that is the largest batch. */
+static plp_status size_steps(cli *c, const bench *b)
+{
+    const int most = bench_largest(b->batches, b->batch_count);
+    if (given.mode != THROUGHPUT) return PLP_OK;
+    if (c->model.max_batch_tokens > 0 && c->model.max_batch_tokens < most)
+        return PLP_FAIL(PLP_ERR_USAGE,
+                        "--max-batch-tokens %d is less than --batch %d; command line; fix: a step decodes one token of every request",
+                        c->model.max_batch_tokens, most);
+    c->model.max_seqs = most;
+    return PLP_OK;
+}
+
+static plp_status prepare(cli *c, bench *b)
 {
     static const int batches[] = { 1, 8, 32 }, tokens[] = { 512 };
     const bool load = given.mode == LOAD;
@@ -55,9 +97,10 @@ static plp_status prepare(const cli *c, bench *b)
     if (given.json && given.csv) return PLP_FAIL(PLP_ERR_USAGE, "--json with --csv; command line; fix: give one of them");
     if (!load && given.shape == NULL && given.mode != COLLECTIVES)
         return PLP_FAIL(PLP_ERR_USAGE, "--shape is missing; command line; fix: see polylepis bench --help");
+    PLP_TRY(check_heeded(c));
     *b = (bench){ .group = c->group,
                   .shape = load ? c->model.model : given.shape,
-                  .repeats = (int)given.repeats,
+                  .repeats = given.repeats > 0 ? (int)given.repeats : REPEATS,
                   .format = given.json  ? BENCH_JSON
                             : given.csv ? BENCH_CSV
                                         : BENCH_MARKDOWN };
@@ -66,6 +109,7 @@ static plp_status prepare(const cli *c, bench *b)
     if (given.mode == KERNELS && given.tokens.count && !given.batch.count) b->batch_count = 0;
     if (given.mode == KERNELS && given.batch.count && !given.tokens.count) b->token_count = 0;
     if (given.shape != NULL) PLP_TRY(engine_shape(&c->model, given.shape, &b->config));
+    PLP_TRY(size_steps(c, b));
     PLP_TRY(engine_model_options(&c->model, c->group, 1, &b->options));
     /* Speed is that of 16-bit products unless float32 is asked for. */
     b->options.f32 = c->model.compute == PLP_NUMBER_F32;
@@ -89,9 +133,9 @@ static plp_status read_lengths(const char *option, const char *text, bench_lengt
 
 static plp_status read_mix(const cli *c, bench_mix *mix)
 {
-    *mix = (bench_mix){ .prompts = (int)given.prompts, .rate = given.rate, .slice = c->model.max_slice };
-    PLP_TRY(read_lengths("--input-len", given.input, &mix->input));
-    return read_lengths("--output-len", given.output, &mix->output);
+    *mix = (bench_mix){ .prompts = given.prompts > 0 ? (int)given.prompts : PROMPTS, .rate = given.rate, .slice = c->model.max_slice };
+    PLP_TRY(read_lengths("--input-len", given.input != NULL ? given.input : "16:256", &mix->input));
+    return read_lengths("--output-len", given.output != NULL ? given.output : "16:128", &mix->output);
 }
 
 static plp_status run(cli *c)

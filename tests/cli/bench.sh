@@ -2,7 +2,7 @@
 # bench.sh POLYLEPIS NP SOURCE -- bench --mode throughput: all requests are served, and the report adds up; --mode load.
 # shellcheck source=tests/cli/lib.sh
 . "$(dirname "$0")/lib.sh"
-run bench --shape mamba2-130m --mode throughput --batch 2 --num-prompts 3 --rate 50 --input-len 3:9 --output-len 2 --device cpu --json
+run bench --shape mamba2-130m --mode throughput --batch 2 --num-prompts 3 --rate 50 --input-len 3:9 --output-len 2 --max-batch-tokens 8 --device cpu --json
 [ $rc = 0 ] || fail "exit $rc"
 for part in '"shape": "mamba2-130m"' "\"np\": $np" '"requests": 3' '"ttft_ms": {"mean"' '"itl_ms"' '"tpot_ms"' '"host_us"' '"steps": '; do
     grep -qF -e "$part" "$work/out" || fail "no $part in $(cat "$work/out")"

@@ -19,6 +19,8 @@ refused 64 "unexpected argument man" --describe bash man
 refused 64 "--model with --shape" verify --model "$demo" --shape mamba2-130m
 refused 64 "--csv with --mode throughput" bench --shape mamba2-130m --mode throughput --csv
 refused 64 "--json with --csv" bench --shape mamba2-130m --json --csv
+refused 64 "--rate has no say in --mode collectives" bench --mode collectives --rate 5
+refused 64 "--max-batch-tokens 8 is less than --batch 9" bench --shape mamba2-130m --mode throughput --batch 1,9 --max-batch-tokens 8
 refused 64 "--batch 1,: number 2" bench --shape mamba2-130m --batch 1,
 refused 64 "--input-len  1:3" bench --shape mamba2-130m --mode throughput --input-len " 1:3"
 refused 73 "--diag $work/missing/d" generate --model "$demo" -q --prompt a --diag "$work/missing/d"
@@ -38,6 +40,7 @@ done
 refused 64 "unknown option --max-slice" perplexity --model "$demo" --max-slice 16
 refused 64 "--max-batch-tokens has no say" verify --model "$demo" --max-batch-tokens 16
 refused 64 "--prefix-cache" bench --shape mamba2-130m --prefix-cache all
+refused 64 "--cache-memory without --prefix-cache" run-batch --model "$demo" -i "$work/in" -o "$work/out.jsonl" --cache-memory 7
 refused 64 "--cache-block 7" generate --model "$demo" -q --prompt a --prefix-cache all --cache-block 7
 # Standard output, where a file takes its name in the end.
 refused 64 "--output -: standard output cannot be it" logits --model "$demo" -i "$work/in" -o -

@@ -25,6 +25,9 @@ fail() {
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 [ "$("$polylepis" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p' | tr '\n' ' ')" = "$commands help version " ] || fail "commands"
+for command in help version; do
+    [ "$("$polylepis" help $command)" = "$("$polylepis" --help)" ] || fail "help $command"
+done
 plain() { sed 's/\\-/-/g; s/\\f[BRI]//g' "$1"; }
 options() { "$polylepis" help "$1" | sed -n 's/^  \(\(-[a-z], \)\{0,1\}--[a-z-]*\).*/\1/p' | tr -d ','; }
 
