@@ -1,6 +1,7 @@
 #include "cli/stop.h"
 
 #include "base/error.h"
+#include "io/part_file.h"
 
 #include <signal.h>
 #include <time.h>
@@ -30,6 +31,7 @@ static void leave_now(int number)
 {
     static const char text[] = "error[STOPPED]: stopped by a signal, in the middle; nothing that was finished is lost; fix: start again\n";
     (void)number;
+    io_part_abandon(); /* the journal of a batch job is none of these, and stays */
     if (write(STDERR_FILENO, text, sizeof text - 1) < 0) _exit(74);
     _exit(75);
 }

@@ -6,12 +6,49 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* The parts that are being written: what a signal handler can look at. */
+enum { PLACES = 8 };
+static struct {
+    volatile sig_atomic_t used;
+    int directory;
+    char name[NAME_MAX + 1];
+} places[PLACES];
+
+static void note_part(io_part *p)
+{
+    const size_t bytes = strlen(p->part_name) + 1;
+    for (int i = 0; i < PLACES && bytes <= sizeof places[i].name; i++) {
+        if (places[i].used) continue;
+        places[i].directory = p->directory;
+        memcpy(places[i].name, p->part_name, bytes);
+        atomic_signal_fence(memory_order_release);
+        places[i].used = 1;
+        p->place = i + 1;
+        return;
+    }
+}
+
+static void forget_part(io_part *p)
+{
+    if (p->place > 0) places[p->place - 1].used = 0;
+    p->place = 0;
+}
+
+void io_part_abandon(void)
+{
+    for (int i = 0; i < PLACES; i++)
+        if (places[i].used) unlinkat(places[i].directory, places[i].name, 0);
+}
 
 static plp_status open_directory(io_part *p)
 {
@@ -63,7 +100,10 @@ static plp_status open_part(io_part *p)
             return PLP_FAIL(PLP_ERR_CREATE, "%s is not a regular file; fix: remove it", p->part);
         if (flock(p->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
             return PLP_FAIL(PLP_ERR_CREATE, "%s is being written by another process; fix: wait for it", p->part);
-        if (fresh) return PLP_OK;
+        if (fresh) {
+            note_part(p);
+            return PLP_OK;
+        }
         if (is_journal(p->fd))
             return PLP_FAIL(PLP_ERR_CREATE,
                             "%s is a batch job that has not finished; output; fix: finish it, delete it, or choose another name", p->part);
@@ -77,6 +117,7 @@ static plp_status open_part(io_part *p)
 /* Under its own name at last; where nothing may be replaced, in one step that cannot. */
 static plp_status publish(io_part *p)
 {
+    forget_part(p); /* first: behind the rename the part's name may be another process's */
     if (!p->replace && linkat(p->directory, p->part_name, p->directory, p->name, 0) == 0) {
         p->mine = unlinkat(p->directory, p->part_name, 0) != 0; /* it is tried again */
         return PLP_OK;
@@ -121,6 +162,7 @@ plp_status io_part_finish(io_part *p)
 
 void io_part_discard(io_part *p)
 {
+    forget_part(p);
     if (p->mine) unlinkat(p->directory, p->part_name, 0);
     if (p->fd >= 0) close(p->fd);
     if (p->directory >= 0) close(p->directory);

@@ -16,6 +16,7 @@ typedef struct {
     const char *part_name;
     int directory, fd; /* of the directory that holds both; of the part */
     bool mine;         /* the part is ours to delete */
+    int place;         /* from 1, among those of io_part_abandon; 0: none */
     bool replace;
     mode_t mode;      /* of the finished file */
     char fd_name[32]; /* of the part for libraries that open by name: it leads to fd's file, whatever has become of `part` */
@@ -29,5 +30,7 @@ plp_status io_part_create(io_part *p, const char *path, bool replace);
 plp_status io_part_finish(io_part *p);
 /* After a finish only memory is left to give back; else nothing stays behind. */
 void io_part_discard(io_part *p);
+/* Deletes the parts of this process that are not finished, where it is about to leave without a way back.  May be called by a signal handler. */
+void io_part_abandon(void);
 
 #endif

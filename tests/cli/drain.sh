@@ -116,6 +116,17 @@ batch 78 # it can be read, and is of another input
 grep -q input "$work/err" || fail "USR1 twice: the journal is not good"
 fresh
 
+# Who waits for a rank that does not answer leaves within seconds, and leaves nothing half-written.
+awk 'BEGIN { for (i = 0; i < 400; i++) { printf "{\"prompt\": [1"; for (k = 0; k < 400; k++) printf ", %d", k; print "]}" } }' >"$in"
+start logits --model "$demo" -i "$in" -o "$work/out.h5"
+until_there "$work/out.h5.part" -c 1000000
+kill -s STOP "$(pid_of $last)"
+sleep 0.5
+kill -s TERM "$(pid_of 0)"
+ended "TERM to a rank that waits for another" 75
+says "TERM to a rank that waits for another" "in the middle"
+[ -z "$(find "$work" -name 'out.h5*')" ] || fail "half-written: $(find "$work" -name 'out.h5*')"
+
 # Whoever writes the input says nothing more, and keeps it open.
 mkfifo "$work/slow"
 (exec 9>"$work/slow" && echo '{"id": "a", "prompt": [1], "max_tokens": 2}' >&9 && sleep 300) &
