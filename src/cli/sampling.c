@@ -19,8 +19,9 @@ const plp_option cli_sampling_options[CLI_SAMPLING_OPTIONS] = {
     { "--presence-penalty", NULL, "X", PLP_OPTION_REAL, GIVEN(presence), -100, 100, "on tokens of the output; 0: off" },
     { "--frequency-penalty", NULL, "X", PLP_OPTION_REAL, GIVEN(frequency), -100, 100, "the same, once for each time; 0: off" },
     { "--seed", "-s", "N", PLP_OPTION_INT, GIVEN(seed), 0, 0x1p62,
-      "equal seeds give equal text; default: in generate a new one, which\nis reported, in run-batch 0; each line draws from it and its "
-      "id" },
+      "equal seeds give equal text; default: in generate a new one, which\nis in the closing line where it had a say, and in --json; "
+      "in\nrun-batch 0, "
+      "and each line draws from it and its id" },
     { "--stop", NULL, "TEXT", PLP_OPTION_TEXTS, GIVEN(stops), 1, 0, "end before this text; may be given 16 times" },
     { "--stop-token-ids", NULL, "1,2", PLP_OPTION_INTS, GIVEN(stop_ids), 0, INT32_MAX, "end at these tokens, besides the model's own" },
     { "--ignore-eos", NULL, NULL, PLP_OPTION_FLAG, GIVEN(ignore_eos), 0, 0, "the model's own stop tokens do not stop" },
