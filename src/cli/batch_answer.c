@@ -1,5 +1,7 @@
 #include "cli/batch_answer.h"
 
+#include "cli/json_parts.h"
+
 #include "base/error.h"
 #include "base/json_out.h"
 #include "base/sha256.h"
@@ -45,7 +47,7 @@ void batch_answer_destroy(batch_answer **out)
     if (a == NULL) return;
     for (int i = 0; a->choice != NULL && i < a->request.n; i++) {
         batch_choice *c = &a->choice[i];
-        free(c->text);
+        free(c->text.bytes);
         free(c->ids);
         free(c->stop_text);
         json_object_put(c->logprobs);
@@ -59,41 +61,11 @@ void batch_answer_destroy(batch_answer **out)
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------- events */
-static plp_status add_text(batch_choice *c, const char *text, size_t bytes)
-{
-    if (c->used + bytes > c->room) {
-        char *grown = realloc(c->text, 2 * (c->used + bytes));
-        PLP_TRY(PLP_ALLOCATED(grown));
-        c->text = grown, c->room = 2 * (c->used + bytes);
-    }
-    if (bytes > 0) memcpy(c->text + c->used, text, bytes);
-    c->used += bytes;
-    return PLP_OK;
-}
-
 static json_object *string_or_null(const char *text) { return text != NULL ? json_object_new_string(text) : NULL; }
-
-static json_object *logprob_of(const plp_engine *e, int id, double logprob)
-{
-    json_object *entry = json_object_new_object();
-    json_object_object_add(entry, "id", json_object_new_int(id));
-    json_object_object_add(entry, "token", string_or_null(plp_token(e, id)));
-    json_object_object_add(entry, "logprob", json_object_new_double(logprob));
-    return entry;
-}
-
-/* Of the event's token, with the most probable ones. */
-static json_object *logprobs_of(const plp_engine *e, const plp_event *event)
-{
-    json_object *entry = logprob_of(e, event->token, event->logprob), *top = json_object_new_array();
-    for (int k = 0; k < event->tops; k++) json_object_array_add(top, logprob_of(e, event->top_id[k], event->top_logprob[k]));
-    json_object_object_add(entry, "top", top);
-    return entry;
-}
 
 void batch_answer_prompt(batch_answer *a, const plp_event *event, const plp_engine *e)
 {
-    json_object_array_add(a->prompt, logprobs_of(e, event));
+    json_object_array_add(a->prompt, cli_logprobs_json(e, event));
 }
 
 plp_status batch_answer_token(batch_answer *a, int i, const plp_event *event, const plp_engine *e)
@@ -106,10 +78,10 @@ plp_status batch_answer_token(batch_answer *a, int i, const plp_event *event, co
         c->ids = ids, c->ids_room = room;
     }
     c->ids[c->tokens++] = event->token;
-    PLP_TRY(add_text(c, event->text, event->text_bytes));
+    PLP_TRY(cli_text_add(&c->text, event->text, event->text_bytes));
     if (a->request.request.logprobs < 0) return PLP_OK;
     if (c->logprobs == NULL) c->logprobs = json_object_new_array();
-    json_object_array_add(c->logprobs, logprobs_of(e, event));
+    json_object_array_add(c->logprobs, cli_logprobs_json(e, event));
     c->logprob += event->logprob;
     return PLP_OK;
 }
@@ -118,10 +90,10 @@ plp_status batch_answer_finish(batch_answer *a, int i, const plp_event *event)
 {
     batch_choice *c = &a->choice[i];
     c->finish = event->finish, c->stop_id = event->stop_id;
-    PLP_TRY(add_text(c, event->text, event->text_bytes));
+    PLP_TRY(cli_text_add(&c->text, event->text, event->text_bytes));
     if (event->stop_text == NULL) return PLP_OK;
     PLP_TRY(PLP_ALLOCATED(c->stop_text = strdup(event->stop_text)));
-    return a->request.include_stop ? add_text(c, event->stop_text, strlen(event->stop_text)) : PLP_OK;
+    return a->request.include_stop ? cli_text_add(&c->text, event->stop_text, strlen(event->stop_text)) : PLP_OK;
 }
 
 /* --------------------------------------------------------------------------------------------------------------------- records */
@@ -142,12 +114,12 @@ static json_object *text_of(const batch_answer *a, const batch_choice *c, const 
     plp_engine_info info;
     plp_engine_describe(e, &info);
     if (!info.has_tokenizer || !a->request.detokenize) return NULL;
-    if (a->echo == NULL) return json_object_new_string_len(c->used > 0 ? c->text : "", (int)c->used);
-    char *both = malloc(a->echo_bytes + c->used + 1);
+    if (a->echo == NULL) return json_object_new_string_len(c->text.used > 0 ? c->text.bytes : "", (int)c->text.used);
+    char *both = malloc(a->echo_bytes + c->text.used + 1);
     if (both == NULL) return plp_json_made(NULL);
     memcpy(both, a->echo, a->echo_bytes);
-    if (c->used > 0) memcpy(both + a->echo_bytes, c->text, c->used);
-    json_object *text = json_object_new_string_len(both, (int)(a->echo_bytes + c->used));
+    if (c->text.used > 0) memcpy(both + a->echo_bytes, c->text.bytes, c->text.used);
+    json_object *text = json_object_new_string_len(both, (int)(a->echo_bytes + c->text.used));
     free(both);
     return text;
 }
@@ -164,16 +136,6 @@ static json_object *logprobs_list(const batch_answer *a, const batch_choice *c)
     return list;
 }
 
-static void add_ending(json_object *o, const batch_choice *c)
-{
-    static const char *const names[] = { "stop", "length", "cancelled" };
-    json_object *reason = c->stop_text != NULL ? json_object_new_string(c->stop_text)
-                          : c->stop_id >= 0    ? json_object_new_int(c->stop_id)
-                                               : NULL;
-    json_object_object_add(o, "finish_reason", json_object_new_string(names[c->finish]));
-    json_object_object_add(o, "stop_reason", reason);
-}
-
 static void add_plain(json_object *o, const batch_answer *a, const batch_choice *c, const plp_engine *e)
 {
     json_object *ids = json_object_new_array();
@@ -182,7 +144,7 @@ static void add_plain(json_object *o, const batch_answer *a, const batch_choice 
     for (int64_t i = 0; i < c->tokens; i++) json_object_array_add(ids, json_object_new_int(c->ids[i]));
     json_object_object_add(o, "text", text_of(a, c, e));
     json_object_object_add(o, "token_ids", ids);
-    add_ending(o, c);
+    cli_add_ending(o, c->finish, c->stop_text, c->stop_id);
     if (c->logprobs == NULL) return;
     json_object_object_add(o, "cumulative_logprob", json_object_new_double(c->logprob));
     json_object_object_add(o, "logprobs", logprobs_list(a, c));
@@ -259,7 +221,7 @@ static json_object *openai_record(const batch_request *r, json_object *response,
 {
     json_object *o = json_object_new_object();
     json_object_object_add(o, "id", name_of("batch_req_", r));
-    json_object_object_add(o, "custom_id", string_or_null(r->id));
+    cli_add_text(o, "custom_id", r->id);
     json_object_object_add(o, "response", response);
     json_object_object_add(o, "error", error);
     return o;
@@ -275,13 +237,13 @@ static json_object *openai_json(const batch_answer *a, const plp_engine *e)
         json_object_object_add(choice, "text", text_of(a, c, e));
         json_object_object_add(choice, "logprobs", c->logprobs != NULL ? openai_logprobs(a, c, e) : NULL);
         if (a->request.lists_prompt) json_object_object_add(choice, "prompt_logprobs", json_object_get(a->prompt));
-        add_ending(choice, c);
+        cli_add_ending(choice, c->finish, c->stop_text, c->stop_id);
         json_object_array_add(choices, choice);
     }
     json_object_object_add(body, "id", name_of("cmpl-", &a->request));
     json_object_object_add(body, "object", json_object_new_string("text_completion"));
     json_object_object_add(body, "created", json_object_new_int(0)); /* a time would make every resumed job another one */
-    json_object_object_add(body, "model", string_or_null(a->request.model));
+    cli_add_text(body, "model", a->request.model);
     json_object_object_add(body, "choices", choices);
     json_object_object_add(body, "usage", usage_of(a));
     json_object_object_add(response, "status_code", json_object_new_int(200));
@@ -298,7 +260,7 @@ json_object *batch_error_json(const batch_request *r, plp_status status, const c
     json_object_object_add(error, "line", json_object_new_int64(r->line));
     if (r->openai) return openai_record(r, NULL, error);
     json_object *o = json_object_new_object();
-    json_object_object_add(o, "id", string_or_null(r->id));
+    cli_add_text(o, "id", r->id);
     json_object_object_add(o, "error", error);
     return o;
 }

@@ -3,11 +3,11 @@
 #define CLI_BATCH_ANSWER_H
 
 #include "cli/batch_request.h"
+#include "cli/text.h"
 
 /* One of the n answers. */
 typedef struct {
-    char *text;
-    size_t used, room;
+    cli_text text;
     int *ids;
     int64_t tokens, ids_room;
     double logprob;        /* sum over its tokens               */

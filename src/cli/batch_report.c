@@ -1,5 +1,7 @@
 #include "cli/batch_report.h"
 
+#include "cli/json_parts.h"
+
 #include "base/clock.h"
 #include "base/json_out.h"
 #include "base/log.h"
@@ -42,30 +44,27 @@ void batch_report_log(const batch_report *r, const plp_engine_stats *stats)
             stats->cache_states, (long long)stats->cache_evictions);
 }
 
-static void add_int(json_object *o, const char *key, int64_t value) { json_object_object_add(o, key, json_object_new_int64(value)); }
-static void add_real(json_object *o, const char *key, double value) { json_object_object_add(o, key, json_object_new_double(value)); }
-
 static json_object *times_of(const plp_histogram *h)
 {
     json_object *o = json_object_new_object();
-    add_int(o, "count", h->count);
-    add_real(o, "mean", 1e3 * plp_histogram_mean(h));
-    add_real(o, "p50", 1e3 * plp_histogram_percentile(h, 0.5));
-    add_real(o, "p90", 1e3 * plp_histogram_percentile(h, 0.9));
-    add_real(o, "p99", 1e3 * plp_histogram_percentile(h, 0.99));
-    add_real(o, "max", 1e3 * h->most);
+    cli_add_int(o, "count", h->count);
+    cli_add_real(o, "mean", 1e3 * plp_histogram_mean(h));
+    cli_add_real(o, "p50", 1e3 * plp_histogram_percentile(h, 0.5));
+    cli_add_real(o, "p90", 1e3 * plp_histogram_percentile(h, 0.9));
+    cli_add_real(o, "p99", 1e3 * plp_histogram_percentile(h, 0.99));
+    cli_add_real(o, "max", 1e3 * h->most);
     return o;
 }
 
 static json_object *cache_json(const plp_engine_stats *stats)
 {
     json_object *o = json_object_new_object();
-    add_int(o, "computed_tokens", stats->prefill_tokens);
-    add_int(o, "hit_tokens", stats->cached_tokens);
-    add_real(o, "hit_rate", share(stats->cached_tokens, stats->prefill_tokens));
-    add_int(o, "states", stats->cache_states);
-    add_int(o, "held", stats->cache_held);
-    add_int(o, "evicted", stats->cache_evictions);
+    cli_add_int(o, "computed_tokens", stats->prefill_tokens);
+    cli_add_int(o, "hit_tokens", stats->cached_tokens);
+    cli_add_real(o, "hit_rate", share(stats->cached_tokens, stats->prefill_tokens));
+    cli_add_int(o, "states", stats->cache_states);
+    cli_add_int(o, "held", stats->cache_held);
+    cli_add_int(o, "evicted", stats->cache_evictions);
     return o;
 }
 
@@ -74,24 +73,24 @@ json_object *batch_report_json(const batch_report *r, const plp_engine_info *inf
     const double seconds = plp_seconds() - r->began;
     json_object *o = json_object_new_object();
     json_object_object_add(o, "finished", json_object_new_boolean(finished));
-    add_int(o, "requests", r->done);
-    add_int(o, "failed", r->failed);
-    add_int(o, "resumed", r->resumed);
-    add_int(o, "ranks", info->size);
+    cli_add_int(o, "requests", r->done);
+    cli_add_int(o, "failed", r->failed);
+    cli_add_int(o, "resumed", r->resumed);
+    cli_add_int(o, "ranks", info->size);
     json_object_object_add(o, "backend", json_object_new_string(info->backend));
-    add_int(o, "max_seqs", info->max_seqs);
-    add_int(o, "max_batch_tokens", info->max_batch_tokens);
-    add_real(o, "seconds", seconds);
-    add_int(o, "prompt_tokens", r->prompt_tokens);
-    add_int(o, "completion_tokens", r->out_tokens);
-    add_real(o, "requests_per_second", per_second((double)(r->done - r->resumed), seconds));
-    add_real(o, "prompt_tokens_per_second", per_second((double)r->prompt_tokens, seconds));
-    add_real(o, "completion_tokens_per_second", per_second((double)r->out_tokens, seconds));
+    cli_add_int(o, "max_seqs", info->max_seqs);
+    cli_add_int(o, "max_batch_tokens", info->max_batch_tokens);
+    cli_add_real(o, "seconds", seconds);
+    cli_add_int(o, "prompt_tokens", r->prompt_tokens);
+    cli_add_int(o, "completion_tokens", r->out_tokens);
+    cli_add_real(o, "requests_per_second", per_second((double)(r->done - r->resumed), seconds));
+    cli_add_real(o, "prompt_tokens_per_second", per_second((double)r->prompt_tokens, seconds));
+    cli_add_real(o, "completion_tokens_per_second", per_second((double)r->out_tokens, seconds));
     json_object_object_add(o, "ttft_ms", times_of(&r->first_token));
     json_object_object_add(o, "itl_ms", times_of(&r->between));
     json_object_object_add(o, "prefix_cache", cache_json(stats));
-    add_int(o, "steps", stats->steps);
-    add_real(o, "schedule_us", 1e6 * per_second(stats->schedule_seconds, (double)stats->steps));
-    add_real(o, "host_us", 1e6 * per_second(stats->host_seconds, (double)stats->steps));
+    cli_add_int(o, "steps", stats->steps);
+    cli_add_real(o, "schedule_us", 1e6 * per_second(stats->schedule_seconds, (double)stats->steps));
+    cli_add_real(o, "host_us", 1e6 * per_second(stats->host_seconds, (double)stats->steps));
     return o;
 }

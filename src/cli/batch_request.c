@@ -202,7 +202,8 @@ static plp_status read_biases(batch_request *r, json_object *body, const char *w
         const long id = strtol(name, &end, 10);
         const bool padded = name[0] == '0' && name[1] != 0; /* "05" would be id 5 once more */
         if (name[0] < '0' || name[0] > '9' || padded || *end != 0 || id > INT32_MAX)
-            return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias: %.40s is no token id; fix: give integers from 0 on", where, name);
+            return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias: %.40s is no token id; fix: give integers from 0 on, without zeros before them",
+                            where, name);
         if (!json_object_is_type(value, json_type_int) && !json_object_is_type(value, json_type_double))
             return PLP_FAIL(PLP_ERR_DATA, "%s: logit_bias of %.40s is no number; fix: give one", where, name);
         ids[n] = (int)id, biases[n++] = json_object_get_double(value);

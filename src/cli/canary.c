@@ -1,5 +1,7 @@
 #include "cli/canary.h"
 
+#include "cli/json_parts.h"
+
 #include "base/error.h"
 #include "base/json.h"
 #include "base/json_out.h"
@@ -58,9 +60,6 @@ static plp_status compute(plp_engine *e, char hex[PLP_SHA256_HEX])
 }
 
 /* -------------------------------------------------------------------------------------------------------------- rank 0: the file */
-static void add_text(json_object *o, const char *key, const char *text) { json_object_object_add(o, key, json_object_new_string(text)); }
-static void add_int(json_object *o, const char *key, int64_t value) { json_object_object_add(o, key, json_object_new_int64(value)); }
-
 /* All that may change a bit. */
 static json_object *way_of(const cli *c, plp_engine *e)
 {
@@ -70,19 +69,19 @@ static json_object *way_of(const cli *c, plp_engine *e)
     json_object *o = json_object_new_object();
     plp_engine_describe(e, &info);
     model_options_of(m)->backend->describe(model_context(m), device, sizeof device);
-    add_text(o, "model", model_source_digest(engine_session_of(e)->source));
-    add_text(o, "version", plp_version());
-    add_text(o, "backend", info.backend);
-    add_text(o, "device", device);
-    add_text(o, "link", info.link);
-    add_int(o, "ranks", info.size);
-    add_int(o, "dtype", c->model.compute);
-    add_int(o, "state_dtype", c->model.state);
-    add_int(o, "deterministic", c->model.deterministic);
-    add_int(o, "max_batch_tokens", info.max_batch_tokens);
-    add_int(o, "max_slice", c->model.max_slice);
-    add_int(o, "prefix_cache", c->model.cache);
-    add_int(o, "cache_block", c->model.cache_block);
+    cli_add_text(o, "model", model_source_digest(engine_session_of(e)->source));
+    cli_add_text(o, "version", plp_version());
+    cli_add_text(o, "backend", info.backend);
+    cli_add_text(o, "device", device);
+    cli_add_text(o, "link", info.link);
+    cli_add_int(o, "ranks", info.size);
+    cli_add_int(o, "dtype", c->model.compute);
+    cli_add_int(o, "state_dtype", c->model.state);
+    cli_add_int(o, "deterministic", c->model.deterministic);
+    cli_add_int(o, "max_batch_tokens", info.max_batch_tokens);
+    cli_add_int(o, "max_slice", c->model.max_slice);
+    cli_add_int(o, "prefix_cache", c->model.cache);
+    cli_add_int(o, "cache_block", c->model.cache_block);
     return o;
 }
 

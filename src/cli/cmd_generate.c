@@ -1,7 +1,9 @@
 /* polylepis generate: one prompt, its continuation as it comes. */
 #include "cli/commands.h"
+#include "cli/json_parts.h"
 #include "cli/sampling.h"
 #include "cli/stop.h"
+#include "cli/text.h"
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -12,7 +14,6 @@
 #include "io/part_file.h"
 
 #include <errno.h>
-#include <json-c/json.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,8 +103,7 @@ typedef struct {
     bool has_text;       /* the model has a tokenizer */
     json_object *answer; /* with --json */
     json_object *ids, *logprobs;
-    char *text; /* all of it with --json; without, what stdout has not taken when we were asked to stop */
-    size_t used, room;
+    cli_text text; /* all of it with --json; without, what stdout has not taken when we were asked to stop */
     int64_t tokens;
     double began, first, ended; /* seconds */
 } output;
@@ -126,23 +126,11 @@ static bool stdout_is_ready(void)
     return poll_stdout(0) > 0;
 }
 
-static plp_status keep_text(output *o, const char *text, size_t bytes)
-{
-    if (o->used + bytes > o->room) {
-        char *grown = realloc(o->text, 2 * (o->used + bytes));
-        PLP_TRY(PLP_ALLOCATED(grown));
-        o->text = grown, o->room = 2 * (o->used + bytes);
-    }
-    if (bytes > 0) memcpy(o->text + o->used, text, bytes);
-    o->used += bytes;
-    return PLP_OK;
-}
-
 static plp_status put_text(output *o, const char *text, size_t bytes)
 {
-    if (o->answer != NULL) return keep_text(o, text, bytes);
+    if (o->answer != NULL) return cli_text_add(&o->text, text, bytes);
     if (bytes == 0) return PLP_OK;
-    if (o->used > 0 || !stdout_is_ready()) return keep_text(o, text, bytes);
+    if (o->text.used > 0 || !stdout_is_ready()) return cli_text_add(&o->text, text, bytes);
     fwrite(text, 1, bytes, stdout); /* a failure shows in ferror, which is looked at in the end */
     fflush(stdout);
     return PLP_OK;
@@ -151,42 +139,17 @@ static plp_status put_text(output *o, const char *text, size_t bytes)
 /* The end of the text; what was kept is dropped where still nobody reads. */
 static void end_text(const output *o)
 {
-    if (o->used > 0 && poll_stdout(500) <= 0) return;
-    if (o->used > 0) fwrite(o->text, 1, o->used, stdout);
+    if (o->text.used > 0 && poll_stdout(500) <= 0) return;
+    if (o->text.used > 0) fwrite(o->text.bytes, 1, o->text.used, stdout);
     putchar('\n');
     fflush(stdout);
-}
-
-static json_object *logprob_of(const output *o, int id, double logprob)
-{
-    json_object *entry = json_object_new_object();
-    const char *token = plp_token(o->engine, id);
-    json_object_object_add(entry, "id", json_object_new_int(id));
-    json_object_object_add(entry, "token", token != NULL ? json_object_new_string(token) : NULL);
-    json_object_object_add(entry, "logprob", json_object_new_double(logprob));
-    return entry;
 }
 
 static void put_token(output *o, const plp_event *e)
 {
     if (o->answer == NULL) return;
     json_object_array_add(o->ids, json_object_new_int(e->token));
-    if (o->logprobs == NULL) return;
-    json_object *entry = logprob_of(o, e->token, e->logprob), *top = json_object_new_array();
-    for (int i = 0; i < e->tops; i++) json_object_array_add(top, logprob_of(o, e->top_id[i], e->top_logprob[i]));
-    json_object_object_add(entry, "top", top);
-    json_object_array_add(o->logprobs, entry);
-}
-
-static void put_finish(output *o, const plp_event *e)
-{
-    static const char *const names[] = { "stop", "length", "cancelled" };
-    if (o->answer == NULL) return;
-    json_object *reason = e->stop_text != NULL ? json_object_new_string(e->stop_text)
-                          : e->stop_id >= 0    ? json_object_new_int(e->stop_id)
-                                               : NULL;
-    json_object_object_add(o->answer, "finish_reason", json_object_new_string(names[e->finish]));
-    json_object_object_add(o->answer, "stop_reason", reason);
+    if (o->logprobs != NULL) json_object_array_add(o->logprobs, cli_logprobs_json(o->engine, e));
 }
 
 static plp_status handle(output *o, const plp_event *e)
@@ -197,40 +160,60 @@ static plp_status handle(output *o, const plp_event *e)
     PLP_TRY(put_text(o, e->text, e->text_bytes));
     if (e->kind == PLP_EVENT_TOKEN)
         put_token(o, e);
-    else
-        put_finish(o, e);
+    else if (o->answer != NULL)
+        cli_add_ending(o->answer, e->finish, e->stop_text, e->stop_id);
     return PLP_OK;
 }
 
 static double rate(int64_t tokens, double seconds) { return seconds > 0 ? (double)tokens / seconds : 0; }
 
+typedef struct {
+    double prefill, decode; /* seconds */
+    int64_t decoded;
+} timings;
+
+static timings timings_of(const output *o)
+{
+    return (timings){ .prefill = o->first - o->began,
+                      .decode = o->ended - o->first,
+                      .decoded = o->tokens > 0 ? o->tokens - 1 : 0 }; /* the first comes of the prefill */
+}
+
+static plp_status print_answer(output *o, size_t prompt, uint64_t seed, double load)
+{
+    const timings took = timings_of(o);
+    json_object *t = json_object_new_object();
+    json_object *text = o->has_text ? json_object_new_string_len(o->text.bytes != NULL ? o->text.bytes : "", (int)o->text.used) : NULL;
+    json_object_object_add(o->answer, "text", text);
+    cli_add_int(o->answer, "seed", (int64_t)seed);
+    cli_add_real(t, "load_seconds", load);
+    cli_add_int(t, "prefill_tokens", (int64_t)prompt);
+    cli_add_real(t, "prefill_seconds", took.prefill);
+    cli_add_real(t, "prefill_tokens_per_second", rate((int64_t)prompt, took.prefill));
+    cli_add_int(t, "decode_tokens", took.decoded);
+    cli_add_real(t, "decode_seconds", took.decode);
+    cli_add_real(t, "decode_tokens_per_second", rate(took.decoded, took.decode));
+    json_object_object_add(o->answer, "timings", t);
+    PLP_TRY(plp_json_complete("the answer"));
+    char *line = plp_json_text(o->answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+    PLP_TRY(PLP_ALLOCATED(line));
+    printf("%s\n", line);
+    free(line);
+    return PLP_OK;
+}
+
 static plp_status print_summary(output *o, size_t prompt, uint64_t seed, double load)
 {
-    const double prefill = o->first - o->began, decode = o->ended - o->first;
-    const int64_t decoded = o->tokens > 0 ? o->tokens - 1 : 0; /* the first comes of the prefill */
-    if (o->answer != NULL) {
-        json_object *t = json_object_new_object();
-        json_object *text = o->has_text ? json_object_new_string_len(o->text != NULL ? o->text : "", (int)o->used) : NULL;
-        json_object_object_add(o->answer, "text", text);
-        json_object_object_add(o->answer, "seed", json_object_new_int64((int64_t)seed));
-        json_object_object_add(t, "load_seconds", json_object_new_double(load));
-        json_object_object_add(t, "prefill_tokens", json_object_new_int64((int64_t)prompt));
-        json_object_object_add(t, "prefill_seconds", json_object_new_double(prefill));
-        json_object_object_add(t, "prefill_tokens_per_second", json_object_new_double(rate((int64_t)prompt, prefill)));
-        json_object_object_add(t, "decode_tokens", json_object_new_int64(decoded));
-        json_object_object_add(t, "decode_seconds", json_object_new_double(decode));
-        json_object_object_add(t, "decode_tokens_per_second", json_object_new_double(rate(decoded, decode)));
-        json_object_object_add(o->answer, "timings", t);
-        char *line = plp_json_text(o->answer, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
-        PLP_TRY(PLP_ALLOCATED(line));
-        printf("%s\n", line);
-        free(line);
-    } else
+    const timings took = timings_of(o);
+    if (o->answer != NULL)
+        PLP_TRY(print_answer(o, prompt, seed, load));
+    else
         end_text(o);
     char seeded[48] = "";
     if (sampling->temperature > 0) snprintf(seeded, sizeof seeded, "; --seed %llu", (unsigned long long)seed);
-    plp_log(PLP_LOG_INFO, "prefill: %zu tokens in %.3f s, %.1f tokens/s; decode: %lld tokens in %.3f s, %.1f tokens/s%s", prompt, prefill,
-            rate((int64_t)prompt, prefill), (long long)decoded, decode, rate(decoded, decode), seeded);
+    plp_log(PLP_LOG_INFO, "prefill: %zu tokens in %.3f s, %.1f tokens/s; decode: %lld tokens in %.3f s, %.1f tokens/s%s", prompt,
+            took.prefill, rate((int64_t)prompt, took.prefill), (long long)took.decoded, took.decode, rate(took.decoded, took.decode),
+            seeded);
     return PLP_OK;
 }
 
@@ -341,6 +324,7 @@ static plp_status run(cli *c)
             info.size == 1 ? "" : ", sums over ", info.size == 1 ? "" : info.link);
     o.engine = e, o.has_text = info.has_tokenizer;
     if (o.prints && given.json) {
+        (void)plp_json_complete("an earlier command of this process"); /* no matter to this one */
         json_c_set_serialization_double_format("%.9g", JSON_C_OPTION_GLOBAL);
         o.answer = json_object_new_object();
         json_object_object_add(o.answer, "token_ids", o.ids = json_object_new_array());
@@ -349,7 +333,7 @@ static plp_status run(cli *c)
     PLP_DO(generate(c, e, &o, load));
 done:
     json_object_put(o.answer);
-    free(o.text);
+    free(o.text.bytes);
     st = cli_join(c, st);
     plp_engine_destroy(&e);
     free(given.ids.item);

@@ -3,6 +3,7 @@
 #include "cli/batch_summary.h"
 #include "cli/canary.h"
 #include "cli/commands.h"
+#include "cli/json_parts.h"
 #include "cli/sampling.h"
 #include "cli/stop.h"
 
@@ -58,13 +59,6 @@ static const char *number_name(plp_number n)
     return names[n];
 }
 
-static void add_text(json_object *o, const char *key, const char *text)
-{
-    json_object_object_add(o, key, text != NULL ? json_object_new_string(text) : NULL);
-}
-static void add_int(json_object *o, const char *key, int64_t value) { json_object_object_add(o, key, json_object_new_int64(value)); }
-static void add_real(json_object *o, const char *key, double value) { json_object_object_add(o, key, json_object_new_double(value)); }
-
 static void add_stops(json_object *o, const plp_request *r)
 {
     json_object *stops = json_object_new_array(), *ids = json_object_new_array();
@@ -81,31 +75,31 @@ static json_object *header_of(const cli *c, plp_engine *e, const batch_input *in
     const plp_request *r = &d->request;
     json_object *o = json_object_new_object();
     plp_engine_describe(e, &info);
-    add_text(o, "format", IO_JOURNAL_FORMAT " 1");
-    add_text(o, "version", plp_version());
-    add_text(o, "input", batch_input_digest(in));
-    add_text(o, "model", model_source_digest(engine_session_of(e)->source));
-    add_text(o, "backend", info.backend);
-    add_text(o, "dtype", number_name(c->model.compute));
-    add_text(o, "state_dtype", number_name(c->model.state));
-    add_int(o, "dup", given.duplicates);
-    add_int(o, "n", d->n);
-    add_int(o, "seed", d->seed);
-    add_int(o, "max_tokens", r->max_tokens);
-    add_int(o, "min_tokens", r->min_tokens);
-    add_real(o, "temperature", r->sampling.temperature);
-    add_int(o, "top_k", r->sampling.top_k);
-    add_real(o, "top_p", r->sampling.top_p);
-    add_real(o, "min_p", r->sampling.min_p);
-    add_real(o, "repetition_penalty", r->sampling.repetition);
-    add_real(o, "presence_penalty", r->sampling.presence);
-    add_real(o, "frequency_penalty", r->sampling.frequency);
-    add_int(o, "logprobs", r->logprobs);
-    add_int(o, "ignore_eos", r->ignore_eos);
-    add_int(o, "special", r->keep_special);
-    add_int(o, "include_stop", d->include_stop);
-    add_int(o, "bos", d->bos.add - d->bos.leave_out);
-    add_int(o, "max_line_mib", given.line_mib);
+    cli_add_text(o, "format", IO_JOURNAL_FORMAT " 1");
+    cli_add_text(o, "version", plp_version());
+    cli_add_text(o, "input", batch_input_digest(in));
+    cli_add_text(o, "model", model_source_digest(engine_session_of(e)->source));
+    cli_add_text(o, "backend", info.backend);
+    cli_add_text(o, "dtype", number_name(c->model.compute));
+    cli_add_text(o, "state_dtype", number_name(c->model.state));
+    cli_add_int(o, "dup", given.duplicates);
+    cli_add_int(o, "n", d->n);
+    cli_add_int(o, "seed", d->seed);
+    cli_add_int(o, "max_tokens", r->max_tokens);
+    cli_add_int(o, "min_tokens", r->min_tokens);
+    cli_add_real(o, "temperature", r->sampling.temperature);
+    cli_add_int(o, "top_k", r->sampling.top_k);
+    cli_add_real(o, "top_p", r->sampling.top_p);
+    cli_add_real(o, "min_p", r->sampling.min_p);
+    cli_add_real(o, "repetition_penalty", r->sampling.repetition);
+    cli_add_real(o, "presence_penalty", r->sampling.presence);
+    cli_add_real(o, "frequency_penalty", r->sampling.frequency);
+    cli_add_int(o, "logprobs", r->logprobs);
+    cli_add_int(o, "ignore_eos", r->ignore_eos);
+    cli_add_int(o, "special", r->keep_special);
+    cli_add_int(o, "include_stop", d->include_stop);
+    cli_add_int(o, "bos", d->bos.add - d->bos.leave_out);
+    cli_add_int(o, "max_line_mib", given.line_mib);
     add_stops(o, r);
     return o;
 }
