@@ -81,7 +81,8 @@ typedef struct plp_engine_options {
  *   PLP_ERR_IO        reading failed
  *   PLP_ERR_DEVICE    no GPU where one is asked for, or CUDA or NCCL failed
  *   PLP_ERR_MEMORY    before anything is loaded: the message says what is needed, what is there, and what would fit
- *   PLP_ERR_DISAGREE  the ranks have other options or another model; its path, threads and trust_model may be each rank's own */
+ *   PLP_ERR_DISAGREE  the ranks have other options, device or model.  A rank's own may be the model's path, a device that comes to
+ *                     the same, threads and trust_model */
 plp_status plp_engine_create(plp_engine **engine, MPI_Comm comm, const plp_engine_options *options);
 /* Collective.  NULL is accepted; leaves NULL. */
 void plp_engine_destroy(plp_engine **engine);

@@ -196,15 +196,14 @@ static plp_status choose_seqs(const engine_session *s, const plp_engine_options 
     return fit(in, s->group, c, max_outs, o);
 }
 
-/* Collective.  What the user gave, before anything that asks whether to meet.  The model's path may be each host's own, as its digest is
- * compared; threads and trust_model change no result and no collective. */
+/* Collective.  What the user gave, before anything that asks whether to meet.  A rank's own may be: the model's path and the device, of which what
+ * they come to is compared, and threads and trust_model, which change no result and no collective. */
 static plp_status compare_given(const engine_session *s, const plp_engine_options *in)
 {
     const struct {
         const char *name;
         int64_t value;
     } given[] = {
-        { "device", (int)in->device },
         { "compute", (int)in->compute },
         { "state", (int)in->state },
         { "link", (int)in->link },

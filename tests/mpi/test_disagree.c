@@ -132,7 +132,6 @@ static void options_differ(bool here)
         const char *name;
         plp_engine_options options;
     } own[] = {
-        { "device", { FIXED, .link = PLP_LINK_MPI } },
         { "compute", { OPTIONS, .compute = PLP_NUMBER_F32 } },
         { "state", { OPTIONS, .state = PLP_NUMBER_BF16 } },
         { "link", { FIXED, .device = PLP_DEVICE_CPU } },
