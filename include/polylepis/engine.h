@@ -18,8 +18,9 @@
  *
  * MPI is initialised before the first call and finalised after the last.  A NULL where something is needed is PLP_ERR_USAGE, on the rank that
  * gave it; functions without a status then do nothing, or describe no engine.  Messages speak of what the program has an option for by its
- * name: --max-seqs is max_seqs.  One thread at a time per engine.  Of several engines on the same GPUs, one at a time: a step is over when all
- * of its events have come.  Kernels of two that wait for each other's ranks could keep one another from running. */
+ * name: --max-seqs is max_seqs.  One thread at a time per engine, the same or another; on CUDA a call may leave
+ * the rank's GPU as the thread's current device.  Of several engines on the same GPUs, one at a time: a step is over when all of its events
+ * have come.  Kernels of two that wait for each other's ranks could keep one another from running. */
 #ifndef POLYLEPIS_ENGINE_H
 #define POLYLEPIS_ENGINE_H
 
@@ -59,7 +60,7 @@ typedef struct plp_engine_options {
     plp_link link;        /* of the sums over ranks; auto: GPUs of a host by themselves, NCCL, else MPI                  */
     int threads;          /* CPU threads of a rank; 0: its share of the host's  [0, 1024]                                */
     int deterministic;    /* results of a request must not depend on others, to the bit                                  */
-    int max_seqs;         /* state slots: most requests that run at a time; 0: 16; -1: as memory allows  [-1, 65536]     */
+    int max_seqs;         /* state slots: most requests that run at a time; 0: 16; -1: as memory allows  [-1, 65535]     */
     int max_batch_tokens; /* most tokens of a step, at least max_seqs; 0: 512, or max_seqs  [0, 1048576]                 */
     int max_slice;        /* most tokens of one prompt in a step; 0: what has room  [0, 1048576]                         */
     plp_cache cache;

@@ -47,7 +47,7 @@ void batch_answer_destroy(batch_answer **out)
     if (a == NULL) return;
     for (int i = 0; a->choice != NULL && i < a->request.n; i++) {
         batch_choice *c = &a->choice[i];
-        free(c->text.bytes);
+        free(c->text.data);
         free(c->ids);
         free(c->stop_text);
         json_object_put(c->logprobs);
@@ -78,7 +78,7 @@ plp_status batch_answer_token(batch_answer *a, int i, const plp_event *event, co
         c->ids = ids, c->ids_room = room;
     }
     c->ids[c->tokens++] = event->token;
-    PLP_TRY(cli_text_add(&c->text, event->text, event->text_bytes));
+    PLP_TRY(text_buffer_put(&c->text, event->text, event->text_bytes));
     if (a->request.request.logprobs < 0) return PLP_OK;
     if (c->logprobs == NULL) c->logprobs = json_object_new_array();
     json_object_array_add(c->logprobs, cli_logprobs_json(e, event));
@@ -90,10 +90,10 @@ plp_status batch_answer_finish(batch_answer *a, int i, const plp_event *event)
 {
     batch_choice *c = &a->choice[i];
     c->finish = event->finish, c->stop_id = event->stop_id;
-    PLP_TRY(cli_text_add(&c->text, event->text, event->text_bytes));
+    PLP_TRY(text_buffer_put(&c->text, event->text, event->text_bytes));
     if (event->stop_text == NULL) return PLP_OK;
     PLP_TRY(PLP_ALLOCATED(c->stop_text = strdup(event->stop_text)));
-    return a->request.include_stop ? cli_text_add(&c->text, event->stop_text, strlen(event->stop_text)) : PLP_OK;
+    return a->request.include_stop ? text_buffer_put(&c->text, event->stop_text, strlen(event->stop_text)) : PLP_OK;
 }
 
 /* --------------------------------------------------------------------------------------------------------------------- records */
@@ -114,11 +114,11 @@ static json_object *text_of(const batch_answer *a, const batch_choice *c, const 
     plp_engine_info info;
     plp_engine_describe(e, &info);
     if (!info.has_tokenizer || !a->request.detokenize) return NULL;
-    if (a->echo == NULL) return json_object_new_string_len(c->text.used > 0 ? c->text.bytes : "", (int)c->text.used);
+    if (a->echo == NULL) return json_object_new_string_len(c->text.used > 0 ? c->text.data : "", (int)c->text.used);
     char *both = malloc(a->echo_bytes + c->text.used + 1);
     if (both == NULL) return plp_json_made(NULL);
     memcpy(both, a->echo, a->echo_bytes);
-    if (c->text.used > 0) memcpy(both + a->echo_bytes, c->text.bytes, c->text.used);
+    if (c->text.used > 0) memcpy(both + a->echo_bytes, c->text.data, c->text.used);
     json_object *text = json_object_new_string_len(both, (int)(a->echo_bytes + c->text.used));
     free(both);
     return text;

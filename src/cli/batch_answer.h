@@ -3,11 +3,11 @@
 #define CLI_BATCH_ANSWER_H
 
 #include "cli/batch_request.h"
-#include "cli/text.h"
+#include "text/buffer.h"
 
 /* One of the n answers. */
 typedef struct {
-    cli_text text;
+    text_buffer text;
     int *ids;
     int64_t tokens, ids_room;
     double logprob;        /* sum over its tokens               */

@@ -182,8 +182,7 @@ static kn_options context_options(const bench *b, const model_plan *p, int token
                          .max_n = (int)n,
                          .max_heads = (int)p->heads.count,
                          .max_dim = (int)c->head_dim,
-                         .max_state = (int)c->state,
-                         .max_chunk = (int)c->chunk };
+                         .max_state = (int)c->state };
 }
 
 /* One layer's share of this rank, and memory for all of its operations: names as in layers/layer.h. */
@@ -545,8 +544,7 @@ plp_status bench_rates(bench *b)
                                          .max_n = n,
                                          .max_heads = 1,
                                          .max_dim = 64,
-                                         .max_state = 128,
-                                         .max_chunk = 64 }));
+                                         .max_state = 128 }));
     pool.c = c;
     PLP_DO(tp_barrier(b->group)); /* the ranks of a host share its memory: all read at once */
     PLP_DO(kn->read_time(c, bytes, &seconds));
@@ -642,10 +640,9 @@ plp_status bench_collectives(bench *b)
                                          .max_n = 64,
                                          .max_heads = 1,
                                          .max_dim = 64,
-                                         .max_state = 128,
-                                         .max_chunk = 64 }));
+                                         .max_state = 128 }));
     pool.c = c;
-    PLP_DO(tp_attach(b->group, kn, c, b->options.comm, (size_t)most));
+    PLP_DO(tp_attach(b->group, kn, c, b->options.comm, (size_t)most, false));
     float *data = take_random(&pool, most / 4, PLP_F32, 1, 0);
     PLP_DO(pool.st);
     for (int64_t bytes = 2048; bytes <= most; bytes *= 4) {

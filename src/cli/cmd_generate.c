@@ -3,7 +3,7 @@
 #include "cli/json_parts.h"
 #include "cli/sampling.h"
 #include "cli/stop.h"
-#include "cli/text.h"
+#include "text/buffer.h"
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -103,7 +103,7 @@ typedef struct {
     bool has_text;       /* the model has a tokenizer */
     json_object *answer; /* with --json */
     json_object *ids, *logprobs;
-    cli_text text; /* all of it with --json; without, what stdout has not taken when we were asked to stop */
+    text_buffer text; /* all of it with --json; without, what stdout has not taken when we were asked to stop */
     int64_t tokens;
     double began, first, ended; /* seconds */
 } output;
@@ -128,9 +128,9 @@ static bool stdout_is_ready(void)
 
 static plp_status put_text(output *o, const char *text, size_t bytes)
 {
-    if (o->answer != NULL) return cli_text_add(&o->text, text, bytes);
+    if (o->answer != NULL) return text_buffer_put(&o->text, text, bytes);
     if (bytes == 0) return PLP_OK;
-    if (o->text.used > 0 || !stdout_is_ready()) return cli_text_add(&o->text, text, bytes);
+    if (o->text.used > 0 || !stdout_is_ready()) return text_buffer_put(&o->text, text, bytes);
     fwrite(text, 1, bytes, stdout); /* a failure shows in ferror, which is looked at in the end */
     fflush(stdout);
     return PLP_OK;
@@ -140,7 +140,7 @@ static plp_status put_text(output *o, const char *text, size_t bytes)
 static void end_text(const output *o)
 {
     if (o->text.used > 0 && poll_stdout(500) <= 0) return;
-    if (o->text.used > 0) fwrite(o->text.bytes, 1, o->text.used, stdout);
+    if (o->text.used > 0) fwrite(o->text.data, 1, o->text.used, stdout);
     putchar('\n');
     fflush(stdout);
 }
@@ -183,7 +183,7 @@ static plp_status print_answer(output *o, size_t prompt, uint64_t seed, double l
 {
     const timings took = timings_of(o);
     json_object *t = json_object_new_object();
-    json_object *text = o->has_text ? json_object_new_string_len(o->text.bytes != NULL ? o->text.bytes : "", (int)o->text.used) : NULL;
+    json_object *text = o->has_text ? json_object_new_string_len(o->text.data != NULL ? o->text.data : "", (int)o->text.used) : NULL;
     json_object_object_add(o->answer, "text", text);
     cli_add_int(o->answer, "seed", (int64_t)seed);
     cli_add_real(t, "load_seconds", load);
@@ -333,7 +333,7 @@ static plp_status run(cli *c)
     PLP_DO(generate(c, e, &o, load));
 done:
     json_object_put(o.answer);
-    free(o.text.bytes);
+    free(o.text.data);
     st = cli_join(c, st);
     plp_engine_destroy(&e);
     free(given.ids.item);

@@ -34,7 +34,7 @@ static const plp_option options[] = {
       "one request a line, {\"id\": \"a\", \"prompt\": TEXT or [ids], ...}, or\nOpenAI's batch form; -: standard input" },
     { "--output", "-o", "OUT.jsonl", PLP_OPTION_TEXT, &given.output, 1, 0,
       "one answer a line; -: standard output.  OUT.jsonl.part while the job\nruns: the same command goes on with it" },
-    { "--max-seqs", NULL, "N", PLP_OPTION_INT, &given.max_seqs, 1, 1 << 16,
+    { "--max-seqs", NULL, "N", PLP_OPTION_INT, &given.max_seqs, 1, 65535,
       "most requests that run at a time; default: as many states as\nmemory holds, at most 256" },
     { "--order", NULL, "input|finished", PLP_OPTION_CHOICE, &given.order, 0, 0, "of the answers" },
     { "--strict", NULL, NULL, PLP_OPTION_FLAG, &given.strict, 0, 0,

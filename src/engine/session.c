@@ -47,7 +47,7 @@ static plp_status size_for(const plp_engine_options *in, int seqs, int max_outs,
 static plp_status check_ranges(const plp_engine_options *in)
 {
     enum {
-        MOST_SEQS_GIVEN = 1 << 16,
+        MOST_SEQS_GIVEN = 65535, /* a dimension of a grid */
         MOST_TOKENS = 1 << 20,
         MOST_STATES = 1 << 30,
         MOST_THREADS = 1024

@@ -3,7 +3,8 @@
  * Kernels know no ranks: every size below is this rank's share.  All pointers are the backend's memory (host memory on the CPU, device
  * memory on CUDA) and borrowed for the call, unless a comment says "host".  Arrays are row-major; an `ld...` is the distance between rows
  * in elements.  "act" is the activations' type: float32 on the CPU, bf16 (or f16, f32) on CUDA, fixed for a context.  Outputs alias no
- * input unless said.  A count of 0 does nothing.  Calls queue on the context's stream, never wait, and allocate nothing.
+ * input unless said.  A count of 0 does nothing.  Calls queue on the context's stream and allocate nothing; none waits but for what it sets up
+ * once, as the choice of a matrix product's algorithm at a shape's first use.
  *
  * The CPU functions are the definition; CUDA functions answer to them in one test table (tests/kernels/).
  * Sources: Mamba arXiv:2312.00752, Mamba-2 arXiv:2405.21060. */
@@ -168,7 +169,8 @@ typedef struct {
  *     h_t  = exp(dt_t A) h_{t-1} + dt_t x_t (outer) B_t                 per head, (dim, state)
  *     y_t  = h_t C_t + D x_t
  * kn->ssd runs the prefill rows (from row decodes on) as a chunked scan whose chunk ends are absolute multiples of `chunk` within the
- * sequence; kn->ssm_step runs the decode rows.  State arithmetic is float32 whatever the storage.  head -> group is a table: a rank may
+ * sequence (a backend may have chunks of its own: slices of a deterministic context may end at any multiple of `chunk`, see grain); kn->ssm_step
+ * runs the decode rows.  State arithmetic is float32 whatever the storage.  head -> group is a table: a rank may
  * start in the middle of a group. */
 typedef struct {
     int heads, groups, dim, state, chunk;
@@ -302,7 +304,7 @@ typedef struct {
     const void *out_proj;  /* (hidden, heads dim) */
     const float *out_bias; /* or NULL */
     plp_dtype w_dtype;
-    const int *group, *host_group;
+    const int *group;
     void *conv_state, *ssm_state;
     plp_dtype conv_dtype, ssm_dtype;
     void *work; /* kn->mixer_step_work() bytes */
@@ -434,7 +436,7 @@ typedef struct {
     bool deterministic; /* results of a row must not depend on other rows */
     int max_tokens;     /* most rows of a step; work space is sized by these at creation */
     int max_k, max_n;   /* widest matrix product */
-    int max_heads, max_dim, max_state, max_chunk;
+    int max_heads, max_dim, max_state;
 } kn_options;
 
 enum { KN_MARKS = 4 };

@@ -271,7 +271,8 @@ plp_status layer_finish(const layer_call *l)
         return PLP_OK;
     }
     p.picked = l->picked;
-    p.exchange = tp_exchange(l->g, (size_t)count * plp_dtype_size(p.dtype));
+    /* The kernel that sums by itself rounds otherwise than a sum and a norm behind it, which more rows take. */
+    p.exchange = d->deterministic ? NULL : tp_exchange(l->g, (size_t)count * plp_dtype_size(p.dtype));
     if (p.picked || !sums_on_the_way(l, &p)) {
         p.exchange = NULL, p.scattered = !p.picked && scatters(l);
         PLP_TRY(sum_over_ranks(l, l->s->delta, count, p.dtype, p.scattered));

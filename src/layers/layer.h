@@ -81,7 +81,7 @@ typedef struct {
     float *sums;    /* (tokens, all_norm_groups), or (tokens) of a folded norm             */
     void *delta;    /* (tokens + KN_PEERS, ld_delta); cleared once: the padding is defined */
     void *step;     /* of kn->mixer_step, or of kn->scan_mixer_begin and kn->scan         */
-    kn_ready ready; /* of kn->mixer_step: Mamba-2, where the backend has it */
+    kn_ready ready; /* of kn->mixer_step or kn->scan_mixer_begin, where the backend has it */
     layer_reach reach;
 } layer_scratch;
 /* Most columns of delta: a folded norm's sum of squares rides behind the others, padded to 16 bytes, where both are float32. */

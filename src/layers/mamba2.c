@@ -55,7 +55,6 @@ static plp_status fused_step(const layer_call *l, bool *done, bool *up_to_date)
         .out_bias = adds ? w->out_bias : NULL,
         .w_dtype = d->weights,
         .group = d->group,
-        .host_group = d->host_group,
         .conv_state = w->conv_state,
         .ssm_state = w->ssm_state,
         .conv_dtype = d->conv_dtype,

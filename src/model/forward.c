@@ -296,8 +296,10 @@ static plp_status queue(model *m, const model_step *s)
     if (*graph == NULL && m->warm[kind]) {
         PLP_TRY(m->kn->capture_begin(m->context));
         const plp_status st = compute_and_draw(m, s);
-        PLP_TRY(m->kn->capture_end(m->context, graph));
+        const plp_status ended = m->kn->capture_end(m->context, graph);
+        if (st != PLP_OK && *graph != NULL) m->kn->graph_destroy(m->context, graph); /* a part of a step is none */
         PLP_TRY(st);
+        PLP_TRY(ended);
     }
     m->warm[kind] = true;
     return *graph ? m->kn->replay(m->context, *graph) : compute_and_draw(m, s);

@@ -212,8 +212,7 @@ static plp_status make_context(const model *m, kn_context **context, int threads
                                                  .max_n = (int)n,
                                                  .max_heads = m->dims.heads,
                                                  .max_dim = m->dims.dim,
-                                                 .max_state = m->dims.state,
-                                                 .max_chunk = m->dims.chunk });
+                                                 .max_state = m->dims.state });
 }
 
 /* Threads that each have rows of their own meet once a step, not five times a layer; but each reads all weights, so only where those stay
@@ -321,7 +320,7 @@ static plp_status create(model **out, const model_config *c, tp_group *g, const 
     m = calloc(1, sizeof *m);
     PLP_DO(tp_agree(g, PLP_ALLOCATED(m)));
     PLP_DO(tp_agree(g, create_local(m, c, g, o)));
-    PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float)));
+    PLP_DO(tp_attach(g, m->kn, m->context, o->comm, (size_t)(o->max_tokens * m->kind->summed(&m->dims)) * sizeof(float), o->deterministic));
     PLP_DO(reach_others(m));
     const double begin = plp_seconds();
     PLP_DO(tp_agree(g, model_weights_load(&m->weights, &m->plan, &m->config, m->kn, m->context, reader,

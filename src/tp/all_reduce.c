@@ -86,12 +86,12 @@ static plp_status connect_devices(tp_group *g, bool peers)
     return peers && g->exchange.size == 0 ? tp_peers_create(g) : PLP_OK;
 }
 
-plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes)
+plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes, bool in_order)
 {
     const bool device = backend == kn_cuda();
     if (g->size > TP_MOST_RANKS) return PLP_FAIL(PLP_ERR_USAGE, "%d ranks, at most %d; fix: start fewer", g->size, TP_MOST_RANKS);
     if (kind == TP_COMM_NCCL && !device) return PLP_FAIL(PLP_ERR_USAGE, "--comm nccl needs --device cuda; fix: give it, or --comm mpi");
-    g->backend = backend, g->context = context;
+    g->backend = backend, g->context = context, g->in_order = in_order;
     g->kind = kind != TP_COMM_AUTO ? kind : device ? TP_COMM_NCCL : TP_COMM_MPI;
     if (g->size == 1) return PLP_OK;
     tp_stamp_page()->queues = g->kind == TP_COMM_NCCL;
@@ -114,10 +114,21 @@ static plp_status sum_device_by_mpi(tp_group *g, void *data, int64_t count, plp_
     return g->backend->sync(g->context);
 }
 
+/* Piece after piece, each as large as an exchange takes. */
+static plp_status sum_exchanged(tp_group *g, void *data, int64_t count, plp_dtype dtype)
+{
+    const int64_t size = (int64_t)plp_dtype_size(dtype), most = g->exchange.words / 2 * 8 / size;
+    for (int64_t at = 0; at < count; at += most) {
+        const int64_t n = count - at < most ? count - at : most;
+        PLP_TRY(g->backend->exchange_sum(g->context, &g->exchange, (char *)data + at * size, n, dtype));
+    }
+    return PLP_OK;
+}
+
 static plp_status sum(tp_group *g, void *data, int64_t count, plp_dtype dtype)
 {
-    const kn_exchange *x = tp_exchange(g, (size_t)count * plp_dtype_size(dtype));
-    if (x != NULL) return g->backend->exchange_sum(g->context, x, data, count, dtype);
+    const bool reached = g->kind == TP_COMM_NCCL && g->exchange.size > 1;
+    if (reached && (g->in_order || tp_exchange(g, (size_t)count * plp_dtype_size(dtype)))) return sum_exchanged(g, data, count, dtype);
     if (g->kind == TP_COMM_NCCL) return tp_nccl_sum(g, data, count, dtype);
     return g->mirror == NULL ? sum_host(g, data, count, dtype) : sum_device_by_mpi(g, data, count, dtype);
 }

@@ -16,6 +16,7 @@ struct tp_group {
     const kn_backend *backend;
     kn_context *context;
     tp_comm_kind kind;
+    bool in_order;
     void *stage;          /* host memory: a rank's pieces of everyone's data */
     void *mirror;         /* host memory: the data itself, where it lives on a device */
     size_t room;          /* bytes of each */

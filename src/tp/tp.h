@@ -51,10 +51,11 @@ typedef enum {
     TP_COMM_NCCL  /* NCCL alone                                                                                  */
 } tp_comm_kind;
 /* Collective.  Before the first tp_all_reduce: eager creation, so that nothing is set up in the first step.  A second call takes the place
- * of the first; the ranks' devices stay the same. */
-plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes);
+ * of the first; the ranks' devices stay the same.  in_order: terms are added in rank order whatever a message's size, where devices reach each
+ * other also those that NCCL is quicker for. */
+plp_status tp_attach(tp_group *g, const kn_backend *backend, kn_context *context, tp_comm_kind kind, size_t most_bytes, bool in_order);
 /* Collective.  Sum in place of `count` elements in the backend's memory: the same bits on every rank.  Terms are added in rank order, but by
- * NCCL, whose order is its own.  Queued on the context's stream. */
+ * NCCL, whose order is its own from three ranks on.  Queued on the context's stream. */
 plp_status tp_all_reduce(tp_group *g, void *data, int64_t count, plp_dtype dtype);
 /* Collective, the backend's memory.  What tp_gather_all does; stage: host memory for (tp_size + 1) * bytes, of use where the link is MPI
  * and the memory a device's.  Queued like a sum. */

@@ -110,7 +110,6 @@ static step step_make(kt *t, const int *size)
                                 .out_bias = biases ? s.out_bias.p : NULL,
                                 .w_dtype = PLP_BF16,
                                 .group = kt_upload(t, s.group, heads * sizeof *s.group),
-                                .host_group = s.group,
                                 .conv_state = s.conv_state.p,
                                 .ssm_state = s.ssm_state.p,
                                 .conv_dtype = PLP_BF16,

@@ -322,8 +322,7 @@ static void run_context(kt *t, const int *size)
                                  .max_n = 2 * s.channels,
                                  .max_heads = s.channels,
                                  .max_dim = 1,
-                                 .max_state = s.state,
-                                 .max_chunk = 256 };
+                                 .max_state = s.state };
     kn_context *own = NULL;
     bool done = false;
     kt_ok(t, t->kn->sync(t->c));
@@ -374,8 +373,7 @@ static void run_ranks(kt *t, const int *size)
                                .max_n = 2 * size[2],
                                .max_heads = size[2],
                                .max_dim = 1,
-                               .max_state = s->state,
-                               .max_chunk = 256 };
+                               .max_state = s->state };
         for (int q = 0; q < RANKS; q++) x[r].inbox[q] = inbox[q].p;
         if (!kt_ok(t, t->kn->create(&c[r], &o))) return;
     }

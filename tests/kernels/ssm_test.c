@@ -279,6 +279,7 @@ const kt_case kt_ssm_rows[] = {
     { "ssm.state.long", run_long, { 6, 1, 2, 4, 64, 30000, 0, 0 }, 0, 0 }, /* a million tokens with PLP_TEST_LONG set */
     { "ssm.slices", run_slices, { 6, 2, 64, 32, 64, 300, 0, SKIP }, 0, 0 },
     { "ssm.slices.aligned", run_slices, { 6, 2, 64, 128, 64, 900, 0, SKIP | ALIGNED }, 0, 0 },
+    { "ssm.slices.96", run_slices, { 6, 2, 64, 128, 96, 900, 0, SKIP | ALIGNED }, 0, 0 }, /* chunks that are none of a GPU's */
     { "ssm.slices.odd", run_slices, { 3, 1, 17, 15, 40, 333, 0, SKIP }, 0, 0 },
     { 0 }
 };

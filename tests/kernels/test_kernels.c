@@ -28,8 +28,7 @@ static int run_rows(const kn_backend *kn, const char *variant, plp_dtype act, bo
                                  .max_n = 50304,
                                  .max_heads = 64,
                                  .max_dim = 80,
-                                 .max_state = 256,
-                                 .max_chunk = 256 };
+                                 .max_state = 256 };
     kt t = { .kn = kn, .act = act, .deterministic = deterministic, .variant = variant };
     int failed = 0;
     if (kn->create(&t.c, &options) != PLP_OK) {

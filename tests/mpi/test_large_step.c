@@ -5,6 +5,7 @@
 #include "model/model.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -74,6 +75,72 @@ static void large_step(tp_group *g, tp_group *self, const model_config *c, const
     for (int side = 0; side < 2; side++) free(logits[side]);
 }
 
+typedef struct {
+    model *m;
+    const model_step *s;
+    plp_status st;
+} forward_call;
+
+static void *forward_elsewhere(void *arg)
+{
+    forward_call *call = arg;
+    call->st = model_forward(call->m, call->s);
+    return NULL;
+}
+
+/* In a thread of its own, which has not chosen a GPU. */
+static plp_status forward_in_thread(model *m, const model_step *s)
+{
+    pthread_t thread;
+    forward_call call = { .m = m, .s = s, .st = PLP_ERR_INTERNAL };
+    if (pthread_create(&thread, NULL, forward_elsewhere, &call) == 0) pthread_join(thread, NULL);
+    return call.st;
+}
+
+/* In a deterministic model rows are the same bits in a small step and in a large one, whose sums go another way; and in any thread. */
+static void rows_alone(tp_group *g, const model_config *c)
+{
+    enum { SEQS = 3, ROWS = 100, TOKENS = 6144, OUTS = 2 };
+    const int start[SEQS + 1] = { 0, ROWS, ROWS + 1024, TOKENS }, slot[SEQS] = { 2, 0, 1 }, row[OUTS] = { ROWS / 3, ROWS - 1 };
+    const int64_t past[SEQS] = { 0 };
+    int *ids = malloc(TOKENS * sizeof *ids);
+    float *logits = calloc((size_t)2 * OUTS * (size_t)c->vocab, sizeof *logits);
+    const model_options o = { .backend = on.backend,
+                              .device = on.device,
+                              .threads = 1,
+                              .deterministic = true,
+                              .comm = on.comm,
+                              .max_tokens = TOKENS,
+                              .max_seqs = SEQS,
+                              .max_outs = OUTS,
+                              .slots = SEQS };
+    model *m = NULL;
+    for (int i = 0; i < TOKENS; i++) ids[i] = (int)((unsigned)i * 2654435761u >> 8) % VOCAB;
+    CHECK(model_create_random(&m, c, 42, g, &o) == PLP_OK);
+    for (int alone = 0; m && alone < 2; alone++) {
+        const int seqs = alone ? 1 : SEQS;
+        const model_step step = { .tokens = start[seqs],
+                                  .seqs = seqs,
+                                  .ids = ids,
+                                  .start = start,
+                                  .src_slot = slot,
+                                  .dst_slot = slot,
+                                  .past = past,
+                                  .outs = OUTS,
+                                  .no_others = alone,
+                                  .out_row = row };
+        CHECK((alone ? forward_in_thread : model_forward)(m, &step) == PLP_OK);
+        for (int i = 0; i < OUTS; i++) CHECK(model_gather_logits(m, i, logits + (alone * OUTS + i) * c->vocab) == PLP_OK);
+    }
+    int wrong = 0;
+    for (int i = 0; i < OUTS; i++)
+        for (int v = 0; v < VOCAB; v++) wrong += !(logits[i * c->vocab + v] == logits[(OUTS + i) * c->vocab + v]);
+    if (!CHECK(wrong == 0)) printf("rows of %s alone: %d logits differ\n", c->family, wrong);
+    model_destroy(&m);
+    free(logits);
+    free(ids);
+}
+
 /* A folded norm, norms whole on each rank, and Mamba-1. */
 static const model_config shapes[] = {
 #define MAMBA2(G)                                                                                                                          \
@@ -116,6 +183,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (int f32 = 0; f32 < 2; f32++) large_step(g, self, &shapes[s], lengths[i], f32);
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) rows_alone(g, &shapes[s]);
     tp_group_destroy(&self);
     return mpi_test_end(g);
 }

@@ -97,7 +97,7 @@ static void a_cache_that_cannot_be_is_refused_at_once(void)
 {
     plp_engine *e = NULL;
     plp_engine_options o = {
-        .model = PLP_DEMO, .device = PLP_DEVICE_CPU, .threads = 1, .max_seqs = 1 << 16, .max_batch_tokens = 1 << 20, .cache = PLP_CACHE_ALL
+        .model = PLP_DEMO, .device = PLP_DEVICE_CPU, .threads = 1, .max_seqs = 65535, .max_batch_tokens = 1 << 20, .cache = PLP_CACHE_ALL
     };
     o.cache_bytes = 1;
     CHECK(plp_engine_create(&e, MPI_COMM_WORLD, &o) == PLP_ERR_USAGE && strstr(plp_last_error(), "has room for no state") != NULL);

@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(THREADS) slice_kernel(const __grid_constant__ 
         if (column < 0 || column >= count) continue;
         float v = logits[column];
         v = v < 0.f ? v * r.repetition : v / r.repetition;
-        if (hits > 0) v -= r.presence + r.frequency * (float)hits;
+        if (hits > 0) v -= __fadd_rn(r.presence, __fmul_rn(r.frequency, (float)hits)); /* as on the host */
         p[column] = v * by;
     }
     __syncthreads();

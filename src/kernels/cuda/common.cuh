@@ -55,11 +55,6 @@ plp_status kn_capture_end_cuda(kn_context *c, kn_graph **graph);
 plp_status kn_replay_cuda(kn_context *c, kn_graph *graph);
 void kn_graph_destroy_cuda(kn_context *c, kn_graph **graph);
 
-extern "C" size_t kn_mixer_step_work_cuda(const kn_mixer_step_args *a);
-extern "C" plp_status kn_mixer_step_cuda(kn_context *c, const kn_mixer_step_args *a, const kn_batch *b, bool *done);
-extern "C" bool kn_mixer_step_knows_cuda(const kn_context *c, const kn_mixer_step_args *a, const kn_batch *b);
-extern "C" plp_status kn_norm_linear_cuda(kn_context *c, const kn_norm_linear_args *a, bool *done);
-
 plp_status kn_uniform_cuda(kn_context *c, const kn_uniform_args *a);
 plp_status kn_embed_cuda(kn_context *c, const kn_embed_args *a);
 plp_status kn_add_norm_cuda(kn_context *c, const kn_add_norm_args *a);

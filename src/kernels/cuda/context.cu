@@ -27,6 +27,7 @@ static void destroy(kn_context **c)
 {
     if (*c == NULL) return;
     kn_context *x = *c;
+    if (x->stream != NULL) cudaSetDevice(x->options.device); /* else nothing was made there */
     kn_linear_destroy_cuda(x);
     kn_ssd_destroy_cuda(x);
     cudaFree(x->candidates);
@@ -103,9 +104,14 @@ static plp_status create(kn_context **c, const kn_options *options)
 
 static kn_stream stream(kn_context *c) { return c->stream; }
 
-static plp_status alloc(kn_context *, void **p, size_t bytes)
+/* A thread has a current device, and this one may be another than the last, or have been elsewhere.  What every step and every end begins with
+ * comes by here; what is launched behind it is on this GPU. */
+static plp_status here(const kn_context *c) { return KN_CUDA(cudaSetDevice(c->options.device)); }
+
+static plp_status alloc(kn_context *c, void **p, size_t bytes)
 {
     *p = NULL;
+    PLP_TRY(here(c));
     const cudaError_t error = bytes > 0 ? cudaMalloc(p, bytes) : cudaSuccess;
     if (error != cudaErrorMemoryAllocation) return kn_cuda_status(error, "cudaMalloc", __FILE__, __LINE__);
     cudaGetLastError();
@@ -114,33 +120,51 @@ static plp_status alloc(kn_context *, void **p, size_t bytes)
     return PLP_FAIL(PLP_ERR_MEMORY, "GPU memory: %.1f MB wanted, %.1f of %.1f free; fix: use more ranks, fewer slots or a smaller step",
                     (double)bytes / 1e6, (double)available / 1e6, (double)total / 1e6);
 }
-static void release(kn_context *, void **p)
+static void release(kn_context *c, void **p)
 {
-    cudaFree(*p);
+    if (here(c) == PLP_OK) cudaFree(*p);
     *p = NULL;
 }
 static plp_status to_device(kn_context *c, void *dst, const void *src, size_t bytes)
 {
+    PLP_TRY(here(c));
     return KN_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, c->stream));
 }
 static plp_status to_host(kn_context *c, void *dst, const void *src, size_t bytes)
 {
+    PLP_TRY(here(c));
     return KN_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, c->stream));
 }
 static plp_status copy(kn_context *c, void *dst, const void *src, size_t bytes)
 {
     return KN_CUDA(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, c->stream));
 }
-static plp_status fill(kn_context *c, void *dst, int byte, size_t bytes) { return KN_CUDA(cudaMemsetAsync(dst, byte, bytes, c->stream)); }
-static plp_status sync(kn_context *c) { return KN_CUDA(cudaStreamSynchronize(c->stream)); }
-static plp_status alloc_host(kn_context *, void **p, size_t bytes) { return KN_CUDA(cudaMallocHost(p, bytes > 0 ? bytes : 1)); }
+static plp_status fill(kn_context *c, void *dst, int byte, size_t bytes)
+{
+    PLP_TRY(here(c));
+    return KN_CUDA(cudaMemsetAsync(dst, byte, bytes, c->stream));
+}
+static plp_status sync(kn_context *c)
+{
+    PLP_TRY(here(c));
+    return KN_CUDA(cudaStreamSynchronize(c->stream));
+}
+static plp_status alloc_host(kn_context *c, void **p, size_t bytes)
+{
+    PLP_TRY(here(c));
+    return KN_CUDA(cudaMallocHost(p, bytes > 0 ? bytes : 1));
+}
 static void release_host(kn_context *, void **p)
 {
     cudaFreeHost(*p);
     *p = NULL;
 }
 static plp_status mark(kn_context *c, int which) { return KN_CUDA(cudaEventRecord(c->mark[which], c->stream)); }
-static plp_status wait(kn_context *c, int which) { return KN_CUDA(cudaEventSynchronize(c->mark[which])); }
+static plp_status wait(kn_context *c, int which)
+{
+    PLP_TRY(here(c));
+    return KN_CUDA(cudaEventSynchronize(c->mark[which]));
+}
 static plp_status memory(int device, size_t *available, size_t *total)
 {
     PLP_TRY(KN_CUDA(cudaSetDevice(device)));

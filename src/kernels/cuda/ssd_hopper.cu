@@ -95,7 +95,7 @@ __device__ __forceinline__ float softplus(float x)
 {
     const float e = kn_exp2(fminf(x, 20.f) * LOG2E);
     const float s = e < 0.03f ? e * (1.f - e * (0.5f - e * (1.f / 3 - e * 0.25f))) : 0.69314718f * __log2f(1.f + e);
-    return x > 20.f ? x : s;
+    return x <= 20.f ? s : x; /* NaN stays one, and becomes dt_min */
 }
 
 /* P of rows 16 W .. 16 W + 15, one copy a warp so that all is straight-line code.  Below the diagonal blocks 2^(a_i - b_j) =
@@ -789,6 +789,7 @@ bool kn_ssd_hopper_takes(const kn_context *c, const kn_ssm_args *a, const kn_bat
 {
     int64_t chunks = 0; /* before a slice: chunks are numbered in an int */
     for (int s = b->decodes; s < b->seqs; s++) chunks = std::max(chunks, b->host_past[s] / Q);
+    if (c->options.deterministic && a->chunk % Q != 0) return false; /* slices may end inside chunks of ours */
     return c->ssd->hopper && c->options.act == PLP_BF16 && a->dim == P && (a->state == 64 || a->state == 128) && a->block % Q == 0 &&
            chunks < INT32_MAX / 2 && b->seqs - b->decodes < 65535 - PIECES && kn_aligned(a->x, a->ld_x, PLP_BF16, 16) &&
            kn_aligned(a->B, a->ld_bc, PLP_BF16, 16) && kn_aligned(a->C, a->ld_bc, PLP_BF16, 16) &&
